@@ -1,0 +1,54 @@
+"""The NumPy backend: what a plugin is, with nothing left out. ``from rnncore_numpy import RNN`` chooses it by import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import rnncore
+from rnncore_numpy._scans import NumpyScans
+
+name = "numpy"
+native_package = "numpy"
+
+RNN, RNNCell = rnncore.bound_to(name)
+
+_SCANS = NumpyScans()
+
+
+def namespace() -> Any:
+    """NumPy by way of array-api-compat."""
+    import array_api_compat.numpy as xp
+
+    return xp
+
+
+def is_native(x: object, /) -> bool:
+    """Whether x is a plain array; masked arrays and matrices have other rules of arithmetic and are not."""
+    return isinstance(x, np.ndarray) and not isinstance(x, (np.ma.MaskedArray, np.matrix))
+
+
+def devices() -> Sequence[str]:
+    """The host."""
+    return ("cpu",)
+
+
+def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> np.ndarray[Any, Any]:
+    """A contiguous copy in the dtype."""
+    return np.array(x, dtype=dtype, order="C")
+
+
+def to_numpy(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
+    """x itself."""
+    return x
+
+
+def synchronize(device: Any, /) -> None:
+    """Nothing runs behind the caller's back."""
+
+
+def scans() -> NumpyScans:
+    """Both scans with preallocated results."""
+    return _SCANS

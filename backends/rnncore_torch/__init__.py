@@ -1,0 +1,84 @@
+"""The PyTorch backend: tensors on any device; gradients of every order through the scans.
+
+``from rnncore_torch import RNN`` chooses it by import. PyTorch itself is imported at first use.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import rnncore
+
+if TYPE_CHECKING:
+    import torch
+
+    from rnncore_torch._scans import TorchScans
+
+name = "torch"
+native_package = "torch"
+
+RNN, RNNCell = rnncore.bound_to(name)
+
+
+def namespace() -> Any:
+    """PyTorch by way of array-api-compat."""
+    import array_api_compat.torch as xp
+
+    return xp
+
+
+def is_native(x: object, /) -> bool:
+    """Whether x is a tensor."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def devices() -> Sequence[torch.device]:
+    """PyTorch's own default device first, then the CPU and every CUDA and MPS device that is there."""
+    import torch
+
+    found = [torch.get_default_device(), torch.device("cpu")]
+    if torch.cuda.is_available():
+        found += [torch.device("cuda", k) for k in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append(torch.device("mps", 0))
+    return tuple(dict.fromkeys(found))
+
+
+def asarray(x: np.ndarray[Any, Any], /, *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A tensor of its own, never one that shares the host array's memory."""
+    import torch
+
+    return torch.tensor(np.ascontiguousarray(x), dtype=dtype, device=device)
+
+
+def to_numpy(x: torch.Tensor, /) -> np.ndarray[Any, Any]:
+    """The numbers on the host, outside autograd; bfloat16, which NumPy lacks, as float32."""
+    import torch
+
+    host = x.detach().cpu()
+    if host.dtype == torch.bfloat16:
+        host = host.float()
+    result: np.ndarray[Any, Any] = host.numpy()
+    return result
+
+
+def synchronize(device: torch.device, /) -> None:
+    """Wait for the device's queue."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def scans() -> TorchScans:
+    """Both scans as autograd Functions whose backward is again a scan."""
+    from rnncore_torch._scans import SCANS
+
+    return SCANS

@@ -1,0 +1,260 @@
+"""Both scans as ``torch.autograd.Function`` whose derivatives are again scans, so every order of derivative has them.
+
+``forward`` works on plain tensors, in place and step by step. ``backward`` and ``jvp`` are written with the two Functions
+themselves and with differentiable operations, which is what double backward, forward-over-reverse and ``torch.func`` need.
+``vmap`` folds the mapped axis into the batch, or, where every example has a matrix of its own, runs one scan with one
+matrix for each: hence the leading axes, p (T, ..., B, H) with w_hh (..., H, H).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat.torch as xp
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+
+from rnncore import scan
+from rnncore.backend import ScanRequest
+from rnncore.nonlinearity import Nonlinearity
+
+InDims = tuple[int | None, ...]
+
+
+class TorchScans:
+    """See :class:`rnncore.backend.Scans`. `overwrite` is an offer that autograd's saved tensors cannot take up."""
+
+    def unsupported(self, request: ScanRequest, /) -> str | None:
+        """Every request is taken."""
+        return None
+
+    def nonlinear(
+        self,
+        p: Tensor,
+        h0: Tensor,
+        w_hh: Tensor,
+        /,
+        *,
+        nonlinearity: Nonlinearity,
+        reverse: bool,
+        overwrite: bool = False,
+    ) -> Tensor:
+        """``h_t = f(p_t + h_{t-1} W_hh^T)``."""
+        return _nonlinear(p, h0, w_hh, nonlinearity, reverse)
+
+    def linear(
+        self,
+        u: Tensor,
+        d: Tensor,
+        s0: Tensor,
+        m: Tensor,
+        /,
+        *,
+        reverse: bool,
+        overwrite: bool = False,
+    ) -> Tensor:
+        """``s_t = d_t * (u_t + s_{t-1} M)``."""
+        return _linear(u, d, s0, m, reverse)
+
+
+SCANS = TorchScans()
+
+
+class NonlinearScan(Function):
+    """``h_t = f(p_t + h_{t-1} W_hh^T)`` of (p, h0, w_hh, nonlinearity, reverse)."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        p: Tensor, h0: Tensor, w_hh: Tensor, nonlinearity: Nonlinearity, reverse: bool
+    ) -> Tensor:
+        w_t = w_hh.mT
+        in_place = _IN_PLACE.get(nonlinearity.name) if not nonlinearity.is_custom else None
+        out = torch.empty(p.shape, dtype=p.dtype, device=p.device)
+        h = h0
+        for t in _times(p.shape[0], reverse):
+            h_t = out[t]
+            torch.add(p[t], torch.matmul(h, w_t), out=h_t)
+            if nonlinearity.clip is not None:
+                h_t.clamp_(-nonlinearity.clip, nonlinearity.clip)
+            if in_place is not None:
+                in_place(h_t)
+            else:
+                h_t.copy_(nonlinearity(h_t.clone(), xp=xp))
+            h = h_t
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        p, h0, w_hh, nonlinearity, reverse = inputs
+        ctx.nonlinearity, ctx.reverse = nonlinearity, reverse
+        kept = (p, h0, w_hh, output) if nonlinearity.derivative_needs_z else (h0, w_hh, output)
+        ctx.save_for_backward(*kept)
+        ctx.save_for_forward(*kept)
+
+    @staticmethod
+    def backward(ctx: Any, d_h: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        p, h0, w_hh, h = _saved(ctx)
+        reverse = ctx.reverse
+        d = scan.slope(p, h0, w_hh, h, nonlinearity=ctx.nonlinearity, reverse=reverse, xp=xp)
+        delta = _linear(d_h, d, torch.zeros_like(h0), w_hh, not reverse)
+        first = delta[-1] if reverse else delta[0]
+        d_h0 = torch.matmul(first, w_hh) if ctx.needs_input_grad[1] else None
+        d_w = None
+        if ctx.needs_input_grad[2]:
+            rest, before = (delta[:-1], h[1:]) if reverse else (delta[1:], h[:-1])
+            d_w = torch.matmul(first.mT, h0) + _outer(rest, before)
+        return delta, d_h0, d_w, None, None
+
+    @staticmethod
+    def jvp(  # type: ignore[override]
+        ctx: Any, p_dot: Tensor | None, h0_dot: Tensor | None, w_dot: Tensor | None, *rest: None
+    ) -> Tensor:
+        p, h0, w_hh, h = _saved(ctx)
+        d = scan.slope(p, h0, w_hh, h, nonlinearity=ctx.nonlinearity, reverse=ctx.reverse, xp=xp)
+        u = torch.zeros_like(h) if p_dot is None else p_dot
+        if w_dot is not None:
+            u = u + torch.matmul(scan.previous(h, h0, reverse=ctx.reverse, xp=xp), w_dot.mT)
+        return _linear(u, d, torch.zeros_like(h0) if h0_dot is None else h0_dot, w_hh.mT, ctx.reverse)
+
+    @staticmethod
+    def vmap(  # type: ignore[override]
+        info: Any,
+        in_dims: InDims,
+        p: Tensor,
+        h0: Tensor,
+        w_hh: Tensor,
+        nonlinearity: Nonlinearity,
+        reverse: bool,
+    ) -> tuple[Tensor, int]:
+        size, (p_dim, h_dim, w_dim, *_) = info.batch_size, in_dims
+        p, h0 = _mapped_to(p, p_dim, 1, size), _mapped_to(h0, h_dim, 0, size)
+        w_hh = _matrices(w_hh, w_dim, h0)
+        return _nonlinear(p, h0, w_hh, nonlinearity, reverse), 1
+
+
+class LinearScan(Function):
+    """``s_t = d_t * (u_t + s_{t-1} M)`` of (u, d, s0, m, reverse)."""
+
+    @staticmethod
+    def forward(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, reverse: bool) -> Tensor:  # type: ignore[override]
+        out = torch.empty(u.shape, dtype=u.dtype, device=u.device)
+        s = s0
+        for t in _times(u.shape[0], reverse):
+            s_t = out[t]
+            torch.add(u[t], torch.matmul(s, m), out=s_t)
+            s_t.mul_(d[t])
+            s = s_t
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        u, d, s0, m, reverse = inputs
+        ctx.reverse = reverse
+        ctx.save_for_backward(u, d, s0, m, output)
+        ctx.save_for_forward(u, d, s0, m, output)
+
+    @staticmethod
+    def backward(ctx: Any, d_s: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        u, d, s0, m, s = ctx.saved_tensors
+        reverse = ctx.reverse
+        m_t = m.mT
+        zero = torch.zeros_like(s0)
+        e = _linear(d_s, d, zero, m_t, not reverse)
+        before = scan.previous(s, s0, reverse=reverse, xp=xp)
+        d_d = None
+        if ctx.needs_input_grad[1]:
+            after = scan.previous(e, zero, reverse=not reverse, xp=xp)
+            d_d = (d_s + torch.matmul(after, m_t)) * (u + torch.matmul(before, m))
+        first = e[-1] if reverse else e[0]
+        d_s0 = torch.matmul(first, m_t) if ctx.needs_input_grad[2] else None
+        d_m = _outer(before, e) if ctx.needs_input_grad[3] else None
+        return e, d_d, d_s0, d_m, None
+
+    @staticmethod
+    def jvp(  # type: ignore[override]
+        ctx: Any,
+        u_dot: Tensor | None,
+        d_dot: Tensor | None,
+        s0_dot: Tensor | None,
+        m_dot: Tensor | None,
+        *rest: None,
+    ) -> Tensor:
+        u, d, s0, m, s = ctx.saved_tensors
+        zero = torch.zeros_like(s0)
+        source = torch.zeros_like(u) if u_dot is None else u_dot
+        before = scan.previous(s, s0, reverse=ctx.reverse, xp=xp)
+        if m_dot is not None:
+            source = source + torch.matmul(before, m_dot)
+        s0_dot = zero if s0_dot is None else s0_dot
+        if d_dot is None:
+            return _linear(source, d, s0_dot, m, ctx.reverse)
+        # See rnncore.scan.linear_jvp: what stands outside the factor d is split off, and carried by a product.
+        c = d_dot * (u + torch.matmul(before, m))
+        source = source + torch.matmul(scan.previous(c, zero, reverse=ctx.reverse, xp=xp), m)
+        return c + _linear(source, d, s0_dot, m, ctx.reverse)
+
+    @staticmethod
+    def vmap(  # type: ignore[override]
+        info: Any, in_dims: InDims, u: Tensor, d: Tensor, s0: Tensor, m: Tensor, reverse: bool
+    ) -> tuple[Tensor, int]:
+        size, (u_dim, d_dim, s_dim, m_dim, *_) = info.batch_size, in_dims
+        u, d = _mapped_to(u, u_dim, 1, size), _mapped_to(d, d_dim, 1, size)
+        s0 = _mapped_to(s0, s_dim, 0, size)
+        return _linear(u, d, s0, _matrices(m, m_dim, s0), reverse), 1
+
+
+def _nonlinear(p: Tensor, h0: Tensor, w_hh: Tensor, nonlinearity: Nonlinearity, reverse: bool) -> Tensor:
+    out: Tensor = NonlinearScan.apply(p, h0, w_hh, nonlinearity, reverse)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _linear(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, reverse: bool) -> Tensor:
+    out: Tensor = LinearScan.apply(u, d, s0, m, reverse)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _saved(ctx: FunctionCtx) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+    kept: tuple[Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
+    if len(kept) == 4:
+        return kept[0], kept[1], kept[2], kept[3]
+    return None, kept[0], kept[1], kept[2]
+
+
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    """The sum over time and batch of a_t^T b_t: (T, ..., B, H), (T, ..., B, K) to (..., H, K), by one product."""
+    rows_a, rows_b = a.movedim(0, -3).flatten(-3, -2), b.movedim(0, -3).flatten(-3, -2)
+    return torch.matmul(rows_a.mT, rows_b)
+
+
+def _mapped_to(x: Tensor, dim: int | None, to: int, size: int) -> Tensor:
+    """x with the mapped axis at `to`; where x is not mapped, the same for every example."""
+    if dim is not None:
+        return x.movedim(dim, to)
+    return x.unsqueeze(to).expand(*x.shape[:to], size, *x.shape[to:])
+
+
+def _matrices(w: Tensor, dim: int | None, like: Tensor) -> Tensor:
+    """One matrix for every example: a mapped one with its axis in front, a shared one left to broadcasting.
+
+    `like` (V, ..., B, H) has the axes that matmul will broadcast against; a mapped w (V, H, H) needs as many.
+    """
+    if dim is None:
+        return w
+    w = w.movedim(dim, 0)
+    while w.dim() < like.dim():
+        w = w.unsqueeze(1)
+    return w
+
+
+def _times(steps: int, reverse: bool) -> range:
+    return range(steps - 1, -1, -1) if reverse else range(steps)
+
+
+_IN_PLACE = {
+    "tanh": Tensor.tanh_,
+    "relu": Tensor.relu_,
+    "sigmoid": Tensor.sigmoid_,
+    "identity": lambda h: h,
+}

@@ -1,0 +1,166 @@
+"""What every public function asks of its arguments: the checks of arrays, dtypes, devices and lengths, in one place.
+
+Each raises an error that names the argument, what was expected and what was got. They read shapes, dtypes and devices,
+never values, except ``check_finite``, which is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rnncore.backend import Array, Backend, Device, Namespace
+from rnncore.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    DeviceError,
+    DTypeError,
+    NonFiniteError,
+    ShapeError,
+)
+from rnncore.registry import describe, owner_name
+
+__all__ = ["FLOATS", "check_array", "check_finite", "dtype_name", "find_device", "find_dtype", "host_lengths"]
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def dtype_name(dtype: Any) -> str:
+    """The short name of any library's dtype: "float32" for ``numpy.float32``, ``torch.float32`` or "float32"."""
+    if isinstance(dtype, str):
+        return dtype
+    try:
+        return np.dtype(dtype).name if np.dtype(dtype).isnative else str(np.dtype(dtype))
+    except TypeError:
+        return str(dtype).rsplit(".", 1)[-1].rstrip("'>")
+
+
+def find_dtype(dtype: Any, *, xp: Namespace, device: Device, argument: str = "dtype") -> Any:
+    """The namespace's floating dtype of that name; None for the library's own default on the device."""
+    if dtype is None:
+        return xp.__array_namespace_info__().default_dtypes(device=device)["real floating"]
+    name = dtype_name(dtype)
+    found = getattr(xp, name, None) if name in FLOATS else None
+    if found is None:
+        have = [n for n in FLOATS if hasattr(xp, n)]
+        raise DTypeError(f"{argument}: expected one of {', '.join(have)}, got {dtype!r}")
+    return found
+
+
+def find_device(device: Any, *, backend: Backend) -> Device:
+    """The backend's device of that name; None for its default one."""
+    usable = list(backend.devices())
+    if device is None:
+        return usable[0]
+    for candidate in usable:
+        if candidate is device or str(candidate) == str(device):
+            return candidate
+    for candidate in usable:
+        if str(candidate).split(":")[0] == str(device):
+            return candidate
+    raise DeviceError(
+        f"device: expected one of {', '.join(map(str, usable))} of backend {backend.name!r}, got {str(device)!r}"
+    )
+
+
+def check_array(
+    argument: str,
+    x: Any,
+    *,
+    backend: Backend,
+    dtype: Any,
+    device: Device,
+    shape: Sequence[int | None] | None = None,
+    xp: Namespace,
+) -> None:
+    """x must be an array of the backend with this dtype, on this device, of this shape (None: any size)."""
+    if not backend.is_native(x):
+        other = owner_name(x)
+        text = f"{describe(x)} (backend {other!r})" if other is not None and other != backend.name else describe(x)
+        raise ArgumentTypeError(
+            f"{argument}: expected an array of backend {backend.name!r} ({backend.native_package}), got {text}; "
+            f"convert with rnncore.get_backend({backend.name!r}).asarray(x, dtype=..., device=...)"
+        )
+    if x.dtype != dtype:
+        raise DTypeError(
+            f"{argument}: expected dtype {dtype_name(dtype)}, the model's, got {dtype_name(x.dtype)}; "
+            "convert the array, or the model with .to(dtype=...)"
+        )
+    if shape is not None:
+        check_shape(argument, x, shape)
+    where = device_of(x)
+    if where is not None and device is not None and where != device and str(where) != str(device):
+        raise DeviceError(f"{argument}: expected an array on device {str(device)!r}, the model's, got {str(where)!r}")
+
+
+def check_shape(argument: str, x: Array, shape: Sequence[int | None]) -> None:
+    """x must have this shape (None: any size)."""
+    got = tuple(x.shape)
+    if len(got) != len(shape) or any(w is not None and w != g for w, g in zip(shape, got, strict=True)):
+        want = "(" + ", ".join("*" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
+        raise ShapeError(f"{argument}: expected shape {want}, got {got}")
+
+
+def device_of(x: Array) -> Device:
+    """The array's device, or None where it has none to tell (inside a compiled function)."""
+    return getattr(x, "device", None)
+
+
+def host_lengths(lengths: Any, *, batch: int, steps: int) -> tuple[int, ...] | None:
+    """`lengths` as Python ints, each checked to be a whole number in [0, steps]; None if there are none.
+
+    `lengths` is a sequence of int or an integer array of any registered backend, one entry per sequence.
+    """
+    if lengths is None:
+        return None
+    values = _host_list(lengths)
+    if len(values) != batch:
+        raise ShapeError(f"lengths: expected {batch} entries, one per sequence, got {len(values)}")
+    out = []
+    for k, value in enumerate(values):
+        if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+            raise ArgumentTypeError(f"lengths[{k}]: expected an int in [0, {steps}], got {value!r}")
+        n = operator.index(value)
+        if not 0 <= n <= steps:
+            raise ArgumentValueError(f"lengths[{k}]: expected an int in [0, {steps}], got {n}")
+        out.append(n)
+    return tuple(out)
+
+
+def _host_list(lengths: Any) -> list[Any]:
+    if hasattr(lengths, "__index__") and not hasattr(lengths, "shape"):
+        return [lengths]
+    if hasattr(lengths, "shape") and hasattr(lengths, "dtype"):
+        name = owner_name(lengths)
+        if name is not None:
+            from rnncore.registry import get_backend
+
+            lengths = get_backend(name).to_numpy(lengths)
+        host = np.asarray(lengths)
+        if host.ndim > 1:
+            raise ShapeError(f"lengths: expected one axis, got shape {host.shape}")
+        if host.dtype.kind not in "iu":
+            raise ArgumentTypeError(f"lengths: expected integers, got dtype {host.dtype}")
+        return [int(n) for n in host.reshape(-1)]
+    if isinstance(lengths, (str, bytes)) or not isinstance(lengths, Iterable):
+        raise ArgumentTypeError(f"lengths: expected a sequence of int, got {describe(lengths)}")
+    return list(lengths)
+
+
+def check_finite(argument: str, x: Array, *, xp: Namespace, backend: Backend) -> None:
+    """Refuse NaN and infinity, naming the first one's index."""
+    bad = xp.logical_not(xp.isfinite(x))
+    if not bool(xp.any(bad)):
+        return
+    host = backend.to_numpy(x)
+    where = tuple(int(i) for i in np.argwhere(~np.isfinite(host))[0])
+    raise NonFiniteError(f"{argument}{list(where)}: expected a finite number, got {host[where]}")
+
+
+def elements(shape: Iterable[int]) -> int:
+    """The product of a shape with Python integers, which cannot overflow."""
+    return math.prod(shape)

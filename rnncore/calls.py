@@ -1,0 +1,413 @@
+"""The public calls on (spec, parameters, engine): check the arguments, turn shapes time-first, run, turn them back.
+
+:class:`rnncore.RNN` and :mod:`rnncore.functional` are both thin over this file, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from rnncore import network
+from rnncore.arrays import check_array, check_finite, check_shape, elements, host_lengths
+from rnncore.backend import Array
+from rnncore.cell import Weights
+from rnncore.dispatch import Engine
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, ShapeError, StateDictError
+from rnncore.network import Parameters, PerDirection, Plan
+from rnncore.ragged import Ragged
+from rnncore.registry import describe
+from rnncore.spec import RNNSpec, check_bytes, positive_int
+
+__all__ = ["Call", "Gradients", "Rng", "Tangents", "Trace", "forward", "jvp", "trace", "vjp"]
+
+Rng: TypeAlias = "np.random.Generator | int | None"
+State: TypeAlias = "Array | tuple[Array, ...]"
+FLOAT64_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What a pullback returns.
+
+    Attributes
+    ----------
+    params : dict of str to array
+        One gradient for each parameter, under torch's names.
+    x : array
+        Shape of the input.
+    h0 : array, or tuple of array where the layers differ in width
+        Shape of h0, whether or not it was given: a learnable initial state reads its gradient here.
+    """
+
+    params: dict[str, Array]
+    x: Array
+    h0: State
+
+
+@dataclass(frozen=True)
+class Tangents:
+    """The tangents of output and h_n, in their shapes."""
+
+    output: Array
+    h_n: State
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Every state and pre-activation of one call.
+
+    Attributes
+    ----------
+    h, z : tuple of array
+        For each layer (D, T, B, H): the states, and the pre-activations before any clip. Time-first and batched whatever
+        the layout of the input; 0 in the padding.
+    output, h_n
+        As the call itself returns them.
+    """
+
+    h: tuple[Array, ...]
+    z: tuple[Array, ...]
+    output: Array
+    h_n: State
+
+
+Pullback: TypeAlias = Callable[..., Gradients]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What every call of one network shares."""
+
+    spec: RNNSpec
+    params: Mapping[str, Array]
+    engine: Engine
+    check_finite: bool = False
+
+
+def forward(
+    call: Call, x: Array, h0: Any = None, lengths: Any = None, training: bool = False, rng: Rng = None
+) -> tuple[Array, State]:
+    """See :meth:`rnncore.RNN.__call__`."""
+    shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
+    output, h_n = network.forward(_weights(call.spec, call.params, "params"), xt, h0s, plan)
+    return _finish(call, shape, output, h_n)
+
+
+def vjp(
+    call: Call,
+    x: Array,
+    h0: Any = None,
+    lengths: Any = None,
+    training: bool = False,
+    rng: Rng = None,
+    checkpoint: bool | int = False,
+    truncate: int | None = None,
+) -> tuple[Array, State, Pullback]:
+    """See :meth:`rnncore.RNN.vjp`."""
+    shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng, truncate)
+    weights = _weights(call.spec, call.params, "params")
+    every = _checkpoint_steps(checkpoint, shape.steps)
+    output, h_n, pull = network.vjp(weights, xt, h0s, plan, checkpoint=every)
+    public_output, public_h_n = _finish(call, shape, output, h_n)
+    output_shape = tuple(public_output.shape)
+
+    def pullback(d_output: Array | None = None, d_h_n: Any = None) -> Gradients:
+        """Gradients for the cotangents of output and h_n; None is zero. May be called more than once."""
+        d_out = None
+        if d_output is not None:
+            _check(call, "d_output", d_output, output_shape)
+            d_out = shape.inward(d_output)
+        d_last = None if d_h_n is None else _state_in(call, shape, "d_h_n", d_h_n)
+        found = pull(d_out, d_last)
+        return Gradients(
+            _named(call.spec, found.parameters), shape.outward(found.x), _state_out(call, shape, found.h0)
+        )
+
+    return public_output, public_h_n, pullback
+
+
+def jvp(
+    call: Call,
+    x: Array,
+    h0: Any = None,
+    lengths: Any = None,
+    training: bool = False,
+    rng: Rng = None,
+    *,
+    x_dot: Array | None = None,
+    h0_dot: Any = None,
+    params_dot: Mapping[str, Array] | None = None,
+) -> tuple[Array, State, Tangents]:
+    """See :meth:`rnncore.RNN.jvp`."""
+    shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
+    xt_dot = None
+    if x_dot is not None:
+        _check(call, "x_dot", x_dot, tuple(x.shape))
+        xt_dot = shape.inward(x_dot)
+        xt_dot = xt_dot if plan.ragged is None else plan.ragged.masked(xt_dot)
+    h0s_dot = None if h0_dot is None else _state_in(call, shape, "h0_dot", h0_dot)
+    weights_dot = None if params_dot is None else _weights(call.spec, _complete(call, params_dot), "params_dot")
+    output, h_n, output_dot, h_n_dot = network.jvp(
+        weights_dot, xt_dot, h0s_dot, _weights(call.spec, call.params, "params"), xt, h0s, plan
+    )
+    tangents = Tangents(shape.outward(output_dot), _state_out(call, shape, h_n_dot))
+    return *_finish(call, shape, output, h_n), tangents
+
+
+def trace(
+    call: Call, x: Array, h0: Any = None, lengths: Any = None, training: bool = False, rng: Rng = None
+) -> Trace:
+    """See :meth:`rnncore.RNN.trace`."""
+    shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
+    xp = call.engine.xp
+    every, z = network.trace(_weights(call.spec, call.params, "params"), xt, h0s, plan)
+    last = [network._last_states(h, first, plan) for h, first in zip(every, h0s, strict=True)]
+    output, h_n = _finish(call, shape, network._side_by_side(every[-1], plan), last)
+    return Trace(
+        tuple(xp.stack(h, axis=0) for h in every), tuple(xp.stack(row, axis=0) for row in z), output, h_n
+    )
+
+
+# --- layout -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The layout of one call's input, and the way to time-first (T, B, .) and back."""
+
+    steps: int
+    batch: int
+    batched: bool
+    batch_first: bool
+    call: Call
+
+    def inward(self, x: Array) -> Array:
+        xp = self.call.engine.xp
+        if not self.batched:
+            return xp.expand_dims(x, axis=1)
+        return xp.permute_dims(x, (1, 0, 2)) if self.batch_first else x
+
+    def outward(self, x: Array) -> Array:
+        xp = self.call.engine.xp
+        if not self.batched:
+            return xp.squeeze(x, axis=1)
+        return xp.permute_dims(x, (1, 0, 2)) if self.batch_first else x
+
+
+def _prepare(
+    call: Call,
+    x: Array,
+    h0: Any,
+    lengths: Any,
+    training: bool,
+    rng: Rng,
+    truncate: int | None = None,
+) -> tuple[_Shape, Array, PerDirection, Plan]:
+    shape = _input_shape(call, x)
+    counts = host_lengths(lengths, batch=shape.batch, steps=shape.steps)
+    if not isinstance(training, bool):
+        raise ArgumentTypeError(f"training: expected True or False, got {training!r}")
+    widest = max(call.spec.hidden_sizes) * call.spec.num_directions
+    item = FLOAT64_BYTES if call.engine.dtype_name == "float64" else 4
+    check_bytes(f"output of {shape.steps} steps", elements((shape.steps, shape.batch, widest)), item)
+    h0s = _zero_state(call, shape.batch) if h0 is None else _state_in(call, shape, "h0", h0)
+    engine = call.engine
+    ragged = None
+    if counts is not None and any(n != shape.steps for n in counts):
+        ragged = Ragged(counts, shape.steps, engine.backend, engine.device, engine.xp)
+    xt = shape.inward(x)
+    if ragged is not None:
+        xt = ragged.masked(xt)
+    if call.check_finite:
+        _check_all_finite(call, shape.outward(xt), h0s)
+    masks = _dropout_masks(call, shape, rng) if training and call.spec.dropout > 0 else ()
+    if truncate is not None:
+        truncate = positive_int("truncate", truncate)
+    return shape, xt, h0s, Plan(call.spec, engine, ragged, masks, truncate)
+
+
+def _input_shape(call: Call, x: Array) -> _Shape:
+    spec = call.spec
+    _check(call, "x", x, None)
+    order = "(B, T, input_size)" if spec.batch_first else "(T, B, input_size)"
+    if x.ndim not in (2, 3):
+        raise ShapeError(f"x: expected {order} or unbatched (T, input_size), got shape {tuple(x.shape)}")
+    if x.shape[-1] != spec.input_size:
+        raise ShapeError(
+            f"x: expected input_size {spec.input_size} as the last axis of {order} or (T, input_size), "
+            f"got shape {tuple(x.shape)}"
+        )
+    batched = x.ndim == 3
+    time_axis = 1 if batched and spec.batch_first else 0
+    steps = x.shape[time_axis]
+    if steps < 1:
+        raise ShapeError(
+            f"x: expected at least one time step on axis {time_axis} of {order if batched else '(T, input_size)'}, "
+            f"got shape {tuple(x.shape)}"
+        )
+    return _Shape(steps, x.shape[1 - time_axis] if batched else 1, batched, spec.batch_first, call)
+
+
+def _state_in(call: Call, shape: _Shape, name: str, state: Any) -> PerDirection:
+    """h0 or its cotangent from torch's shape, (D*L, B, H) or unbatched (D*L, H), to [layer][direction] (B, H)."""
+    spec, xp = call.spec, call.engine.xp
+    directions = spec.num_directions
+    batch: tuple[int, ...] = (shape.batch,) if shape.batched else ()
+    if spec.uniform:
+        _check(call, name, state, (spec.num_layers * directions, *batch, spec.hidden_sizes[0]), _hint(shape))
+        if not shape.batched:
+            state = xp.expand_dims(state, axis=1)
+        return [[state[k * directions + d, ...] for d in range(directions)] for k in range(spec.num_layers)]
+    if not isinstance(state, (list, tuple)) or len(state) != spec.num_layers:
+        got = f"{len(state)} entries" if isinstance(state, (list, tuple)) else describe(state)
+        raise ShapeError(
+            f"{name}: expected a sequence of {spec.num_layers} arrays, one per layer, as the layers differ in width, "
+            f"got {got}"
+        )
+    nested = []
+    for k, rows in enumerate(state):
+        _check(call, f"{name}[{k}]", rows, (directions, *batch, spec.hidden_sizes[k]), _hint(shape))
+        rows = rows if shape.batched else xp.expand_dims(rows, axis=1)
+        nested.append([rows[d, ...] for d in range(directions)])
+    return nested
+
+
+def _state_out(call: Call, shape: _Shape, nested: PerDirection) -> State:
+    xp = call.engine.xp
+    layers = [xp.stack(row, axis=0) for row in nested]
+    if not shape.batched:
+        layers = [xp.squeeze(rows, axis=1) for rows in layers]
+    if not call.spec.uniform:
+        return tuple(layers)
+    return layers[0] if len(layers) == 1 else xp.concat(layers, axis=0)
+
+
+def _hint(shape: _Shape) -> str:
+    if not shape.batched:
+        return " for an unbatched input"
+    return " (never batch-first)" if shape.batch_first else ""
+
+
+def _zero_state(call: Call, batch: int) -> PerDirection:
+    return [[call.engine.zeros((batch, h))] * call.spec.num_directions for h in call.spec.hidden_sizes]
+
+
+def _finish(call: Call, shape: _Shape, output: Array, h_n: PerDirection) -> tuple[Array, State]:
+    public = shape.outward(output), _state_out(call, shape, h_n)
+    if call.check_finite:
+        check_finite("output", public[0], xp=call.engine.xp, backend=call.engine.backend)
+    return public
+
+
+def _check(
+    call: Call, name: str, x: Any, shape: Sequence[int] | None, hint: str = ""
+) -> None:
+    engine = call.engine
+    check_array(
+        name, x, backend=engine.backend, dtype=engine.dtype, device=engine.device, shape=None, xp=engine.xp
+    )
+    if shape is not None:
+        try:
+            check_shape(name, x, shape)
+        except ShapeError as error:
+            raise ShapeError(f"{error}{hint}") from None
+
+
+def _check_all_finite(call: Call, x: Array, h0: PerDirection) -> None:
+    tools = {"xp": call.engine.xp, "backend": call.engine.backend}
+    check_finite("x", x, **tools)
+    for k, row in enumerate(h0):
+        for d, first in enumerate(row):
+            check_finite(f"h0[{k * call.spec.num_directions + d}]", first, **tools)
+    for name, value in call.params.items():
+        check_finite(name, value, **tools)
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+def _weights(spec: RNNSpec, params: Mapping[str, Array], argument: str) -> Parameters:
+    """Nested weights from torch's names; the two biases become their sum, which is all that the scans see."""
+    nested: Parameters = []
+    for k in range(spec.num_layers):
+        row = []
+        for d in range(spec.num_directions):
+            end = spec.suffix(k, d)
+            bias = params[f"bias_ih_{end}"] + params[f"bias_hh_{end}"] if spec.bias else None
+            row.append(Weights(params[f"weight_ih_{end}"], params[f"weight_hh_{end}"], bias))
+        nested.append(row)
+    return nested
+
+
+def _named(spec: RNNSpec, nested: Parameters) -> dict[str, Array]:
+    named: dict[str, Array] = {}
+    for k, row in enumerate(nested):
+        for d, w in enumerate(row):
+            end = spec.suffix(k, d)
+            named[f"weight_ih_{end}"] = w.weight_ih
+            named[f"weight_hh_{end}"] = w.weight_hh
+            if spec.bias:
+                named[f"bias_ih_{end}"] = named[f"bias_hh_{end}"] = w.bias
+    return named
+
+
+def _complete(call: Call, tangents: Mapping[str, Array]) -> dict[str, Array]:
+    """Tangents for all parameters: checked where given, zero where not."""
+    shapes = call.spec.parameter_shapes()
+    unknown = sorted(set(tangents) - set(shapes))
+    if unknown:
+        raise StateDictError(f"params_dot: unexpected {', '.join(unknown)}; expected names are {', '.join(shapes)}")
+    for name, value in tangents.items():
+        _check(call, f"params_dot[{name!r}]", value, shapes[name])
+    return {
+        name: tangents[name] if name in tangents else call.engine.zeros(shape) for name, shape in shapes.items()
+    }
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def as_generator(rng: Rng) -> np.random.Generator:
+    """A NumPy generator from a generator, a seed, or None for fresh entropy (SPEC 7)."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if rng is not None and (isinstance(rng, bool) or not isinstance(rng, (int, np.integer))):
+        raise ArgumentTypeError(f"rng: expected a numpy.random.Generator, an int or None, got {describe(rng)}")
+    if rng is not None and rng < 0:
+        raise ArgumentValueError(f"rng: expected a seed >= 0, got {rng}")
+    return np.random.default_rng(rng)
+
+
+def _dropout_masks(call: Call, shape: _Shape, rng: Rng) -> tuple[Array, ...]:
+    """One mask for each gap between layers, drawn on the host; kept values are scaled so that the mean stays."""
+    spec, engine = call.spec, call.engine
+    generator = as_generator(rng)
+    keep = 1.0 - spec.dropout
+    masks = []
+    for width in spec.hidden_sizes[:-1]:
+        drawn = generator.random((shape.steps, shape.batch, width * spec.num_directions)) < keep
+        scaled = drawn / keep if keep > 0 else np.zeros(drawn.shape)
+        masks.append(engine.backend.asarray(scaled, dtype=engine.dtype, device=engine.device))
+    return tuple(masks)
+
+
+def _checkpoint_steps(checkpoint: bool | int, steps: int) -> int | None:
+    if checkpoint is False or checkpoint is None:
+        return None
+    if checkpoint is True:
+        return math.isqrt(steps - 1) + 1  # ceil(sqrt(steps)): Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"
+    return positive_int("checkpoint", checkpoint)
+
+
+def warn_if_dropout_is_idle(spec: RNNSpec) -> None:
+    """Dropout stands between layers: with one layer it does nothing, which is seldom what was meant."""
+    if spec.dropout > 0 and spec.num_layers == 1:
+        warnings.warn(
+            f"dropout={spec.dropout} has no effect with num_layers=1: it is applied between layers", stacklevel=3
+        )

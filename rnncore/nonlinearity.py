@@ -1,0 +1,555 @@
+"""Nonlinearities: f, f' from h or from z, ln f' from z without cancellation, and the bound gamma = sup |f'|.
+
+``get_nonlinearity`` makes one by name; ``custom_nonlinearity`` makes one from a user's function and derivative. The twelve
+named ones are torch's tanh and relu, the logistic sigmoid, the identity, and those of ONNX's RNN operator
+(https://onnx.ai/onnx/operators/onnx__RNN.html), whose defaults for alpha and beta they keep.
+
+Throughout, ``h = f(z)``. The derivative is computed from h wherever h determines it, so that a backward pass has to keep
+one array instead of two; where it does not (``derivative_from_h`` is None), the caller recomputes z by one product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from typing import Any
+
+from rnncore.backend import Array, Namespace
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, DTypeError, ShapeError, UnknownNameError
+
+__all__ = ["NONLINEARITIES", "Nonlinearity", "custom_nonlinearity", "get_nonlinearity"]
+
+Elementwise = Callable[[Array, Namespace], Array]
+
+
+@dataclass(frozen=True)
+class Nonlinearity:
+    """One elementwise function and what backpropagation and diagnostics need to know of it.
+
+    Make one with :func:`get_nonlinearity` or :func:`custom_nonlinearity`. Compared and hashed by name, alpha, beta, clip
+    and, for a user's own, by the functions.
+
+    Attributes
+    ----------
+    name : str
+    alpha, beta : float or None
+        The parameters, where the function has them.
+    clip : float or None
+        The pre-activation is limited to [-clip, clip] before f sees it, as ONNX has it; the derivative outside is 0.
+    gamma : float or None
+        sup |f'| over the real line, Pascanu et al. (2013), "On the difficulty of training recurrent neural networks",
+        section 2.1. None if the user did not say.
+    """
+
+    name: str
+    alpha: float | None = None
+    beta: float | None = None
+    clip: float | None = None
+    gamma: float | None = field(default=None, compare=False)
+    _f: Elementwise = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
+    _df: Elementwise = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
+    _df_from_h: Elementwise | None = field(default=None, repr=False, compare=False)
+    _log_df: Elementwise | None = field(default=None, repr=False, compare=False)
+    user: tuple[Callable[..., Array], Callable[..., Array]] | None = field(default=None, repr=False)
+
+    @property
+    def is_custom(self) -> bool:
+        """Whether a user's own functions stand behind it."""
+        return self.user is not None
+
+    @property
+    def derivative_needs_z(self) -> bool:
+        """Whether f' has to be computed from the pre-activation, because h does not determine it."""
+        return self._df_from_h is None or self.clip is not None
+
+    def __call__(self, z: Array, /, *, xp: Namespace) -> Array:
+        """``f(z)``, same shape and dtype."""
+        return self._checked(self._f(self._limited(z, xp), xp), z, "the function")
+
+    def derivative(self, z: Array, /, *, xp: Namespace) -> Array:
+        """``f'(z)`` from the pre-activation z; 0 where |z| > clip."""
+        d = self._checked(self._df(self._limited(z, xp), xp), z, "the derivative")
+        return d if self.clip is None else xp.where(self._inside(z, xp), d, xp.zeros_like(d))
+
+    def derivative_from_h(self, h: Array, /, *, xp: Namespace) -> Array:
+        """``f'(z)`` from h = f(z). Only where ``derivative_needs_z`` is False."""
+        if self._df_from_h is None or self.clip is not None:
+            raise ArgumentValueError(f"nonlinearity {self.name!r}: h does not determine the derivative; use z")
+        return self._df_from_h(h, xp)
+
+    def log_derivative(self, z: Array, /, *, xp: Namespace) -> Array:
+        """``ln |f'(z)|``, accurate where f' itself would cancel or underflow; -inf where f' is exactly 0.
+
+        For tanh, ``1 - h**2`` is 0 in float32 from |z| = 9.1 on; this stays exact to a few eps for any finite z.
+        """
+        zc = self._limited(z, xp)
+        if self._log_df is not None:
+            out = self._log_df(zc, xp)
+        else:
+            d = xp.abs(self._checked(self._df(zc, xp), z, "the derivative"))
+            out = xp.where(d > 0, xp.log(xp.where(d > 0, d, xp.ones_like(d))), xp.full_like(d, -math.inf))
+        return out if self.clip is None else xp.where(self._inside(z, xp), out, xp.full_like(out, -math.inf))
+
+    def with_clip(self, clip: float | None) -> Nonlinearity:
+        """The same function behind another limit on the pre-activation; None for no limit."""
+        if clip is None:
+            return replace(self, clip=None)
+        if isinstance(clip, bool) or not isinstance(clip, (int, float)):
+            raise ArgumentTypeError(f"clip: expected a positive number or None, got {clip!r}")
+        if not (clip > 0 and math.isfinite(clip)):
+            raise ArgumentValueError(f"clip: expected a positive finite number or None, got {clip!r}")
+        return replace(self, clip=float(clip))
+
+    def to_config(self) -> dict[str, Any]:
+        """Name and parameters as plain data; ``from_config`` reads it. A user's own functions are not in it."""
+        config = {"name": self.name, "alpha": self.alpha, "beta": self.beta, "clip": self.clip}
+        return {k: v for k, v in config.items() if v is not None}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.user is None:
+            return _from_parts, (self.name, self.alpha, self.beta, self.clip)
+        return _custom_from_parts, (*self.user, self.name, self.gamma, self.clip)
+
+    def _limited(self, z: Array, xp: Namespace) -> Array:
+        return z if self.clip is None else xp.clip(z, -self.clip, self.clip)
+
+    def _inside(self, z: Array, xp: Namespace) -> Array:
+        # Written as "not outside", so that NaN counts as inside and shows instead of turning into a gradient of 0.
+        return xp.logical_not(xp.abs(z) > self.clip)
+
+    def _checked(self, out: Array, z: Array, what: str) -> Array:
+        if self.user is None:
+            return out
+        got = getattr(out, "shape", None)
+        if got is None:
+            raise ArgumentTypeError(
+                f"nonlinearity {self.name!r}: {what} must return an array like its argument, got {type(out).__name__}"
+            )
+        if tuple(got) != tuple(z.shape):
+            raise ShapeError(
+                f"nonlinearity {self.name!r}: {what} must keep the shape {tuple(z.shape)}, got {tuple(got)}"
+            )
+        if out.dtype != z.dtype:
+            raise DTypeError(f"nonlinearity {self.name!r}: {what} must keep the dtype {z.dtype}, got {out.dtype}")
+        return out
+
+
+def get_nonlinearity(
+    name: str | Nonlinearity,
+    /,
+    *,
+    alpha: float | None = None,
+    beta: float | None = None,
+    clip: float | None = None,
+) -> Nonlinearity:
+    """A nonlinearity by name.
+
+    Parameters
+    ----------
+    name : str or Nonlinearity
+        "tanh", "relu", "sigmoid", "identity", "leaky_relu", "thresholded_relu", "hard_sigmoid", "elu", "softsign",
+        "softplus", "scaled_tanh" or "affine"; ONNX's spelling ("LeakyRelu") is understood too. A Nonlinearity is returned
+        as it is, or with `clip` if that is given.
+    alpha, beta : float, optional
+        For those that have them; the defaults are ONNX's: leaky_relu 0.01, thresholded_relu 1, hard_sigmoid 0.2 and
+        0.5, elu 1, scaled_tanh 1 and 1, affine 1 and 0.
+    clip : float, optional
+        Limit of the pre-activation, ``f(min(max(z, -clip), clip))``.
+
+    Raises
+    ------
+    UnknownNameError
+        For a name that is not known; the closest one is offered.
+    ArgumentValueError
+        For alpha or beta where the function has none, or a value that is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from rnncore import get_nonlinearity
+    >>> f = get_nonlinearity("leaky_relu", alpha=0.1)
+    >>> f(np.asarray([-2.0, 3.0]), xp=np)
+    array([-0.2,  3. ])
+    >>> get_nonlinearity("sigmoid").gamma
+    0.25
+    """
+    if isinstance(name, Nonlinearity):
+        if alpha is not None or beta is not None:
+            raise ArgumentValueError("alpha, beta: give them when the nonlinearity is made, not with a finished one")
+        return name if clip is None else name.with_clip(clip)
+    if not isinstance(name, str):
+        raise ArgumentTypeError(
+            "nonlinearity: expected a name, a Nonlinearity or a pair (function, derivative), "
+            f"got {type(name).__name__}"
+        )
+    key = _KEYS.get(_fold(name))
+    if key is None:
+        close = get_close_matches(_fold(name), _KEYS, n=1)
+        hint = f"; did you mean {_KEYS[close[0]]!r}?" if close else ""
+        raise UnknownNameError(f"nonlinearity: expected one of {', '.join(NONLINEARITIES)}; got {name!r}{hint}")
+    family = NONLINEARITIES[key]
+    values: dict[str, float] = {}
+    for parameter, given in (("alpha", alpha), ("beta", beta)):
+        if parameter not in family.defaults:
+            if given is not None:
+                raise ArgumentValueError(f"{parameter}: nonlinearity {key!r} has no {parameter}, got {given!r}")
+            continue
+        value = family.defaults[parameter] if given is None else given
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ArgumentTypeError(f"{parameter}: expected a finite number, got {value!r}")
+        if not math.isfinite(value):
+            raise ArgumentValueError(f"{parameter}: expected a finite number, got {value!r}")
+        values[parameter] = float(value)
+    return family.build(key, **values).with_clip(clip)
+
+
+def custom_nonlinearity(
+    function: Callable[[Array], Array],
+    derivative: Callable[[Array], Array],
+    /,
+    *,
+    name: str | None = None,
+    gamma: float | None = None,
+    clip: float | None = None,
+) -> Nonlinearity:
+    """A nonlinearity from a function of z and its derivative, a function of z.
+
+    Parameters
+    ----------
+    function, derivative : callable
+        Elementwise; take an array of any shape and return one of the same shape, dtype and library. Written with
+        operators and ``z.__array_namespace__()`` they run on every backend. For second derivatives by PyTorch's autograd
+        or JAX they must be made of that library's operations. Pickling a model keeps them by reference, as pickle does
+        with functions.
+    name : str, optional
+        For messages and reports; the function's own name by default.
+    gamma : float, optional
+        sup |f'|, if it is known.
+    clip : float, optional
+        Limit of the pre-activation.
+
+    Examples
+    --------
+    >>> import numpy as np, rnncore
+    >>> square = rnncore.custom_nonlinearity(lambda z: z * z, lambda z: 2 * z, name="square")
+    >>> square.derivative(np.asarray([3.0]), xp=np)
+    array([6.])
+    """
+    for label, value in (("function", function), ("derivative", derivative)):
+        if not callable(value):
+            raise ArgumentTypeError(f"{label}: expected a callable, got {type(value).__name__}")
+    if gamma is not None and not (isinstance(gamma, (int, float)) and not isinstance(gamma, bool) and gamma >= 0):
+        raise ArgumentValueError(f"gamma: expected a number >= 0 or None, got {gamma!r}")
+    label = name if name is not None else str(getattr(function, "__name__", "custom"))
+    return _custom_from_parts(function, derivative, label, gamma, None).with_clip(clip)
+
+
+def as_nonlinearity(value: Any, /, *, clip: float | None = None) -> Nonlinearity:
+    """What the ``nonlinearity=`` argument of every constructor accepts: a name, a Nonlinearity, or a pair of functions."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise ArgumentTypeError(f"nonlinearity: expected a pair (function, derivative), got {len(value)} items")
+        return custom_nonlinearity(value[0], value[1], clip=clip)
+    return get_nonlinearity(value, clip=clip)
+
+
+def from_config(config: Mapping[str, Any]) -> Nonlinearity:
+    """The inverse of ``Nonlinearity.to_config``."""
+    known = {"name", "alpha", "beta", "clip"}
+    if not isinstance(config, Mapping) or not set(config) <= known or "name" not in config:
+        raise ArgumentValueError(f"nonlinearity: expected a mapping with the keys {sorted(known)}, got {config!r}")
+    return get_nonlinearity(
+        config["name"], alpha=config.get("alpha"), beta=config.get("beta"), clip=config.get("clip")
+    )
+
+
+# --- the functions ----------------------------------------------------------------------------------------------------
+#
+# Each takes (x, xp). A family below binds alpha and beta. Comparisons are written so that NaN never yields a derivative
+# of 0, which would hide it.
+
+
+def _tanh(z: Array, xp: Namespace) -> Array:
+    return xp.tanh(z)
+
+
+def _tanh_df_h(h: Array, xp: Namespace) -> Array:
+    return 1 - h * h
+
+
+def _tanh_df(z: Array, xp: Namespace) -> Array:
+    return _tanh_df_h(xp.tanh(z), xp)
+
+
+def _tanh_log_df(z: Array, xp: Namespace) -> Array:
+    # ln(1 - tanh^2) = -2 ln cosh z, with cosh z = e^|z| (1 + e^-2|z|) / 2.
+    a = xp.abs(z)
+    return 2 * (math.log(2.0) - a - xp.log1p(xp.exp(-2 * a)))
+
+
+def _relu(z: Array, xp: Namespace) -> Array:
+    # Not maximum(z, 0): with where, NaN stays NaN in every library.
+    return xp.where(z <= 0, xp.zeros_like(z), z)
+
+
+def _step(h: Array, xp: Namespace) -> Array:
+    return xp.astype(xp.logical_not(h <= 0), h.dtype)
+
+
+def _log_step(z: Array, xp: Namespace) -> Array:
+    return xp.where(z <= 0, xp.full_like(z, -math.inf), xp.zeros_like(z))
+
+
+def _sigmoid(z: Array, xp: Namespace) -> Array:
+    # e^-|z| never overflows, and small values keep their relative accuracy.
+    e = xp.exp(-xp.abs(z))
+    return xp.where(z < 0, e, xp.ones_like(e)) / (1 + e)
+
+
+def _sigmoid_df_h(h: Array, xp: Namespace) -> Array:
+    return h * (1 - h)
+
+
+def _sigmoid_df(z: Array, xp: Namespace) -> Array:
+    e = xp.exp(-xp.abs(z))
+    return e / ((1 + e) * (1 + e))
+
+
+def _sigmoid_log_df(z: Array, xp: Namespace) -> Array:
+    a = xp.abs(z)
+    return -a - 2 * xp.log1p(xp.exp(-a))
+
+
+def _identity(z: Array, xp: Namespace) -> Array:
+    return xp.asarray(z, copy=True)
+
+
+def _softsign(z: Array, xp: Namespace) -> Array:
+    return z / (1 + xp.abs(z))
+
+
+def _softsign_df(z: Array, xp: Namespace) -> Array:
+    r = 1 / (1 + xp.abs(z))
+    return r * r
+
+
+def _softsign_df_h(h: Array, xp: Namespace) -> Array:
+    r = 1 - xp.abs(h)
+    return r * r
+
+
+def _softsign_log_df(z: Array, xp: Namespace) -> Array:
+    return -2 * xp.log1p(xp.abs(z))
+
+
+def _softplus(z: Array, xp: Namespace) -> Array:
+    return _relu(z, xp) + xp.log1p(xp.exp(-xp.abs(z)))
+
+
+def _softplus_df_h(h: Array, xp: Namespace) -> Array:
+    return -xp.expm1(-h)
+
+
+def _softplus_log_df(z: Array, xp: Namespace) -> Array:
+    return -_softplus(-z, xp)
+
+
+# --- the families -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Family:
+    build: Callable[..., Nonlinearity]
+    defaults: Mapping[str, float] = field(default_factory=dict)
+
+
+def _build_fixed(
+    gamma: float, f: Elementwise, df: Elementwise, df_h: Elementwise, log_df: Elementwise
+) -> Callable[..., Nonlinearity]:
+    def build(name: str) -> Nonlinearity:
+        return Nonlinearity(name, gamma=gamma, _f=f, _df=df, _df_from_h=df_h, _log_df=log_df)
+
+    return build
+
+
+def _log(x: float) -> float:
+    return math.log(abs(x)) if x != 0 else -math.inf
+
+
+def _two_slopes(z: Array, xp: Namespace, below: float, above: float) -> Array:
+    return xp.where(z <= 0, xp.full_like(z, below), xp.full_like(z, above))
+
+
+def _build_leaky_relu(name: str, alpha: float) -> Nonlinearity:
+    def f(z: Array, xp: Namespace) -> Array:
+        return xp.where(z <= 0, alpha * z, z)
+
+    def df(z: Array, xp: Namespace) -> Array:
+        return _two_slopes(z, xp, alpha, 1.0)
+
+    def log_df(z: Array, xp: Namespace) -> Array:
+        return _two_slopes(z, xp, _log(alpha), 0.0)
+
+    # With alpha >= 0 the sign of h is the sign of z; with alpha < 0 both halves give h >= 0.
+    df_h = df if alpha >= 0 else None
+    return Nonlinearity(
+        name, alpha=alpha, gamma=max(1.0, abs(alpha)), _f=f, _df=df, _df_from_h=df_h, _log_df=log_df
+    )
+
+
+def _build_thresholded_relu(name: str, alpha: float) -> Nonlinearity:
+    def f(z: Array, xp: Namespace) -> Array:
+        return xp.where(z <= alpha, xp.zeros_like(z), z)
+
+    def df(z: Array, xp: Namespace) -> Array:
+        return xp.astype(xp.logical_not(z <= alpha), z.dtype)
+
+    def df_h(h: Array, xp: Namespace) -> Array:
+        return xp.astype(h != 0, h.dtype)
+
+    def log_df(z: Array, xp: Namespace) -> Array:
+        return xp.where(z <= alpha, xp.full_like(z, -math.inf), xp.zeros_like(z))
+
+    # With alpha < 0, h = 0 can come from z = 0, where the slope is 1.
+    return Nonlinearity(
+        name, alpha=alpha, gamma=1.0, _f=f, _df=df, _df_from_h=df_h if alpha >= 0 else None, _log_df=log_df
+    )
+
+
+def _build_hard_sigmoid(name: str, alpha: float, beta: float) -> Nonlinearity:
+    def f(z: Array, xp: Namespace) -> Array:
+        return xp.clip(alpha * z + beta, 0.0, 1.0)
+
+    def df_h(h: Array, xp: Namespace) -> Array:
+        outside = xp.logical_or(h <= 0, h >= 1)
+        return xp.where(outside, xp.zeros_like(h), xp.full_like(h, alpha))
+
+    def df(z: Array, xp: Namespace) -> Array:
+        return df_h(alpha * z + beta, xp)
+
+    def log_df(z: Array, xp: Namespace) -> Array:
+        y = alpha * z + beta
+        outside = xp.logical_or(y <= 0, y >= 1)
+        return xp.where(outside, xp.full_like(z, -math.inf), xp.full_like(z, _log(alpha)))
+
+    return Nonlinearity(
+        name, alpha=alpha, beta=beta, gamma=abs(alpha), _f=f, _df=df, _df_from_h=df_h, _log_df=log_df
+    )
+
+
+def _build_elu(name: str, alpha: float) -> Nonlinearity:
+    def f(z: Array, xp: Namespace) -> Array:
+        below = xp.where(z <= 0, z, xp.zeros_like(z))  # expm1 of the positive half would overflow for nothing
+        return xp.where(z <= 0, alpha * xp.expm1(below), z)
+
+    def df(z: Array, xp: Namespace) -> Array:
+        below = xp.where(z <= 0, z, xp.zeros_like(z))
+        return xp.where(z <= 0, alpha * xp.exp(below), xp.ones_like(z))
+
+    def df_h(h: Array, xp: Namespace) -> Array:
+        return xp.where(h <= 0, h + alpha, xp.ones_like(h))
+
+    def log_df(z: Array, xp: Namespace) -> Array:
+        return xp.where(z <= 0, z + _log(alpha), xp.zeros_like(z))
+
+    return Nonlinearity(
+        name,
+        alpha=alpha,
+        gamma=max(1.0, abs(alpha)),
+        _f=f,
+        _df=df,
+        _df_from_h=df_h if alpha > 0 else None,
+        _log_df=log_df,
+    )
+
+
+def _build_scaled_tanh(name: str, alpha: float, beta: float) -> Nonlinearity:
+    def f(z: Array, xp: Namespace) -> Array:
+        return alpha * xp.tanh(beta * z)
+
+    def df(z: Array, xp: Namespace) -> Array:
+        return alpha * beta * _tanh_df(beta * z, xp)
+
+    def df_h(h: Array, xp: Namespace) -> Array:
+        return alpha * beta * _tanh_df_h(h / alpha, xp)
+
+    def log_df(z: Array, xp: Namespace) -> Array:
+        return _tanh_log_df(beta * z, xp) + _log(alpha * beta)
+
+    return Nonlinearity(
+        name,
+        alpha=alpha,
+        beta=beta,
+        gamma=abs(alpha * beta),
+        _f=f,
+        _df=df,
+        _df_from_h=df_h if alpha != 0 else None,
+        _log_df=log_df,
+    )
+
+
+def _build_affine(name: str, alpha: float, beta: float) -> Nonlinearity:
+    def f(z: Array, xp: Namespace) -> Array:
+        return alpha * z + beta
+
+    def df(z: Array, xp: Namespace) -> Array:
+        return xp.full_like(z, alpha)
+
+    def log_df(z: Array, xp: Namespace) -> Array:
+        return xp.full_like(z, _log(alpha))
+
+    return Nonlinearity(name, alpha=alpha, beta=beta, gamma=abs(alpha), _f=f, _df=df, _df_from_h=df, _log_df=log_df)
+
+
+NONLINEARITIES: Mapping[str, _Family] = {
+    "tanh": _Family(_build_fixed(1.0, _tanh, _tanh_df, _tanh_df_h, _tanh_log_df)),
+    "relu": _Family(_build_fixed(1.0, _relu, _step, _step, _log_step)),
+    "sigmoid": _Family(_build_fixed(0.25, _sigmoid, _sigmoid_df, _sigmoid_df_h, _sigmoid_log_df)),
+    "identity": _Family(
+        _build_fixed(
+            1.0,
+            _identity,
+            lambda z, xp: xp.ones_like(z),
+            lambda h, xp: xp.ones_like(h),
+            lambda z, xp: xp.zeros_like(z),
+        )
+    ),
+    "leaky_relu": _Family(_build_leaky_relu, {"alpha": 0.01}),
+    "thresholded_relu": _Family(_build_thresholded_relu, {"alpha": 1.0}),
+    "hard_sigmoid": _Family(_build_hard_sigmoid, {"alpha": 0.2, "beta": 0.5}),
+    "elu": _Family(_build_elu, {"alpha": 1.0}),
+    "softsign": _Family(_build_fixed(1.0, _softsign, _softsign_df, _softsign_df_h, _softsign_log_df)),
+    "softplus": _Family(_build_fixed(1.0, _softplus, _sigmoid, _softplus_df_h, _softplus_log_df)),
+    "scaled_tanh": _Family(_build_scaled_tanh, {"alpha": 1.0, "beta": 1.0}),
+    "affine": _Family(_build_affine, {"alpha": 1.0, "beta": 0.0}),
+}
+
+
+def _fold(name: str) -> str:
+    return name.replace("_", "").replace("-", "").lower()
+
+
+_KEYS = {_fold(name): name for name in NONLINEARITIES}
+
+
+def _from_parts(name: str, alpha: float | None, beta: float | None, clip: float | None) -> Nonlinearity:
+    return get_nonlinearity(name, alpha=alpha, beta=beta, clip=clip)
+
+
+def _custom_from_parts(
+    function: Callable[[Array], Array],
+    derivative: Callable[[Array], Array],
+    name: str,
+    gamma: float | None,
+    clip: float | None,
+) -> Nonlinearity:
+    return Nonlinearity(
+        name,
+        clip=clip,
+        gamma=gamma,
+        _f=lambda z, xp: function(z),
+        _df=lambda z, xp: derivative(z),
+        user=(function, derivative),
+    )

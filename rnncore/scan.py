@@ -1,0 +1,265 @@
+"""The two scans in plain Array API: the reference, and the specification of every kernel.
+
+    nonlinear    h_t = f(p_t + h_{t-1} W^T)
+    linear       s_t = d_t * (u_t + s_{t-1} M)
+
+W is ``weight_hh``; time is the leading axis. With ``reverse`` time runs from T - 1 down to 0, so that t + 1 stands for
+t - 1. A scan takes a first state and its last one is in the result, so time can be cut anywhere.
+
+The pair is closed under differentiation, which is why no third primitive is needed. With e the cotangent of the bracket,
+
+- the VJP of the nonlinear scan is a linear scan against time with d = f' and M = W  (backpropagation through time,
+  Werbos 1990, "Backpropagation through time: what it does and how to do it");
+- its JVP is a linear scan along time with d = f' and M = W^T;
+- the VJP of a linear scan is a linear scan against its time with the same d and M^T, its JVP one along it.
+
+p, u, d and the states may carry further batch axes before B, and w_hh then one matrix for each: (T, ..., B, H), (..., H, H).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rnncore.backend import Array, Namespace
+from rnncore.nonlinearity import Nonlinearity
+
+__all__ = [
+    "LinearCotangents",
+    "NonlinearCotangents",
+    "linear",
+    "linear_jvp",
+    "linear_vjp",
+    "nonlinear",
+    "nonlinear_jvp",
+    "nonlinear_vjp",
+    "pre_activation",
+    "previous",
+    "slope",
+]
+
+
+class NonlinearCotangents(NamedTuple):
+    """What :func:`nonlinear_vjp` returns, in the order of the scan's arguments."""
+
+    p: Array
+    h0: Array
+    w_hh: Array
+
+
+class LinearCotangents(NamedTuple):
+    """What :func:`linear_vjp` returns, in the order of the scan's arguments."""
+
+    u: Array
+    d: Array
+    s0: Array
+    m: Array
+
+
+def nonlinear(
+    p: Array, h0: Array, w_hh: Array, /, *, nonlinearity: Nonlinearity, reverse: bool, xp: Namespace
+) -> Array:
+    """``h_t = f(p_t + h_{t-1} W^T)``.
+
+    Parameters
+    ----------
+    p : array (T, B, H)
+        The input's share of the pre-activation, bias included.
+    h0 : array (B, H)
+        The state before the first step.
+    w_hh : array (H, H)
+    nonlinearity : Nonlinearity
+    reverse : bool
+        From the last step to the first.
+    xp : Array API namespace
+
+    Returns
+    -------
+    array (T, B, H)
+        h_t at its own t, in either direction.
+    """
+    w_t = xp.matrix_transpose(w_hh)
+    h = h0
+    states = []
+    for p_t in _in_time(p, reverse, xp):
+        h = nonlinearity(p_t + xp.matmul(h, w_t), xp=xp)
+        states.append(h)
+    return _stacked(states, p, reverse, xp)
+
+
+def linear(u: Array, d: Array, s0: Array, m: Array, /, *, reverse: bool, xp: Namespace) -> Array:
+    """``s_t = d_t * (u_t + s_{t-1} M)``.
+
+    Parameters
+    ----------
+    u, d : array (T, B, H)
+    s0 : array (B, H)
+        The state before the first step.
+    m : array (H, H)
+    reverse : bool
+        From the last step to the first.
+    xp : Array API namespace
+
+    Returns
+    -------
+    array (T, B, H)
+    """
+    s = s0
+    states = []
+    for u_t, d_t in zip(_in_time(u, reverse, xp), _in_time(d, reverse, xp), strict=True):
+        s = d_t * (u_t + xp.matmul(s, m))
+        states.append(s)
+    return _stacked(states, u, reverse, xp)
+
+
+def nonlinear_vjp(
+    d_h: Array,
+    p: Array | None,
+    h0: Array,
+    w_hh: Array,
+    h: Array,
+    /,
+    *,
+    nonlinearity: Nonlinearity,
+    reverse: bool,
+    xp: Namespace,
+) -> NonlinearCotangents:
+    """Cotangents of ``nonlinear(p, h0, w_hh) = h`` for the cotangent d_h of h. p may be None where h determines f'."""
+    d = slope(p, h0, w_hh, h, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
+    delta = linear(d_h, d, xp.zeros_like(h0), w_hh, reverse=not reverse, xp=xp)
+    before = previous(h, h0, reverse=reverse, xp=xp)
+    first = delta[-1, ...] if reverse else delta[0, ...]
+    return NonlinearCotangents(
+        delta, xp.matmul(first, w_hh), _sum_to(_outer(delta, before, xp), w_hh.ndim, xp)
+    )
+
+
+def nonlinear_jvp(
+    p_dot: Array,
+    h0_dot: Array,
+    w_dot: Array,
+    p: Array | None,
+    h0: Array,
+    w_hh: Array,
+    h: Array,
+    /,
+    *,
+    nonlinearity: Nonlinearity,
+    reverse: bool,
+    xp: Namespace,
+) -> Array:
+    """The tangent of h for tangents of p, h0 and w_hh."""
+    d = slope(p, h0, w_hh, h, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
+    u = p_dot + xp.matmul(previous(h, h0, reverse=reverse, xp=xp), xp.matrix_transpose(w_dot))
+    return linear(u, d, h0_dot, xp.matrix_transpose(w_hh), reverse=reverse, xp=xp)
+
+
+def linear_vjp(
+    d_s: Array,
+    u: Array,
+    d: Array,
+    s0: Array,
+    m: Array,
+    s: Array,
+    /,
+    *,
+    reverse: bool,
+    xp: Namespace,
+) -> LinearCotangents:
+    """Cotangents of ``linear(u, d, s0, m) = s`` for the cotangent d_s of s.
+
+    With g_t the whole cotangent of s_t and e_t = d_t * g_t that of the bracket, ``e_t = d_t * (ds_t + e_{t+1} M^T)``:
+    the linear scan against time. Then du = e, dd = g * (u + s_{t-1} M), dM = sum_t s_{t-1}^T e_t, ds0 = e_first M^T.
+    """
+    m_t = xp.matrix_transpose(m)
+    e = linear(d_s, d, xp.zeros_like(s0), m_t, reverse=not reverse, xp=xp)
+    before = previous(s, s0, reverse=reverse, xp=xp)
+    after = previous(e, xp.zeros_like(s0), reverse=not reverse, xp=xp)
+    # Not s / d and e / d: d may be exactly 0, and the cotangent of d is then still what these two products say.
+    d_d = (d_s + xp.matmul(after, m_t)) * (u + xp.matmul(before, m))
+    first = e[-1, ...] if reverse else e[0, ...]
+    return LinearCotangents(e, d_d, xp.matmul(first, m_t), _sum_to(_outer(before, e, xp), m.ndim, xp))
+
+
+def linear_jvp(
+    u_dot: Array,
+    d_dot: Array,
+    s0_dot: Array,
+    m_dot: Array,
+    u: Array,
+    d: Array,
+    s0: Array,
+    m: Array,
+    s: Array,
+    /,
+    *,
+    reverse: bool,
+    xp: Namespace,
+) -> Array:
+    """The tangent of s for tangents of u, d, s0 and m: again a linear scan, with a source made by products.
+
+    ``s'_t = d'_t * b_t + d_t * (u'_t + s_{t-1} M' + s'_{t-1} M)`` with the bracket b_t = u_t + s_{t-1} M. A source outside
+    the factor d_t is carried inside it by running the scan on what is left after subtracting it:
+    s' = c + r, with c_t = d'_t * b_t and r_t = d_t * (u'_t + s_{t-1} M' + c_{t-1} M + r_{t-1} M).
+    """
+    before = previous(s, s0, reverse=reverse, xp=xp)
+    c = d_dot * (u + xp.matmul(before, m))
+    c_before = previous(c, xp.zeros_like(s0), reverse=reverse, xp=xp)
+    source = u_dot + xp.matmul(before, m_dot) + xp.matmul(c_before, m)
+    return c + linear(source, d, s0_dot, m, reverse=reverse, xp=xp)
+
+
+def previous(h: Array, h0: Array, /, *, reverse: bool, xp: Namespace) -> Array:
+    """h_{t-1} at every t, with h0 before the first step: (T, B, H). With `reverse`, h_{t+1}."""
+    first = xp.expand_dims(xp.broadcast_to(h0, h.shape[1:]), axis=0)
+    return xp.concat([h[1:, ...], first], axis=0) if reverse else xp.concat([first, h[:-1, ...]], axis=0)
+
+
+def pre_activation(p: Array, h0: Array, w_hh: Array, h: Array, /, *, reverse: bool, xp: Namespace) -> Array:
+    """z_t = p_t + h_{t-1} W^T for all steps from the states, by one product and no loop."""
+    return p + xp.matmul(previous(h, h0, reverse=reverse, xp=xp), xp.matrix_transpose(w_hh))
+
+
+def slope(
+    p: Array | None,
+    h0: Array,
+    w_hh: Array,
+    h: Array,
+    /,
+    *,
+    nonlinearity: Nonlinearity,
+    reverse: bool,
+    xp: Namespace,
+) -> Array:
+    """f' at every step: from h where h determines it, else from z, recomputed from p by one product."""
+    if not nonlinearity.derivative_needs_z:
+        return nonlinearity.derivative_from_h(h, xp=xp)
+    if p is None:
+        raise ValueError(f"nonlinearity {nonlinearity.name!r} needs p for its derivative")
+    z = pre_activation(p, h0, w_hh, h, reverse=reverse, xp=xp)
+    return nonlinearity.derivative(z, xp=xp)
+
+
+def _in_time(x: Array, reverse: bool, xp: Namespace) -> list[Array]:
+    steps = list(xp.unstack(x, axis=0)) if hasattr(xp, "unstack") else [x[t, ...] for t in range(x.shape[0])]
+    return steps[::-1] if reverse else steps
+
+
+def _stacked(states: list[Array], like: Array, reverse: bool, xp: Namespace) -> Array:
+    if not states:
+        return xp.zeros_like(like)
+    return xp.stack(states[::-1] if reverse else states, axis=0)
+
+
+def _outer(a: Array, b: Array, xp: Namespace) -> Array:
+    """The sum over time and batch of a_t^T b_t as one product over T*B rows: (T, ..., B, H), (T, ..., B, K) to (..., H, K)."""
+    return xp.matmul(xp.matrix_transpose(_rows(a, xp)), _rows(b, xp))
+
+
+def _rows(a: Array, xp: Namespace) -> Array:
+    moved = xp.moveaxis(a, 0, -3)
+    return xp.reshape(moved, (*moved.shape[:-3], moved.shape[-3] * moved.shape[-2], moved.shape[-1]))
+
+
+def _sum_to(x: Array, ndim: int, xp: Namespace) -> Array:
+    """Sum away the leading axes that a shared matrix was broadcast over."""
+    return xp.sum(x, axis=tuple(range(x.ndim - ndim))) if x.ndim > ndim else x

@@ -1,0 +1,242 @@
+"""RNNSpec: the frozen, validated description of a network: sizes, layers, directions, nonlinearity, bias.
+
+It holds no array and no backend. Every size is checked here with Python integers, before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rnncore.errors import ArgumentTypeError, ArgumentValueError
+from rnncore.nonlinearity import Nonlinearity, as_nonlinearity
+from rnncore.nonlinearity import from_config as nonlinearity_from_config
+
+__all__ = ["RNNSpec"]
+
+# Parameters are drawn on the host in float64 whatever the model's dtype, so this is what making them takes.
+HOST_ITEM_BYTES = 8
+
+
+@dataclass(frozen=True)
+class RNNSpec:
+    """A vanilla (Elman) RNN without its numbers. Make one with :meth:`RNNSpec.make`.
+
+    Attributes
+    ----------
+    input_size : int
+    hidden_sizes : tuple of int
+        The width of each layer; its length is the number of layers.
+    nonlinearity : Nonlinearity
+        The clip is part of it.
+    bias, batch_first, bidirectional : bool
+    dropout : float
+    """
+
+    input_size: int
+    hidden_sizes: tuple[int, ...]
+    nonlinearity: Nonlinearity
+    bias: bool = True
+    batch_first: bool = False
+    dropout: float = 0.0
+    bidirectional: bool = False
+
+    @classmethod
+    def make(
+        cls,
+        input_size: int,
+        hidden_size: int | Sequence[int],
+        num_layers: int = 1,
+        nonlinearity: Any = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        clip: float | None = None,
+    ) -> RNNSpec:
+        """Check every argument and build the description. The arguments are those of :class:`rnncore.RNN`.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError, UnknownNameError
+            Naming the argument, what was expected and what was got.
+        """
+        input_size = positive_int("input_size", input_size)
+        if isinstance(hidden_size, (list, tuple)):
+            if not hidden_size:
+                raise ArgumentValueError("hidden_size: expected an int or one int per layer, got an empty sequence")
+            widths = tuple(positive_int(f"hidden_size[{k}]", h) for k, h in enumerate(hidden_size))
+            layers = len(widths)
+            if positive_int("num_layers", num_layers) not in (1, layers):  # 1 is what stands there if nothing was said
+                raise ArgumentValueError(
+                    f"num_layers: expected {layers}, the number of widths in hidden_size, got {num_layers}"
+                )
+        else:
+            width = positive_int("hidden_size", hidden_size)
+            layers = positive_int("num_layers", num_layers)
+            widths = (width, width)[:layers]  # two are enough to count; the whole tuple could be too large to make
+        for name, value in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
+            if not isinstance(value, bool):
+                raise ArgumentTypeError(f"{name}: expected True or False, got {value!r}")
+        directions = 2 if bidirectional else 1
+        _check_total(input_size, widths, layers, directions, bias)
+        if len(widths) != layers:
+            widths = widths[:1] * layers
+        return cls(
+            input_size,
+            widths,
+            as_nonlinearity(nonlinearity, clip=clip),
+            bias,
+            batch_first,
+            probability("dropout", dropout),
+            bidirectional,
+        )
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers, L."""
+        return len(self.hidden_sizes)
+
+    @property
+    def num_directions(self) -> int:
+        """D: 2 for a bidirectional network, else 1."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def uniform(self) -> bool:
+        """Whether every layer has the same width, so that h_n is one array."""
+        return len(set(self.hidden_sizes)) == 1
+
+    def layer_input_size(self, layer: int) -> int:
+        """What the layer reads: input_size for the first, D times the width below for the others."""
+        return self.input_size if layer == 0 else self.num_directions * self.hidden_sizes[layer - 1]
+
+    def suffix(self, layer: int, direction: int) -> str:
+        """torch's suffix of a parameter's name: ``l0``, ``l0_reverse``, ``l1``, ..."""
+        return f"l{layer}" + ("_reverse" if direction else "")
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """torch's names in torch's order, each with its shape.
+
+        >>> from rnncore import RNNSpec
+        >>> RNNSpec.make(5, 6).parameter_shapes()
+        {'weight_ih_l0': (6, 5), 'weight_hh_l0': (6, 6), 'bias_ih_l0': (6,), 'bias_hh_l0': (6,)}
+        """
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer, h in enumerate(self.hidden_sizes):
+            for direction in range(self.num_directions):
+                end = self.suffix(layer, direction)
+                shapes[f"weight_ih_{end}"] = (h, self.layer_input_size(layer))
+                shapes[f"weight_hh_{end}"] = (h, h)
+                if self.bias:
+                    shapes[f"bias_ih_{end}"] = (h,)
+                    shapes[f"bias_hh_{end}"] = (h,)
+        return shapes
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain data that JSON can hold; :meth:`from_config` reads it."""
+        return {
+            "input_size": self.input_size,
+            "hidden_sizes": list(self.hidden_sizes),
+            "nonlinearity": self.nonlinearity.to_config(),
+            "custom_nonlinearity": self.nonlinearity.is_custom,
+            "bias": self.bias,
+            "batch_first": self.batch_first,
+            "dropout": self.dropout,
+            "bidirectional": self.bidirectional,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, nonlinearity: Any = None) -> RNNSpec:
+        """The inverse of :meth:`to_config`, checking everything: the mapping may come from a stranger's file.
+
+        `nonlinearity` stands in for a user's own function, which no configuration can hold.
+        """
+        known = {
+            "input_size",
+            "hidden_sizes",
+            "nonlinearity",
+            "custom_nonlinearity",
+            "bias",
+            "batch_first",
+            "dropout",
+            "bidirectional",
+        }
+        if not isinstance(config, Mapping) or set(config) != known:
+            got = sorted(map(str, config)) if isinstance(config, Mapping) else type(config).__name__
+            raise ArgumentValueError(f"spec: expected a mapping with the keys {sorted(known)}, got {got}")
+        if not isinstance(config["hidden_sizes"], (list, tuple)):
+            raise ArgumentTypeError(f"hidden_sizes: expected a list of int, got {config['hidden_sizes']!r}")
+        if nonlinearity is None:
+            if config["custom_nonlinearity"]:
+                raise ArgumentValueError(
+                    "nonlinearity: this network was made with a user's own function, "
+                    f"{config['nonlinearity'].get('name')!r}; give it as nonlinearity="
+                )
+            nonlinearity = nonlinearity_from_config(config["nonlinearity"])
+        return cls.make(
+            config["input_size"],
+            tuple(config["hidden_sizes"]),
+            len(config["hidden_sizes"]),
+            nonlinearity,
+            config["bias"],
+            config["batch_first"],
+            config["dropout"],
+            config["bidirectional"],
+        )
+
+
+def positive_int(name: str, value: Any) -> int:
+    """The value as a Python int >= 1, or an error that names the argument. Booleans are not integers here."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ArgumentTypeError(f"{name}: expected an int >= 1, got {value!r}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ArgumentTypeError(f"{name}: expected an int >= 1, got {value!r}") from None
+    if number < 1:
+        raise ArgumentValueError(f"{name}: expected an int >= 1, got {number}")
+    return number
+
+
+def probability(name: str, value: Any) -> float:
+    """The value as a float in [0, 1], or an error that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ArgumentTypeError(f"{name}: expected a number in [0, 1], got {value!r}")
+    if not (0.0 <= value <= 1.0) or math.isnan(value):
+        raise ArgumentValueError(f"{name}: expected a number in [0, 1], got {value!r}")
+    return float(value)
+
+
+def check_bytes(what: str, count: int, item_bytes: int) -> None:
+    """Refuse, before anything is allocated, an array that no address or no memory of this machine could hold."""
+    needed = count * item_bytes
+    limit = min(sys.maxsize, _physical_memory())
+    if needed > limit:
+        raise ArgumentValueError(
+            f"{what}: {count} numbers need {needed} bytes, and at most {limit} bytes can be had here"
+        )
+
+
+def _check_total(input_size: int, widths: tuple[int, ...], layers: int, directions: int, bias: bool) -> None:
+    extra = 2 if bias else 0
+    counts = []
+    for k, h in enumerate(widths):
+        read = input_size if k == 0 else directions * widths[k - 1]
+        counts.append(directions * h * (read + h + extra))
+    total = sum(counts) + (layers - len(widths)) * counts[-1]
+    sizes = f"input_size={input_size}, hidden_size={widths[0] if len(set(widths)) == 1 else widths}, num_layers={layers}"
+    check_bytes(sizes, total, HOST_ITEM_BYTES)
+
+
+def _physical_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system: the address space is the only known limit
+        return sys.maxsize
