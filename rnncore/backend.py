@@ -87,9 +87,7 @@ class Scans(Protocol):
         """
         ...
 
-    def linear(
-        self, u: Array, d: Array, s0: Array, m: Array, /, *, reverse: bool, overwrite: bool = False
-    ) -> Array:
+    def linear(self, u: Array, d: Array, s0: Array, m: Array, /, *, reverse: bool, overwrite: bool = False) -> Array:
         """``s_t = d_t * (u_t + s_{t-1} M)``: u, d (T, B, H), s0 (B, H), m (H, H) to s (T, B, H).
 
         With ``reverse``, ``s_{t+1}`` takes the place of ``s_{t-1}``. With ``overwrite`` the result may be stored in d.

@@ -125,9 +125,7 @@ def vjp(
             d_out = shape.inward(d_output)
         d_last = None if d_h_n is None else _state_in(call, shape, "d_h_n", d_h_n)
         found = pull(d_out, d_last)
-        return Gradients(
-            _named(call.spec, found.parameters), shape.outward(found.x), _state_out(call, shape, found.h0)
-        )
+        return Gradients(_named(call.spec, found.parameters), shape.outward(found.x), _state_out(call, shape, found.h0))
 
     return public_output, public_h_n, pullback
 
@@ -160,18 +158,14 @@ def jvp(
     return *_finish(call, shape, output, h_n), tangents
 
 
-def trace(
-    call: Call, x: Array, h0: Any = None, lengths: Any = None, training: bool = False, rng: Rng = None
-) -> Trace:
+def trace(call: Call, x: Array, h0: Any = None, lengths: Any = None, training: bool = False, rng: Rng = None) -> Trace:
     """See :meth:`rnncore.RNN.trace`."""
     shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
     xp = call.engine.xp
     every, z = network.trace(_weights(call.spec, call.params, "params"), xt, h0s, plan)
     last = [network._last_states(h, first, plan) for h, first in zip(every, h0s, strict=True)]
     output, h_n = _finish(call, shape, network._side_by_side(every[-1], plan), last)
-    return Trace(
-        tuple(xp.stack(h, axis=0) for h in every), tuple(xp.stack(row, axis=0) for row in z), output, h_n
-    )
+    return Trace(tuple(xp.stack(h, axis=0) for h in every), tuple(xp.stack(row, axis=0) for row in z), output, h_n)
 
 
 # --- layout -----------------------------------------------------------------------------------------------------------
@@ -305,13 +299,9 @@ def _finish(call: Call, shape: _Shape, output: Array, h_n: PerDirection) -> tupl
     return public
 
 
-def _check(
-    call: Call, name: str, x: Any, shape: Sequence[int] | None, hint: str = ""
-) -> None:
+def _check(call: Call, name: str, x: Any, shape: Sequence[int] | None, hint: str = "") -> None:
     engine = call.engine
-    check_array(
-        name, x, backend=engine.backend, dtype=engine.dtype, device=engine.device, shape=None, xp=engine.xp
-    )
+    check_array(name, x, backend=engine.backend, dtype=engine.dtype, device=engine.device, shape=None, xp=engine.xp)
     if shape is not None:
         try:
             check_shape(name, x, shape)
@@ -365,9 +355,7 @@ def _complete(call: Call, tangents: Mapping[str, Array]) -> dict[str, Array]:
         raise StateDictError(f"params_dot: unexpected {', '.join(unknown)}; expected names are {', '.join(shapes)}")
     for name, value in tangents.items():
         _check(call, f"params_dot[{name!r}]", value, shapes[name])
-    return {
-        name: tangents[name] if name in tangents else call.engine.zeros(shape) for name, shape in shapes.items()
-    }
+    return {name: tangents[name] if name in tangents else call.engine.zeros(shape) for name, shape in shapes.items()}
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
@@ -401,7 +389,9 @@ def _checkpoint_steps(checkpoint: bool | int, steps: int) -> int | None:
     if checkpoint is False or checkpoint is None:
         return None
     if checkpoint is True:
-        return math.isqrt(steps - 1) + 1  # ceil(sqrt(steps)): Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"
+        return (
+            math.isqrt(steps - 1) + 1
+        )  # ceil(sqrt(steps)): Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"
     return positive_int("checkpoint", checkpoint)
 
 

@@ -49,9 +49,7 @@ def step_vjp(
     """Cotangents of the weights, x and h for the cotangent d_next (B, H) of the next state."""
     delta = nonlinearity.derivative(pre_activation(w, x, h, xp=xp), xp=xp) * d_next
     delta_t = xp.matrix_transpose(delta)
-    weights = Weights(
-        xp.matmul(delta_t, x), xp.matmul(delta_t, h), None if w.bias is None else xp.sum(delta, axis=0)
-    )
+    weights = Weights(xp.matmul(delta_t, x), xp.matmul(delta_t, h), None if w.bias is None else xp.sum(delta, axis=0))
     return StepCotangents(weights, xp.matmul(delta, w.weight_ih), xp.matmul(delta, w.weight_hh))
 
 

@@ -79,14 +79,10 @@ class Engine:
         """The nonlinear scan on the chosen path; with `overwrite` the storage of p may become the result's."""
         request = self._request("nonlinear", p, reverse, nonlinearity)
         if self.choose(request).path == "kernel" and self.scans is not None:
-            return self.scans.nonlinear(
-                p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite
-            )
+            return self.scans.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
         return scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=self.xp)
 
-    def linear(
-        self, u: Array, d: Array, s0: Array, m: Array, *, reverse: bool, overwrite: bool = False
-    ) -> Array:
+    def linear(self, u: Array, d: Array, s0: Array, m: Array, *, reverse: bool, overwrite: bool = False) -> Array:
         """The linear scan on the chosen path; with `overwrite` the storage of d may become the result's."""
         request = self._request("linear", u, reverse, None)
         if self.choose(request).path == "kernel" and self.scans is not None:

@@ -109,9 +109,7 @@ def jvp(
 ) -> tuple[Array, State, Tangents]:
     """Output, h_n and their tangents; see :func:`rnn` and :meth:`rnncore.RNN.jvp`."""
     call = _call(x, params, nonlinearity, batch_first, dropout, clip, kernel, check_finite)
-    return calls.jvp(
-        call, x, h0, lengths, training, rng, x_dot=x_dot, h0_dot=h0_dot, params_dot=params_dot
-    )
+    return calls.jvp(call, x, h0, lengths, training, rng, x_dot=x_dot, h0_dot=h0_dot, params_dot=params_dot)
 
 
 def trace(

@@ -123,7 +123,8 @@ def spectral_radius(radius: float = 1.0) -> Initialiser:
         if rows != columns:
             raise ArgumentValueError(f"spectral_radius: expected a square matrix, got shape {shape}")
         w = rng.standard_normal(shape)
-        return w * (radius / np.max(np.abs(np.linalg.eigvals(w))))
+        scaled: HostArray = w * (radius / np.max(np.abs(np.linalg.eigvals(w))))
+        return scaled
 
     return make
 

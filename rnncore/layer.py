@@ -5,6 +5,7 @@ Everything here is time-first, (T, B, .). With ``ragged``, x is 0 in the padding
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 from rnncore import scan
@@ -38,9 +39,7 @@ def forward(
     """The states (T, B, H) of x (T, B, I) from h0 (B, H)."""
     p = _project(w, x, engine)
     if ragged is None:
-        return engine.nonlinear(
-            p, h0, w.weight_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=True
-        )
+        return engine.nonlinear(p, h0, w.weight_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=True)
     return _forward_ragged(p, h0, w.weight_hh, ragged, reverse, nonlinearity, engine)
 
 
@@ -97,9 +96,7 @@ def vjp(
         d_h0 = ragged.nonempty_or(d_h0, d_last)
     # h_{t-1} is never built: h0's share of the product is added to that of the other states.
     d_w_hh = xp.matmul(xp.matrix_transpose(first), h0) + _outer(rest, before, engine)
-    d_weights = Weights(
-        _outer(delta, x, engine), d_w_hh, None if w.bias is None else xp.sum(delta, axis=(0, 1))
-    )
+    d_weights = Weights(_outer(delta, x, engine), d_w_hh, None if w.bias is None else xp.sum(delta, axis=(0, 1)))
     return LayerCotangents(d_weights, xp.matmul(delta, w.weight_ih), d_h0)
 
 
@@ -164,9 +161,7 @@ def _forward_ragged(
             first = xp.concat([state, sorted_h0[state.shape[0] : rows, ...]], axis=0)
         else:  # rows that ended stay behind
             first = state[:rows, ...]
-        h = engine.nonlinear(
-            sorted_p[start:stop, :rows, :], first, w_hh, nonlinearity=nonlinearity, reverse=reverse
-        )
+        h = engine.nonlinear(sorted_p[start:stop, :rows, :], first, w_hh, nonlinearity=nonlinearity, reverse=reverse)
         state = h[0, ...] if reverse else h[-1, ...]
         if rows < batch:
             h = xp.concat([h, engine.zeros((stop - start, batch - rows, width))], axis=1)
@@ -240,10 +235,7 @@ def _scan_between(
         return engine.linear(u, d, zero, m, reverse=reverse, overwrite=overwrite)
     edges = [0, *boundaries, u.shape[0]]
     return engine.xp.concat(
-        [
-            engine.linear(u[a:b, ...], d[a:b, ...], zero, m, reverse=reverse)
-            for a, b in zip(edges[:-1], edges[1:], strict=True)
-        ],
+        [engine.linear(u[a:b, ...], d[a:b, ...], zero, m, reverse=reverse) for a, b in pairwise(edges)],
         axis=0,
     )
 

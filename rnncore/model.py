@@ -15,7 +15,6 @@ from rnncore.calls import Call, Pullback, Rng, State, Tangents, Trace
 from rnncore.errors import FileFormatError, RnncoreError, StateDictError
 from rnncore.init import draw
 from rnncore.parameterised import Parameterised
-from rnncore.registry import use_backend
 from rnncore.rnn_cell import RNNCell, cell_of
 from rnncore.spec import RNNSpec
 
@@ -394,4 +393,4 @@ def bound_to(name: str) -> tuple[type[RNN], type[RNNCell]]:
     for base in (RNN, RNNCell):
         names = {"default_backend": name, "__module__": module, "__doc__": base.__doc__, "__qualname__": base.__name__}
         made.append(type(base.__name__, (base,), names))
-    return made[0], made[1]  # type: ignore[return-value]
+    return made[0], made[1]

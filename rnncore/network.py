@@ -306,12 +306,24 @@ def _vjp_by_window(
             total = found.parameters if total is None else _added(total, found.parameters)
             d_x.insert(0, found.x)
             cut = plan.truncate is not None and a > 0 and (plan.start + a) % plan.truncate == 0
-            carried = [[xp.zeros_like(g) for g in row] for row in found.h0] if cut else found.h0
+            carried = _cut(found.h0, plan, a, steps) if cut else found.h0
         if total is None or carried is None:
             raise AssertionError("a call has at least one step")
         return Cotangents(total, xp.concat(d_x, axis=0), carried)
 
     return output, firsts[-1], pullback
+
+
+def _cut(d_h0: PerDirection, plan: Plan, start: int, steps: int) -> PerDirection:
+    """Nothing is carried across the start of a window, but for sequences that ended before: theirs has not moved yet."""
+    zeros = [[plan.engine.xp.zeros_like(g) for g in row] for row in d_h0]
+    if plan.ragged is None:
+        return zeros
+    later = plan.ragged.piece(start, steps)
+    return [
+        [later.nonempty_or(zero, g) for zero, g in zip(row_z, row_g, strict=True)]
+        for row_z, row_g in zip(zeros, d_h0, strict=True)
+    ]
 
 
 def _added(a: Parameters, b: Parameters) -> Parameters:

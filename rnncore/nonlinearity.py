@@ -181,8 +181,7 @@ def get_nonlinearity(
         return name if clip is None else name.with_clip(clip)
     if not isinstance(name, str):
         raise ArgumentTypeError(
-            "nonlinearity: expected a name, a Nonlinearity or a pair (function, derivative), "
-            f"got {type(name).__name__}"
+            f"nonlinearity: expected a name, a Nonlinearity or a pair (function, derivative), got {type(name).__name__}"
         )
     key = _KEYS.get(_fold(name))
     if key is None:
@@ -260,9 +259,7 @@ def from_config(config: Mapping[str, Any]) -> Nonlinearity:
     known = {"name", "alpha", "beta", "clip"}
     if not isinstance(config, Mapping) or not set(config) <= known or "name" not in config:
         raise ArgumentValueError(f"nonlinearity: expected a mapping with the keys {sorted(known)}, got {config!r}")
-    return get_nonlinearity(
-        config["name"], alpha=config.get("alpha"), beta=config.get("beta"), clip=config.get("clip")
-    )
+    return get_nonlinearity(config["name"], alpha=config.get("alpha"), beta=config.get("beta"), clip=config.get("clip"))
 
 
 # --- the functions ----------------------------------------------------------------------------------------------------
@@ -394,9 +391,7 @@ def _build_leaky_relu(name: str, alpha: float) -> Nonlinearity:
 
     # With alpha >= 0 the sign of h is the sign of z; with alpha < 0 both halves give h >= 0.
     df_h = df if alpha >= 0 else None
-    return Nonlinearity(
-        name, alpha=alpha, gamma=max(1.0, abs(alpha)), _f=f, _df=df, _df_from_h=df_h, _log_df=log_df
-    )
+    return Nonlinearity(name, alpha=alpha, gamma=max(1.0, abs(alpha)), _f=f, _df=df, _df_from_h=df_h, _log_df=log_df)
 
 
 def _build_thresholded_relu(name: str, alpha: float) -> Nonlinearity:
@@ -434,9 +429,7 @@ def _build_hard_sigmoid(name: str, alpha: float, beta: float) -> Nonlinearity:
         outside = xp.logical_or(y <= 0, y >= 1)
         return xp.where(outside, xp.full_like(z, -math.inf), xp.full_like(z, _log(alpha)))
 
-    return Nonlinearity(
-        name, alpha=alpha, beta=beta, gamma=abs(alpha), _f=f, _df=df, _df_from_h=df_h, _log_df=log_df
-    )
+    return Nonlinearity(name, alpha=alpha, beta=beta, gamma=abs(alpha), _f=f, _df=df, _df_from_h=df_h, _log_df=log_df)
 
 
 def _build_elu(name: str, alpha: float) -> Nonlinearity:

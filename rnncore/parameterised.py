@@ -175,9 +175,7 @@ class Parameterised:
         if device is None and target.name == self.backend:
             device = self.device
         where = find_device(device, backend=target)
-        kind = find_dtype(
-            self._engine.dtype_name if dtype is None else dtype, xp=target.namespace(), device=where
-        )
+        kind = find_dtype(self._engine.dtype_name if dtype is None else dtype, xp=target.namespace(), device=where)
         moved = object.__new__(type(self))
         engine = make_engine(target, device=where, dtype=kind, kernel=self.kernel)
         moved._bind(self._spec, self._host_params(), engine, self._check_finite)
@@ -262,9 +260,7 @@ class Parameterised:
         return self._engine.xp.asarray(x if detach is None else detach(), copy=True)
 
     def _host_params(self) -> dict[str, np.ndarray[Any, Any]]:
-        return {
-            name: np.array(self._engine.backend.to_numpy(self._params[name])) for name in self._own_shapes()
-        }
+        return {name: np.array(self._engine.backend.to_numpy(self._params[name])) for name in self._own_shapes()}
 
     def _host_state(self, state_dict: Any) -> dict[str, np.ndarray[Any, Any]]:
         if not isinstance(state_dict, Mapping):

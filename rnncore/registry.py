@@ -300,9 +300,7 @@ def _status(name: str) -> BackendStatus:
         try:
             plugin = _plugin(name)
             if plugin.native_package not in sys.modules and importlib.util.find_spec(plugin.native_package) is None:
-                reason = (
-                    f"{plugin.native_package} is not installed: {install_command(name, plugin.native_package)}"
-                )
+                reason = f"{plugin.native_package} is not installed: {install_command(name, plugin.native_package)}"
             else:
                 reason = _reason(plugin) or ""
         except (BackendUnavailableError, UnknownNameError) as error:

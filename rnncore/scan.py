@@ -80,7 +80,7 @@ def nonlinear(
     w_t = xp.matrix_transpose(w_hh)
     h = h0
     states = []
-    for p_t in _in_time(p, reverse, xp):
+    for p_t in _in_time(p, reverse):
         h = nonlinearity(p_t + xp.matmul(h, w_t), xp=xp)
         states.append(h)
     return _stacked(states, p, reverse, xp)
@@ -105,7 +105,7 @@ def linear(u: Array, d: Array, s0: Array, m: Array, /, *, reverse: bool, xp: Nam
     """
     s = s0
     states = []
-    for u_t, d_t in zip(_in_time(u, reverse, xp), _in_time(d, reverse, xp), strict=True):
+    for u_t, d_t in zip(_in_time(u, reverse), _in_time(d, reverse), strict=True):
         s = d_t * (u_t + xp.matmul(s, m))
         states.append(s)
     return _stacked(states, u, reverse, xp)
@@ -128,9 +128,7 @@ def nonlinear_vjp(
     delta = linear(d_h, d, xp.zeros_like(h0), w_hh, reverse=not reverse, xp=xp)
     before = previous(h, h0, reverse=reverse, xp=xp)
     first = delta[-1, ...] if reverse else delta[0, ...]
-    return NonlinearCotangents(
-        delta, xp.matmul(first, w_hh), _sum_to(_outer(delta, before, xp), w_hh.ndim, xp)
-    )
+    return NonlinearCotangents(delta, xp.matmul(first, w_hh), _sum_to(_outer(delta, before, xp), w_hh.ndim, xp))
 
 
 def nonlinear_jvp(
@@ -239,9 +237,9 @@ def slope(
     return nonlinearity.derivative(z, xp=xp)
 
 
-def _in_time(x: Array, reverse: bool, xp: Namespace) -> list[Array]:
-    steps = list(xp.unstack(x, axis=0)) if hasattr(xp, "unstack") else [x[t, ...] for t in range(x.shape[0])]
-    return steps[::-1] if reverse else steps
+def _in_time(x: Array, reverse: bool) -> list[Array]:
+    steps = range(x.shape[0])
+    return [x[t, ...] for t in (reversed(steps) if reverse else steps)]
 
 
 def _stacked(states: list[Array], like: Array, reverse: bool, xp: Namespace) -> Array:

@@ -231,7 +231,9 @@ def _check_total(input_size: int, widths: tuple[int, ...], layers: int, directio
         read = input_size if k == 0 else directions * widths[k - 1]
         counts.append(directions * h * (read + h + extra))
     total = sum(counts) + (layers - len(widths)) * counts[-1]
-    sizes = f"input_size={input_size}, hidden_size={widths[0] if len(set(widths)) == 1 else widths}, num_layers={layers}"
+    sizes = (
+        f"input_size={input_size}, hidden_size={widths[0] if len(set(widths)) == 1 else widths}, num_layers={layers}"
+    )
     check_bytes(sizes, total, HOST_ITEM_BYTES)
 
 

@@ -14,7 +14,6 @@ import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
 from rnncore import scan
 from rnncore.backend import ScanRequest
@@ -27,7 +26,11 @@ class TorchScans:
     """See :class:`rnncore.backend.Scans`. `overwrite` is an offer that autograd's saved tensors cannot take up."""
 
     def unsupported(self, request: ScanRequest, /) -> str | None:
-        """Every request is taken."""
+        """Everything but forward mode inside forward mode, where PyTorch drops the inner tangents of custom functions."""
+        if _nested_forward_mode():
+            return (
+                "PyTorch treats what a custom function saved as constant in nested forward mode; plain operations run"
+            )
         return None
 
     def nonlinear(
@@ -66,9 +69,7 @@ class NonlinearScan(Function):
     """``h_t = f(p_t + h_{t-1} W_hh^T)`` of (p, h0, w_hh, nonlinearity, reverse)."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        p: Tensor, h0: Tensor, w_hh: Tensor, nonlinearity: Nonlinearity, reverse: bool
-    ) -> Tensor:
+    def forward(p: Tensor, h0: Tensor, w_hh: Tensor, nonlinearity: Nonlinearity, reverse: bool) -> Tensor:
         w_t = w_hh.mT
         in_place = _IN_PLACE.get(nonlinearity.name) if not nonlinearity.is_custom else None
         out = torch.empty(p.shape, dtype=p.dtype, device=p.device)
@@ -94,7 +95,7 @@ class NonlinearScan(Function):
         ctx.save_for_forward(*kept)
 
     @staticmethod
-    def backward(ctx: Any, d_h: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d_h: Tensor) -> tuple[Tensor | None, ...]:
         p, h0, w_hh, h = _saved(ctx)
         reverse = ctx.reverse
         d = scan.slope(p, h0, w_hh, h, nonlinearity=ctx.nonlinearity, reverse=reverse, xp=xp)
@@ -108,9 +109,7 @@ class NonlinearScan(Function):
         return delta, d_h0, d_w, None, None
 
     @staticmethod
-    def jvp(  # type: ignore[override]
-        ctx: Any, p_dot: Tensor | None, h0_dot: Tensor | None, w_dot: Tensor | None, *rest: None
-    ) -> Tensor:
+    def jvp(ctx: Any, p_dot: Tensor | None, h0_dot: Tensor | None, w_dot: Tensor | None, *rest: None) -> Tensor:
         p, h0, w_hh, h = _saved(ctx)
         d = scan.slope(p, h0, w_hh, h, nonlinearity=ctx.nonlinearity, reverse=ctx.reverse, xp=xp)
         u = torch.zeros_like(h) if p_dot is None else p_dot
@@ -119,7 +118,7 @@ class NonlinearScan(Function):
         return _linear(u, d, torch.zeros_like(h0) if h0_dot is None else h0_dot, w_hh.mT, ctx.reverse)
 
     @staticmethod
-    def vmap(  # type: ignore[override]
+    def vmap(
         info: Any,
         in_dims: InDims,
         p: Tensor,
@@ -138,7 +137,7 @@ class LinearScan(Function):
     """``s_t = d_t * (u_t + s_{t-1} M)`` of (u, d, s0, m, reverse)."""
 
     @staticmethod
-    def forward(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, reverse: bool) -> Tensor:  # type: ignore[override]
+    def forward(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, reverse: bool) -> Tensor:
         out = torch.empty(u.shape, dtype=u.dtype, device=u.device)
         s = s0
         for t in _times(u.shape[0], reverse):
@@ -156,7 +155,7 @@ class LinearScan(Function):
         ctx.save_for_forward(u, d, s0, m, output)
 
     @staticmethod
-    def backward(ctx: Any, d_s: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d_s: Tensor) -> tuple[Tensor | None, ...]:
         u, d, s0, m, s = ctx.saved_tensors
         reverse = ctx.reverse
         m_t = m.mT
@@ -173,7 +172,7 @@ class LinearScan(Function):
         return e, d_d, d_s0, d_m, None
 
     @staticmethod
-    def jvp(  # type: ignore[override]
+    def jvp(
         ctx: Any,
         u_dot: Tensor | None,
         d_dot: Tensor | None,
@@ -196,7 +195,7 @@ class LinearScan(Function):
         return c + _linear(source, d, s0_dot, m, ctx.reverse)
 
     @staticmethod
-    def vmap(  # type: ignore[override]
+    def vmap(
         info: Any, in_dims: InDims, u: Tensor, d: Tensor, s0: Tensor, m: Tensor, reverse: bool
     ) -> tuple[Tensor, int]:
         size, (u_dim, d_dim, s_dim, m_dim, *_) = info.batch_size, in_dims
@@ -206,17 +205,39 @@ class LinearScan(Function):
 
 
 def _nonlinear(p: Tensor, h0: Tensor, w_hh: Tensor, nonlinearity: Nonlinearity, reverse: bool) -> Tensor:
+    if _is_legacy_batched(p, h0, w_hh):
+        plain: Tensor = scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
+        return plain
     out: Tensor = NonlinearScan.apply(p, h0, w_hh, nonlinearity, reverse)  # type: ignore[no-untyped-call]
     return out
 
 
 def _linear(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, reverse: bool) -> Tensor:
+    if _is_legacy_batched(u, d, s0, m):
+        plain: Tensor = scan.linear(u, d, s0, m, reverse=reverse, xp=xp)
+        return plain
     out: Tensor = LinearScan.apply(u, d, s0, m, reverse)  # type: ignore[no-untyped-call]
     return out
 
 
-def _saved(ctx: FunctionCtx) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
-    kept: tuple[Tensor, ...] = ctx.saved_tensors  # type: ignore[attr-defined]
+def _nested_forward_mode() -> bool:
+    """Whether torch.func runs forward mode inside forward mode: there even ``tanh`` as a custom function loses its
+    second derivative without a word (PyTorch 2.13), so the scans must be plain operations."""
+    stack = torch._C._functorch.get_interpreter_stack()
+    return stack is not None and sum(level.key() == _FORWARD_MODE for level in stack) > 1
+
+
+def _is_legacy_batched(*tensors: Tensor) -> bool:
+    """``torch.autograd.grad(is_grads_batched=True)`` maps with PyTorch's first vmap, which knows no rule of a custom
+    function and no writing in place: it gets plain operations."""
+    return any(torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
+
+
+_FORWARD_MODE = torch._C._functorch.TransformType.Jvp
+
+
+def _saved(ctx: Any) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+    kept: tuple[Tensor, ...] = ctx.saved_tensors
     if len(kept) == 4:
         return kept[0], kept[1], kept[2], kept[3]
     return None, kept[0], kept[1], kept[2]
@@ -224,8 +245,14 @@ def _saved(ctx: FunctionCtx) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
 
 def _outer(a: Tensor, b: Tensor) -> Tensor:
     """The sum over time and batch of a_t^T b_t: (T, ..., B, H), (T, ..., B, K) to (..., H, K), by one product."""
-    rows_a, rows_b = a.movedim(0, -3).flatten(-3, -2), b.movedim(0, -3).flatten(-3, -2)
+    rows_a, rows_b = _rows(a), _rows(b)
     return torch.matmul(rows_a.mT, rows_b)
+
+
+def _rows(a: Tensor) -> Tensor:
+    if a.dim() > 3:
+        a = a.movedim(0, -3)
+    return a.reshape(*a.shape[:-3], a.shape[-3] * a.shape[-2], a.shape[-1])
 
 
 def _mapped_to(x: Tensor, dim: int | None, to: int, size: int) -> Tensor:
