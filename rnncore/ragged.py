@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,7 @@ class Ragged:
     def segments(self) -> list[tuple[int, int, int]]:
         """(start, stop, rows): in [start, stop) the first `rows` rows of the sorted batch are running."""
         ends = sorted(set(self.lengths) - {0})
-        starts = [0, *ends[:-1]]
-        return [(a, b, sum(n >= b for n in self.lengths)) for a, b in zip(starts, ends, strict=True)]
+        return [(a, b, sum(n >= b for n in self.lengths)) for a, b in pairwise([0, *ends])]
 
     @cached_property
     def longest_first(self) -> Array:
