@@ -219,7 +219,7 @@ def _prepare(
     if ragged is not None:
         xt = ragged.masked(xt)
     if call.check_finite:
-        _check_all_finite(call, shape.outward(xt), h0s)
+        _check_all_finite(call, shape, xt, h0s)
     masks = _dropout_masks(call, shape, rng) if training and call.spec.dropout > 0 else ()
     if truncate is not None:
         truncate = positive_int("truncate", truncate)
@@ -309,12 +309,15 @@ def _check(call: Call, name: str, x: Any, shape: Sequence[int] | None, hint: str
             raise ShapeError(f"{error}{hint}") from None
 
 
-def _check_all_finite(call: Call, x: Array, h0: PerDirection) -> None:
+def _check_all_finite(call: Call, shape: _Shape, x: Array, h0: PerDirection) -> None:
     tools = {"xp": call.engine.xp, "backend": call.engine.backend}
-    check_finite("x", x, **tools)
-    for k, row in enumerate(h0):
-        for d, first in enumerate(row):
-            check_finite(f"h0[{k * call.spec.num_directions + d}]", first, **tools)
+    check_finite("x", shape.outward(x), **tools)
+    state = _state_out(call, shape, h0)
+    if isinstance(state, tuple):
+        for k, rows in enumerate(state):
+            check_finite(f"h0[{k}]", rows, **tools)
+    else:
+        check_finite("h0", state, **tools)
     for name, value in call.params.items():
         check_finite(name, value, **tools)
 

@@ -249,7 +249,7 @@ def _entry(name: str) -> EntryPoint:
         )
     first, *others = _entries()[name]
     if others and _distribution(first)[0] != DISTRIBUTION:
-        sources = ", ".join(f"{_distribution(e)[0] or '?'} ({e.value})" for e in (first, *others))
+        sources = ", ".join(f"{_distribution(e)[0] or '?'} ({e.value})" for e in sorted(_entries()[name]))
         raise UnknownNameError(f"backend: {name!r} is registered more than once, by {sources}; uninstall all but one")
     return first
 
@@ -293,8 +293,7 @@ def _prepare(name: str) -> Backend:
 
 
 def _status(name: str) -> BackendStatus:
-    first, *others = _entries()[name]
-    distribution, version = _distribution(first)
+    distribution, version = _distribution(_entries()[name][0])
     reason = _failed.get(name, "")
     if not reason and name not in _ready:
         try:
@@ -305,8 +304,6 @@ def _status(name: str) -> BackendStatus:
                 reason = _reason(plugin) or ""
         except (BackendUnavailableError, UnknownNameError) as error:
             reason = str(error)
-    if others and distribution == DISTRIBUTION and not reason:
-        pass  # ours counts; the other package's claim to the name is ignored
     return BackendStatus(name, not reason, reason, distribution, version)
 
 

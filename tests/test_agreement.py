@@ -155,8 +155,9 @@ def oracle(state, spec, x, h0, counts, d_output, d_h_n):
     loss = (output * torch.tensor(d_output)).sum()
     loss = loss + sum((h * torch.tensor(d)).sum() for h, d in zip(last, d_h_n, strict=True))
     names = list(state)
-    grads = torch.autograd.grad(loss, [tx, *th, *(tensors[n] for n in names)], allow_unused=True)
-    grads = [torch.zeros_like(v) if g is None else g for g, v in zip(grads, [tx, *th, *(tensors[n] for n in names)])]
+    leaves = [tx, *th, *(tensors[n] for n in names)]
+    grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+    grads = [torch.zeros_like(v) if g is None else g for g, v in zip(grads, leaves, strict=True)]
     flat = lambda rows: np.concatenate([r.detach().numpy().reshape(-1) for r in rows])  # noqa: E731
     found = {"output": output.detach().numpy(), "h_n": flat(last), "x": grads[0].numpy()}
     found["h0"] = flat(grads[1 : 1 + len(th)])
