@@ -39,7 +39,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Engine:
-    """Where the arrays of one call live and how its scans are run."""
+    """Where the arrays of one call live and how its scans are run.
+
+    `writable` is a backend's word that its arrays can be assigned into and that nothing traces what is done to them: then
+    results of the core's own are put together in place. A backend without a word is taken to be unable.
+    """
 
     backend: Backend
     xp: Namespace
@@ -48,6 +52,7 @@ class Engine:
     dtype_name: str
     kernel: KernelMode
     scans: Scans | None
+    writable: bool = False
 
     def choose(self, request: ScanRequest) -> Choice:
         """The path for a request; with kernel="require" an error where the plugin's scan does not take it."""
@@ -101,7 +106,14 @@ class Engine:
 def make_engine(backend: Backend, *, device: Device, dtype: Any, kernel: KernelMode) -> Engine:
     """An engine for arrays of this dtype on this device."""
     return Engine(
-        backend, backend.namespace(), device, dtype, dtype_name(dtype), check_kernel_mode(kernel), backend.scans()
+        backend,
+        backend.namespace(),
+        device,
+        dtype,
+        dtype_name(dtype),
+        check_kernel_mode(kernel),
+        backend.scans(),
+        bool(getattr(backend, "writable", False)),
     )
 
 

@@ -12,10 +12,14 @@ from rnncore import scan
 from rnncore.backend import Array
 from rnncore.cell import Weights
 from rnncore.dispatch import Engine
+from rnncore.joining import TimeJoin
 from rnncore.nonlinearity import Nonlinearity
 from rnncore.ragged import Ragged
 
-__all__ = ["LayerCotangents", "forward", "jvp", "last_state", "pre_activation", "vjp"]
+# A pullback's window holds about so many numbers of each array: small beside long sequences, large beside a call's cost.
+WINDOW_NUMBERS = 2**20
+
+__all__ = ["LayerCotangents", "add_weights", "forward", "jvp", "last_state", "pre_activation", "vjp"]
 
 
 class LayerCotangents(NamedTuple):
@@ -79,25 +83,19 @@ def vjp(
     d_h (T, B, H) and d_last (B, H) are the cotangents of the states and of the last state; None is zero. No gradient is
     carried through the recurrence across the times in `boundaries` (truncated BPTT, Williams and Peng 1990).
     """
+    if ragged is None:
+        return _vjp_by_window(d_h, d_last, w, x, h0, h, reverse, boundaries, nonlinearity, engine)
     xp = engine.xp
     d = _slope(w, x, h0, h, reverse, ragged, nonlinearity, engine)
     u = _source(d_h, d_last, h, reverse, ragged, engine)
-    # A user's derivative may hand out an array that it keeps, so its storage is not ours to reuse.
     delta = _scan_between(u, d, w.weight_hh, boundaries, not reverse, not nonlinearity.is_custom, engine)
-    del u, d  # the scan may have reused d's storage; nothing below may hold a second array of this size
-    if reverse:
-        first = delta[-1, ...] if ragged is None else ragged.at_ends(delta)
-        rest, before = delta[:-1, ...], h[1:, ...]
-    else:
-        first = delta[0, ...]
-        rest, before = delta[1:, ...], h[:-1, ...]
+    first = ragged.at_ends(delta) if reverse else delta[0, ...]
     d_h0 = xp.matmul(first, w.weight_hh)
-    if ragged is not None and d_last is not None:
+    if d_last is not None:
         d_h0 = ragged.nonempty_or(d_h0, d_last)
-    # h_{t-1} is never built: h0's share of the product is added to that of the other states.
-    d_w_hh = xp.matmul(xp.matrix_transpose(first), h0) + _outer(rest, before, engine)
-    d_weights = Weights(_outer(delta, x, engine), d_w_hh, None if w.bias is None else xp.sum(delta, axis=(0, 1)))
-    return LayerCotangents(d_weights, xp.matmul(delta, w.weight_ih), d_h0)
+    return LayerCotangents(
+        _weight_cotangents(delta, first, w, x, h0, h, reverse, engine), xp.matmul(delta, w.weight_ih), d_h0
+    )
 
 
 def jvp(
@@ -133,10 +131,89 @@ def jvp(
     return engine.linear(u, d, s0, w_t, reverse=reverse, overwrite=not nonlinearity.is_custom)
 
 
+def _vjp_by_window(
+    d_h: Array | None,
+    d_last: Array | None,
+    w: Weights,
+    x: Array,
+    h0: Array,
+    h: Array,
+    reverse: bool,
+    boundaries: tuple[int, ...],
+    nonlinearity: Nonlinearity,
+    engine: Engine,
+) -> LayerCotangents:
+    """The pullback in windows of time, against the time of the layer, so that delta is never held for all steps."""
+    xp = engine.xp
+    steps = x.shape[0]
+    edges = [0, *sorted({*boundaries, *_window_edges(h, engine)}), steps]
+    windows = list(pairwise(edges))
+    d_x = TimeJoin(steps, engine)
+    total: Weights | None = None
+    s = first = xp.zeros_like(h0)
+    for a, b in windows if reverse else windows[::-1]:
+        entry, at_end = (b, b == steps) if reverse else (a - 1, a == 0)
+        state = h0 if at_end else h[entry, ...]
+        ends_here = a == 0 if reverse else b == steps
+        h_w, x_w = h[a:b, ...], x[a:b, ...]
+        d = _slope(w, x_w, state, h_w, reverse, None, nonlinearity, engine)
+        d_h_w = None if d_h is None else d_h[a:b, ...]
+        u = _source(d_h_w, d_last if ends_here else None, h_w, reverse, None, engine)
+        cut = (a if reverse else b) in boundaries
+        # A user's derivative may hand out an array that it keeps, so its storage is not ours to reuse.
+        delta = engine.linear(
+            u,
+            d,
+            xp.zeros_like(s) if cut else s,
+            w.weight_hh,
+            reverse=not reverse,
+            overwrite=not nonlinearity.is_custom,
+        )
+        del u, d
+        s = first = delta[-1, ...] if reverse else delta[0, ...]
+        found = _weight_cotangents(delta, first, w, x_w, state, h_w, reverse, engine)
+        total = found if total is None else add_weights(total, found)
+        d_x.put(a, b, xp.matmul(delta, w.weight_ih))
+    return LayerCotangents(total, d_x.joined(), xp.matmul(first, w.weight_hh))  # type: ignore[arg-type]
+
+
+def _window_edges(h: Array, engine: Engine) -> range:
+    """Where the pullback is cut so that one window of (T, B, H) stays small beside the whole."""
+    steps, batch, width = h.shape
+    if not engine.writable:  # the parts of dx would have to be joined by a copy: one window is best
+        return range(0)
+    length = max(1, WINDOW_NUMBERS // max(1, batch * width))
+    return range(length, steps, length)
+
+
+def _weight_cotangents(
+    delta: Array, first: Array, w: Weights, x: Array, h0: Array, h: Array, reverse: bool, engine: Engine
+) -> Weights:
+    """delta^T x, delta^T h_{t-1} and the sum of delta: one product each.
+
+    h_{t-1} is never built: h0's share, at the steps whose delta is `first`, is added to that of the other states.
+    """
+    xp = engine.xp
+    rest, before = (delta[:-1, ...], h[1:, ...]) if reverse else (delta[1:, ...], h[:-1, ...])
+    d_w_hh = xp.matmul(xp.matrix_transpose(first), h0) + _outer(rest, before, engine)
+    return Weights(_outer(delta, x, engine), d_w_hh, None if w.bias is None else xp.sum(delta, axis=(0, 1)))
+
+
+def add_weights(a: Weights, b: Weights) -> Weights:
+    """The sums, one by one."""
+    bias = None if a.bias is None or b.bias is None else a.bias + b.bias
+    return Weights(a.weight_ih + b.weight_ih, a.weight_hh + b.weight_hh, bias)
+
+
 def _project(w: Weights, x: Array, engine: Engine) -> Array:
     """x W_ih^T + b for all steps by one product."""
     p = engine.xp.matmul(x, engine.xp.matrix_transpose(w.weight_ih))
-    return p if w.bias is None else p + w.bias
+    if w.bias is None:
+        return p
+    if engine.writable:  # the product is ours, and a second array of its size is what this saves
+        p += w.bias
+        return p
+    return p + w.bias
 
 
 def _forward_ragged(

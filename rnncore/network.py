@@ -14,6 +14,7 @@ from rnncore import layer
 from rnncore.backend import Array
 from rnncore.cell import Weights
 from rnncore.dispatch import Engine
+from rnncore.joining import TimeJoin
 from rnncore.ragged import Ragged
 from rnncore.spec import RNNSpec
 
@@ -281,21 +282,19 @@ def _vjp_by_layer(
 def _vjp_by_window(
     parameters: Parameters, x: Array, h0: PerDirection, plan: Plan, every: int
 ) -> tuple[Array, PerDirection, Pullback]:
-    xp = plan.engine.xp
     steps = x.shape[0]
     windows = [(a, min(a + every, steps)) for a in range(0, steps, every)]
     firsts = [h0]
-    outputs = []
+    join = TimeJoin(steps, plan.engine)
     for a, b in windows:
         piece, last = forward(parameters, x[a:b, ...], firsts[-1], plan.window(a, b))
-        outputs.append(piece)
-        firsts.append(last)
-    output = xp.concat(outputs, axis=0)
-    del outputs
+        join.put(a, b, piece)
+        # A copy: a view of the last state would keep the states of the whole window alive.
+        firsts.append([[plan.engine.xp.asarray(h, copy=True) for h in row] for row in last])
 
     def pullback(d_output: Array | None, d_last: PerDirection | None) -> Cotangents:
         carried = d_last
-        d_x: list[Array] = []
+        d_x = TimeJoin(steps, plan.engine)
         total: Parameters | None = None
         for (a, b), first in zip(windows[::-1], firsts[-2::-1], strict=True):
             window = plan.window(a, b)
@@ -304,14 +303,14 @@ def _vjp_by_window(
             d_out = None if d_output is None else d_output[a:b, ...]
             found = _pull(parameters, x_w, first, window, held.__getitem__, d_out, carried)
             total = found.parameters if total is None else _added(total, found.parameters)
-            d_x.insert(0, found.x)
+            d_x.put(a, b, found.x)
             cut = plan.truncate is not None and a > 0 and (plan.start + a) % plan.truncate == 0
             carried = _cut(found.h0, plan, a, steps) if cut else found.h0
         if total is None or carried is None:
             raise AssertionError("a call has at least one step")
-        return Cotangents(total, xp.concat(d_x, axis=0), carried)
+        return Cotangents(total, d_x.joined(), carried)
 
-    return output, firsts[-1], pullback
+    return join.joined(), firsts[-1], pullback
 
 
 def _cut(d_h0: PerDirection, plan: Plan, start: int, steps: int) -> PerDirection:
@@ -328,13 +327,5 @@ def _cut(d_h0: PerDirection, plan: Plan, start: int, steps: int) -> PerDirection
 
 def _added(a: Parameters, b: Parameters) -> Parameters:
     return [
-        [
-            Weights(
-                v.weight_ih + w.weight_ih,
-                v.weight_hh + w.weight_hh,
-                None if v.bias is None or w.bias is None else v.bias + w.bias,
-            )
-            for v, w in zip(row_a, row_b, strict=True)
-        ]
-        for row_a, row_b in zip(a, b, strict=True)
+        [layer.add_weights(v, w) for v, w in zip(row_a, row_b, strict=True)] for row_a, row_b in zip(a, b, strict=True)
     ]
