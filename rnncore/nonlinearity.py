@@ -1,8 +1,7 @@
 """Nonlinearities: f, f' from h or from z, ln f' from z without cancellation, and the bound gamma = sup |f'|.
 
-``get_nonlinearity`` makes one by name; ``custom_nonlinearity`` makes one from a user's function and derivative. The twelve
-named ones are torch's tanh and relu, the logistic sigmoid, the identity, and those of ONNX's RNN operator
-(https://onnx.ai/onnx/operators/onnx__RNN.html), whose defaults for alpha and beta they keep.
+``get_nonlinearity`` makes one by name, from the table in :mod:`rnncore.activations`; ``custom_nonlinearity`` makes one from a
+user's function and derivative.
 
 Throughout, ``h = f(z)``. The derivative is computed from h wherever h determines it, so that a backward pass has to keep
 one array instead of two; where it does not (``derivative_from_h`` is None), the caller recomputes z by one product.
@@ -16,12 +15,13 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
+from rnncore.activations import FAMILIES, Functions
 from rnncore.backend import Array, Namespace
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, DTypeError, ShapeError, UnknownNameError
 
 __all__ = ["NONLINEARITIES", "Nonlinearity", "custom_nonlinearity", "get_nonlinearity"]
 
-Elementwise = Callable[[Array, Namespace], Array]
+NONLINEARITIES = tuple(FAMILIES)
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,20 @@ class Nonlinearity:
         The parameters, where the function has them.
     clip : float or None
         The pre-activation is limited to [-clip, clip] before f sees it, as ONNX has it; the derivative outside is 0.
-    gamma : float or None
-        sup |f'| over the real line, Pascanu et al. (2013), "On the difficulty of training recurrent neural networks",
-        section 2.1. None if the user did not say.
     """
 
     name: str
     alpha: float | None = None
     beta: float | None = None
     clip: float | None = None
-    gamma: float | None = field(default=None, compare=False)
-    _f: Elementwise = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
-    _df: Elementwise = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
-    _df_from_h: Elementwise | None = field(default=None, repr=False, compare=False)
-    _log_df: Elementwise | None = field(default=None, repr=False, compare=False)
+    _functions: Functions = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
     user: tuple[Callable[..., Array], Callable[..., Array]] | None = field(default=None, repr=False)
+
+    @property
+    def gamma(self) -> float | None:
+        """sup |f'| over the real line, Pascanu et al. (2013), "On the difficulty of training recurrent neural networks",
+        section 2.1. None if the user did not say."""
+        return self._functions.gamma
 
     @property
     def is_custom(self) -> bool:
@@ -62,22 +61,22 @@ class Nonlinearity:
     @property
     def derivative_needs_z(self) -> bool:
         """Whether f' has to be computed from the pre-activation, because h does not determine it."""
-        return self._df_from_h is None or self.clip is not None
+        return self._functions.df_from_h is None or self.clip is not None
 
     def __call__(self, z: Array, /, *, xp: Namespace) -> Array:
         """``f(z)``, same shape and dtype."""
-        return self._checked(self._f(self._limited(z, xp), xp), z, "the function")
+        return self._checked(self._functions.f(self._limited(z, xp), xp), z, "the function")
 
     def derivative(self, z: Array, /, *, xp: Namespace) -> Array:
         """``f'(z)`` from the pre-activation z; 0 where |z| > clip."""
-        d = self._checked(self._df(self._limited(z, xp), xp), z, "the derivative")
+        d = self._checked(self._functions.df(self._limited(z, xp), xp), z, "the derivative")
         return d if self.clip is None else xp.where(self._inside(z, xp), d, xp.zeros_like(d))
 
     def derivative_from_h(self, h: Array, /, *, xp: Namespace) -> Array:
         """``f'(z)`` from h = f(z). Only where ``derivative_needs_z`` is False."""
-        if self._df_from_h is None or self.clip is not None:
+        if self._functions.df_from_h is None or self.clip is not None:
             raise ArgumentValueError(f"nonlinearity {self.name!r}: h does not determine the derivative; use z")
-        return self._df_from_h(h, xp)
+        return self._functions.df_from_h(h, xp)
 
     def log_derivative(self, z: Array, /, *, xp: Namespace) -> Array:
         """``ln |f'(z)|``, accurate where f' itself would cancel or underflow; -inf where f' is exactly 0.
@@ -85,10 +84,10 @@ class Nonlinearity:
         For tanh, ``1 - h**2`` is 0 in float32 from |z| = 9.1 on; this stays exact to a few eps for any finite z.
         """
         zc = self._limited(z, xp)
-        if self._log_df is not None:
-            out = self._log_df(zc, xp)
+        if self._functions.log_df is not None:
+            out = self._functions.log_df(zc, xp)
         else:
-            d = xp.abs(self._checked(self._df(zc, xp), z, "the derivative"))
+            d = xp.abs(self._checked(self._functions.df(zc, xp), z, "the derivative"))
             out = xp.where(d > 0, xp.log(xp.where(d > 0, d, xp.ones_like(d))), xp.full_like(d, -math.inf))
         return out if self.clip is None else xp.where(self._inside(z, xp), out, xp.full_like(out, -math.inf))
 
@@ -188,7 +187,7 @@ def get_nonlinearity(
         close = get_close_matches(_fold(name), _KEYS, n=1)
         hint = f"; did you mean {_KEYS[close[0]]!r}?" if close else ""
         raise UnknownNameError(f"nonlinearity: expected one of {', '.join(NONLINEARITIES)}; got {name!r}{hint}")
-    family = NONLINEARITIES[key]
+    family = FAMILIES[key]
     values: dict[str, float] = {}
     for parameter, given in (("alpha", alpha), ("beta", beta)):
         if parameter not in family.defaults:
@@ -201,7 +200,8 @@ def get_nonlinearity(
         if not math.isfinite(value):
             raise ArgumentValueError(f"{parameter}: expected a finite number, got {value!r}")
         values[parameter] = float(value)
-    return family.build(key, **values).with_clip(clip)
+    made = Nonlinearity(key, values.get("alpha"), values.get("beta"), _functions=family.build(**values))
+    return made.with_clip(clip)
 
 
 def custom_nonlinearity(
@@ -262,264 +262,6 @@ def from_config(config: Mapping[str, Any]) -> Nonlinearity:
     return get_nonlinearity(config["name"], alpha=config.get("alpha"), beta=config.get("beta"), clip=config.get("clip"))
 
 
-# --- the functions ----------------------------------------------------------------------------------------------------
-#
-# Each takes (x, xp). A family below binds alpha and beta. Comparisons are written so that NaN never yields a derivative
-# of 0, which would hide it.
-
-
-def _tanh(z: Array, xp: Namespace) -> Array:
-    return xp.tanh(z)
-
-
-def _tanh_df_h(h: Array, xp: Namespace) -> Array:
-    return 1 - h * h
-
-
-def _tanh_df(z: Array, xp: Namespace) -> Array:
-    return _tanh_df_h(xp.tanh(z), xp)
-
-
-def _tanh_log_df(z: Array, xp: Namespace) -> Array:
-    # ln(1 - tanh^2) = -2 ln cosh z, with cosh z = e^|z| (1 + e^-2|z|) / 2.
-    a = xp.abs(z)
-    return 2 * (math.log(2.0) - a - xp.log1p(xp.exp(-2 * a)))
-
-
-def _relu(z: Array, xp: Namespace) -> Array:
-    # Not maximum(z, 0): with where, NaN stays NaN in every library.
-    return xp.where(z <= 0, xp.zeros_like(z), z)
-
-
-def _step(h: Array, xp: Namespace) -> Array:
-    return xp.astype(xp.logical_not(h <= 0), h.dtype)
-
-
-def _log_step(z: Array, xp: Namespace) -> Array:
-    return xp.where(z <= 0, xp.full_like(z, -math.inf), xp.zeros_like(z))
-
-
-def _sigmoid(z: Array, xp: Namespace) -> Array:
-    # e^-|z| never overflows, and small values keep their relative accuracy.
-    e = xp.exp(-xp.abs(z))
-    return xp.where(z < 0, e, xp.ones_like(e)) / (1 + e)
-
-
-def _sigmoid_df_h(h: Array, xp: Namespace) -> Array:
-    return h * (1 - h)
-
-
-def _sigmoid_df(z: Array, xp: Namespace) -> Array:
-    e = xp.exp(-xp.abs(z))
-    return e / ((1 + e) * (1 + e))
-
-
-def _sigmoid_log_df(z: Array, xp: Namespace) -> Array:
-    a = xp.abs(z)
-    return -a - 2 * xp.log1p(xp.exp(-a))
-
-
-def _identity(z: Array, xp: Namespace) -> Array:
-    return xp.asarray(z, copy=True)
-
-
-def _softsign(z: Array, xp: Namespace) -> Array:
-    return z / (1 + xp.abs(z))
-
-
-def _softsign_df(z: Array, xp: Namespace) -> Array:
-    r = 1 / (1 + xp.abs(z))
-    return r * r
-
-
-def _softsign_df_h(h: Array, xp: Namespace) -> Array:
-    r = 1 - xp.abs(h)
-    return r * r
-
-
-def _softsign_log_df(z: Array, xp: Namespace) -> Array:
-    return -2 * xp.log1p(xp.abs(z))
-
-
-def _softplus(z: Array, xp: Namespace) -> Array:
-    return _relu(z, xp) + xp.log1p(xp.exp(-xp.abs(z)))
-
-
-def _softplus_df_h(h: Array, xp: Namespace) -> Array:
-    return -xp.expm1(-h)
-
-
-def _softplus_log_df(z: Array, xp: Namespace) -> Array:
-    return -_softplus(-z, xp)
-
-
-# --- the families -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Family:
-    build: Callable[..., Nonlinearity]
-    defaults: Mapping[str, float] = field(default_factory=dict)
-
-
-def _build_fixed(
-    gamma: float, f: Elementwise, df: Elementwise, df_h: Elementwise, log_df: Elementwise
-) -> Callable[..., Nonlinearity]:
-    def build(name: str) -> Nonlinearity:
-        return Nonlinearity(name, gamma=gamma, _f=f, _df=df, _df_from_h=df_h, _log_df=log_df)
-
-    return build
-
-
-def _log(x: float) -> float:
-    return math.log(abs(x)) if x != 0 else -math.inf
-
-
-def _two_slopes(z: Array, xp: Namespace, below: float, above: float) -> Array:
-    return xp.where(z <= 0, xp.full_like(z, below), xp.full_like(z, above))
-
-
-def _build_leaky_relu(name: str, alpha: float) -> Nonlinearity:
-    def f(z: Array, xp: Namespace) -> Array:
-        return xp.where(z <= 0, alpha * z, z)
-
-    def df(z: Array, xp: Namespace) -> Array:
-        return _two_slopes(z, xp, alpha, 1.0)
-
-    def log_df(z: Array, xp: Namespace) -> Array:
-        return _two_slopes(z, xp, _log(alpha), 0.0)
-
-    # With alpha >= 0 the sign of h is the sign of z; with alpha < 0 both halves give h >= 0.
-    df_h = df if alpha >= 0 else None
-    return Nonlinearity(name, alpha=alpha, gamma=max(1.0, abs(alpha)), _f=f, _df=df, _df_from_h=df_h, _log_df=log_df)
-
-
-def _build_thresholded_relu(name: str, alpha: float) -> Nonlinearity:
-    def f(z: Array, xp: Namespace) -> Array:
-        return xp.where(z <= alpha, xp.zeros_like(z), z)
-
-    def df(z: Array, xp: Namespace) -> Array:
-        return xp.astype(xp.logical_not(z <= alpha), z.dtype)
-
-    def df_h(h: Array, xp: Namespace) -> Array:
-        return xp.astype(h != 0, h.dtype)
-
-    def log_df(z: Array, xp: Namespace) -> Array:
-        return xp.where(z <= alpha, xp.full_like(z, -math.inf), xp.zeros_like(z))
-
-    # With alpha < 0, h = 0 can come from z = 0, where the slope is 1.
-    return Nonlinearity(
-        name, alpha=alpha, gamma=1.0, _f=f, _df=df, _df_from_h=df_h if alpha >= 0 else None, _log_df=log_df
-    )
-
-
-def _build_hard_sigmoid(name: str, alpha: float, beta: float) -> Nonlinearity:
-    def f(z: Array, xp: Namespace) -> Array:
-        return xp.clip(alpha * z + beta, 0.0, 1.0)
-
-    def df_h(h: Array, xp: Namespace) -> Array:
-        outside = xp.logical_or(h <= 0, h >= 1)
-        return xp.where(outside, xp.zeros_like(h), xp.full_like(h, alpha))
-
-    def df(z: Array, xp: Namespace) -> Array:
-        return df_h(alpha * z + beta, xp)
-
-    def log_df(z: Array, xp: Namespace) -> Array:
-        y = alpha * z + beta
-        outside = xp.logical_or(y <= 0, y >= 1)
-        return xp.where(outside, xp.full_like(z, -math.inf), xp.full_like(z, _log(alpha)))
-
-    return Nonlinearity(name, alpha=alpha, beta=beta, gamma=abs(alpha), _f=f, _df=df, _df_from_h=df_h, _log_df=log_df)
-
-
-def _build_elu(name: str, alpha: float) -> Nonlinearity:
-    def f(z: Array, xp: Namespace) -> Array:
-        below = xp.where(z <= 0, z, xp.zeros_like(z))  # expm1 of the positive half would overflow for nothing
-        return xp.where(z <= 0, alpha * xp.expm1(below), z)
-
-    def df(z: Array, xp: Namespace) -> Array:
-        below = xp.where(z <= 0, z, xp.zeros_like(z))
-        return xp.where(z <= 0, alpha * xp.exp(below), xp.ones_like(z))
-
-    def df_h(h: Array, xp: Namespace) -> Array:
-        return xp.where(h <= 0, h + alpha, xp.ones_like(h))
-
-    def log_df(z: Array, xp: Namespace) -> Array:
-        return xp.where(z <= 0, z + _log(alpha), xp.zeros_like(z))
-
-    return Nonlinearity(
-        name,
-        alpha=alpha,
-        gamma=max(1.0, abs(alpha)),
-        _f=f,
-        _df=df,
-        _df_from_h=df_h if alpha > 0 else None,
-        _log_df=log_df,
-    )
-
-
-def _build_scaled_tanh(name: str, alpha: float, beta: float) -> Nonlinearity:
-    def f(z: Array, xp: Namespace) -> Array:
-        return alpha * xp.tanh(beta * z)
-
-    def df(z: Array, xp: Namespace) -> Array:
-        return alpha * beta * _tanh_df(beta * z, xp)
-
-    def df_h(h: Array, xp: Namespace) -> Array:
-        return alpha * beta * _tanh_df_h(h / alpha, xp)
-
-    def log_df(z: Array, xp: Namespace) -> Array:
-        return _tanh_log_df(beta * z, xp) + _log(alpha * beta)
-
-    return Nonlinearity(
-        name,
-        alpha=alpha,
-        beta=beta,
-        gamma=abs(alpha * beta),
-        _f=f,
-        _df=df,
-        _df_from_h=df_h if alpha != 0 else None,
-        _log_df=log_df,
-    )
-
-
-def _build_affine(name: str, alpha: float, beta: float) -> Nonlinearity:
-    def f(z: Array, xp: Namespace) -> Array:
-        return alpha * z + beta
-
-    def df(z: Array, xp: Namespace) -> Array:
-        return xp.full_like(z, alpha)
-
-    def log_df(z: Array, xp: Namespace) -> Array:
-        return xp.full_like(z, _log(alpha))
-
-    return Nonlinearity(name, alpha=alpha, beta=beta, gamma=abs(alpha), _f=f, _df=df, _df_from_h=df, _log_df=log_df)
-
-
-NONLINEARITIES: Mapping[str, _Family] = {
-    "tanh": _Family(_build_fixed(1.0, _tanh, _tanh_df, _tanh_df_h, _tanh_log_df)),
-    "relu": _Family(_build_fixed(1.0, _relu, _step, _step, _log_step)),
-    "sigmoid": _Family(_build_fixed(0.25, _sigmoid, _sigmoid_df, _sigmoid_df_h, _sigmoid_log_df)),
-    "identity": _Family(
-        _build_fixed(
-            1.0,
-            _identity,
-            lambda z, xp: xp.ones_like(z),
-            lambda h, xp: xp.ones_like(h),
-            lambda z, xp: xp.zeros_like(z),
-        )
-    ),
-    "leaky_relu": _Family(_build_leaky_relu, {"alpha": 0.01}),
-    "thresholded_relu": _Family(_build_thresholded_relu, {"alpha": 1.0}),
-    "hard_sigmoid": _Family(_build_hard_sigmoid, {"alpha": 0.2, "beta": 0.5}),
-    "elu": _Family(_build_elu, {"alpha": 1.0}),
-    "softsign": _Family(_build_fixed(1.0, _softsign, _softsign_df, _softsign_df_h, _softsign_log_df)),
-    "softplus": _Family(_build_fixed(1.0, _softplus, _sigmoid, _softplus_df_h, _softplus_log_df)),
-    "scaled_tanh": _Family(_build_scaled_tanh, {"alpha": 1.0, "beta": 1.0}),
-    "affine": _Family(_build_affine, {"alpha": 1.0, "beta": 0.0}),
-}
-
-
 def _fold(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
 
@@ -541,8 +283,6 @@ def _custom_from_parts(
     return Nonlinearity(
         name,
         clip=clip,
-        gamma=gamma,
-        _f=lambda z, xp: function(z),
-        _df=lambda z, xp: derivative(z),
+        _functions=Functions(lambda z, xp: function(z), lambda z, xp: derivative(z), gamma=gamma),
         user=(function, derivative),
     )

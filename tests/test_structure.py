@@ -21,6 +21,7 @@ CORE = ROOT / "rnncore"
 ORDER = (
     "errors",
     "backend",
+    "activations",
     "nonlinearity",
     "spec",
     "registry",

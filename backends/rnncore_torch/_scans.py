@@ -8,6 +8,7 @@ matrix for each: hence the leading axes, p (T, ..., B, H) with w_hh (..., H, H).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import array_api_compat.torch as xp
@@ -190,7 +191,7 @@ class LinearScan(Function):
         if d_dot is None:
             return _linear(source, d, s0_dot, m, ctx.reverse)
         # See rnncore.scan.linear_jvp: what stands outside the factor d is split off, and carried by a product.
-        c = d_dot * (u + torch.matmul(before, m))
+        c: Tensor = d_dot * (u + torch.matmul(before, m))
         source = source + torch.matmul(scan.previous(c, zero, reverse=ctx.reverse, xp=xp), m)
         return c + _linear(source, d, s0_dot, m, ctx.reverse)
 
@@ -279,7 +280,7 @@ def _times(steps: int, reverse: bool) -> range:
     return range(steps - 1, -1, -1) if reverse else range(steps)
 
 
-_IN_PLACE = {
+_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": Tensor.tanh_,
     "relu": Tensor.relu_,
     "sigmoid": Tensor.sigmoid_,
