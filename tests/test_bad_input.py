@@ -13,7 +13,7 @@ import torch
 import rnncore
 from rnncore.errors import RnncoreError
 
-T, B, I, H = 4, 3, 5, 6
+T, B, I, H = 4, 3, 5, 6  # noqa: E741
 SEED = 0
 x = np.ones((T, B, I))
 params = rnncore.RNN(I, H, rng=SEED).state_dict()

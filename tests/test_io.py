@@ -33,7 +33,7 @@ from rnncore.io import header
 
 FORMATS = ("safetensors", "npz")
 MEMORY_LIMIT = 64 * 2**20
-TIME_LIMIT = 1.0  # seconds
+TIME_LIMIT = 1.0  # seconds of this process, not of a busy machine
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions, links and limits")
 
@@ -220,6 +220,18 @@ def test_version_1_stays_readable(path, suffix):
     assert_same(host(rnncore.load(path)), params)
 
 
+def test_the_largest_description_fits(path):
+    """What can be written can be read: the limits of the reader leave room for the longest of everything at once."""
+    name = '"\\' * 33_000  # each takes two bytes in the text, and four in safetensors' metadata
+    pair = (np.sin, np.cos)
+    model = small(hidden_size=1, num_layers=1250, nonlinearity=rnncore.custom_nonlinearity(*pair, name=name[:63_000]))
+    model.save(path)
+    assert len(io.read(path).params) == header.MAX_PARAMETERS
+    longer = rnncore.custom_nonlinearity(*pair, name=name)
+    with pytest.raises(ArgumentValueError, match="at most"):
+        small(nonlinearity=longer).save(path)
+
+
 def test_zip64_records_are_read(tmp_path, monkeypatch):
     model = small()
     with monkeypatch.context() as patch:
@@ -293,8 +305,8 @@ BAD_ARGUMENTS = {
     "size": ({**CONFIG, "input_size": 0}, PARAMS, "float64"),
     "nan": ({**CONFIG, "dropout": float("nan")}, PARAMS, "float64"),
     "not json": ({**CONFIG, "dropout": object()}, PARAMS, "float64"),
-    "too long": ({**CONFIG, "nonlinearity": {"name": "x" * 300_000}, "custom_nonlinearity": True}, PARAMS, "float64"),
-    "too many": ({**CONFIG, "hidden_sizes": [1] * 3000}, PARAMS, "float64"),
+    "too long": ({**CONFIG, "nonlinearity": {"name": "x" * 150_000}, "custom_nonlinearity": True}, PARAMS, "float64"),
+    "too many": ({**CONFIG, "hidden_sizes": [1] * 1251}, PARAMS, "float64"),
 }
 
 
@@ -302,7 +314,7 @@ BAD_ARGUMENTS = {
 def test_nothing_is_written_for_a_bad_argument(tmp_path, path, name):
     config, params, dtype = BAD_ARGUMENTS[name]
     path.write_bytes(b"old")
-    with pytest.raises((ArgumentValueError, ArgumentTypeError), match="config|params|dtype"):
+    with pytest.raises((ArgumentValueError, ArgumentTypeError), match=r"config|params|dtype"):
         io.write(path, config, params, dtype=dtype)
     assert path.read_bytes() == b"old"
     assert listing(tmp_path) == [path.name]
@@ -333,9 +345,10 @@ def test_failure_leaves_the_old_file(tmp_path, path, suffix, monkeypatch, where,
     before_state = host(model)
     if where == "encode":
         where = "numpy.lib.format.write_array" if suffix == "npz" else "safetensors.numpy.save"
-    with monkeypatch.context() as patch, pytest.raises((OSError, KeyboardInterrupt)):
+    with monkeypatch.context() as patch:
         patch.setattr(where, failure)
-        model.save(path)
+        with pytest.raises((OSError, KeyboardInterrupt)):
+            model.save(path)
     assert listing(tmp_path) == ([path.name] if existing else [])
     if existing:
         assert path.read_bytes() == before
@@ -579,8 +592,8 @@ ST_CASES = {
     "nested lists": (st_text(lambda s: nested(100_000)), "nested"),
     "nested objects": (st_text(lambda s: nested(100_000, '{"a":', "}")), "nested|JSON"),
     "nested value": (st_text(lambda s: s[:-1] + ',"a":' + nested(100_000) + "}"), "nested"),
-    "many lists": (st_text(lambda s: "[" + "[]," * 690_000 + "[]]"), "not a JSON object"),
-    "many objects": (st_text(lambda s: '{"__metadata__":[' + "{}," * 690_000 + "{}]}"), "__metadata__"),
+    "many lists": (st_text(lambda s: "[" + "[]," * 340_000 + "[]]"), "not a JSON object"),
+    "many objects": (st_text(lambda s: '{"__metadata__":[' + "{}," * 340_000 + "{}]}"), "__metadata__"),
     "NaN": (st_text(lambda s: s[:-1] + ',"a":NaN}'), "NaN"),
     "5000 digits": (st_text(lambda s: s[:-1] + ',"a":' + "9" * 5000 + "}"), "JSON"),
     "duplicate tensor": (st_text(lambda s: s[:-1] + ',"bias_hh_l0":{}}'), "twice"),
@@ -632,6 +645,8 @@ ST_CASES = {
     "offsets three": (st_tensor(data_offsets=[32, 64, 96]), "data_offsets"),
     "offsets of floats": (st_tensor(data_offsets=[32.0, 64.0]), "data_offsets"),
     "offsets null": (st_tensor(data_offsets=None), "data_offsets"),
+    "offset false": (st_tensor("bias_hh_l0", data_offsets=[False, 16]), "data_offsets"),
+    "offset -0": (st_text(lambda s: s.replace("[0, 16]", "[-0, 16]")), "not a safetensors file"),
     "offsets of booleans": (st_tensor(data_offsets=[False, True]), "data_offsets"),
     "two at the same place": (
         st_table(lambda t: t["bias_hh_l0"].update(data_offsets=t["bias_ih_l0"]["data_offsets"])),
@@ -650,7 +665,7 @@ TEXT_CASES = {
     "text not json": (lambda s: s[:-1], "JSON"),
     "text a list": (lambda s: f"[{s}]", "not one of rnncore"),
     "text nested": (lambda s: nested(50_000), "nested"),
-    "text too long": (lambda s: s + " " * 300_000, "at most"),
+    "text too long": (lambda s: s + " " * 150_000, "at most"),
     "text with NaN": (lambda s: s.replace("0.0", "NaN"), "NaN"),
     "text with a duplicate": (lambda s: s.replace('"version": 1', '"version": 1, "version": 1'), "twice"),
     "duplicate in spec": (lambda s: s.replace('"bias": true', '"bias": true, "bias": true'), "twice"),
@@ -678,7 +693,7 @@ TEXT_CASES = {
     "width huge": (lambda s: s.replace("[2]", "[1000000000000]"), "bytes"),
     "width negative": (lambda s: s.replace("[2]", "[-2]"), "hidden_size"),
     "no layer": (lambda s: s.replace("[2]", "[]"), "hidden_size"),
-    "100,000 layers": (lambda s: s.replace("[2]", "[" + "1," * 99_999 + "1]"), "fit in a file"),
+    "60,000 layers": (lambda s: s.replace("[2]", "[" + "1," * 59_999 + "1]"), "fit in a file"),
     "widths a number": (lambda s: s.replace("[2]", "2"), "hidden_sizes"),
     "widths nested": (lambda s: s.replace("[2]", "[[2]]"), "hidden_size"),
     "two layers": (lambda s: s.replace("[2]", "[2, 2]"), "missing weight_ih_l1"),
@@ -689,7 +704,7 @@ TEXT_CASES = {
     "dropout infinite": (lambda s: s.replace('"dropout": 0.0', '"dropout": 1e999'), "dropout"),
     "dropout 4000 digits": (lambda s: s.replace('"dropout": 0.0', f'"dropout": {"9" * 4000}'), "dropout"),
     "unknown nonlinearity": (lambda s: s.replace('"tanh"', '"os.system"'), "nonlinearity"),
-    "long nonlinearity": (lambda s: s.replace('"tanh"', '"' + "ab" * 100_000 + '"'), "nonlinearity"),
+    "long nonlinearity": (lambda s: s.replace('"tanh"', '"' + "ab" * 60_000 + '"'), "nonlinearity"),
     "nonlinearity a list": (lambda s: s.replace('{"name": "tanh"}', '["tanh"]'), "nonlinearity"),
     "nonlinearity no name": (lambda s: s.replace('{"name": "tanh"}', "{}"), "nonlinearity"),
     "nonlinearity name a number": (lambda s: s.replace('"tanh"', "5"), "nonlinearity"),
@@ -905,7 +920,7 @@ NPZ_CASES = {
     "directory signature": (directory(0, "<L", 0), "damaged"),
     "needs version 255": (directory(6, "<H", 255), "damaged"),
     "encrypted": (directory(8, "<H", 1), "encrypted"),
-    "encrypted in the local header": (local(6, "<H", 1), "damaged"),
+    "name length in the local header": (local(26, "<H", 3), "damaged"),
     "patched data": (directory(8, "<H", 0x20), "encrypted"),
     "strong encryption": (directory(8, "<H", 0x40), "encrypted"),
     "deflated": (lambda raw: zip_join(zip_parts(raw), zipfile.ZIP_DEFLATED), "compressed"),
@@ -926,9 +941,9 @@ NPZ_CASES = {
     ),
     "sizes 1 less": (
         lambda raw: directory(20, "<L", 159)(directory(24, "<L", 159)(raw)),
-        "expected",
+        "damaged|expected",
     ),
-    "sizes 0": (lambda raw: directory(20, "<L", 0)(directory(24, "<L", 0)(raw)), "npy header"),
+    "sizes 0": (lambda raw: directory(20, "<L", 0)(directory(24, "<L", 0)(raw)), "damaged"),
     "offset beyond": (directory(42, "<L", 2**31), "size is not true|claims more"),
     "offset of another": (one_over_another, "size is not true"),
     "extra field broken": (directory(30, "<H", 3), "damaged"),
@@ -953,7 +968,7 @@ NPZ_CASES = {
     "description of floats": (z(lambda e: e.update({"rnncore.npy": npy(np.ones(3))})), "uint8"),
     "description a matrix": (z(lambda e: e.update({"rnncore.npy": npy(np.ones((3, 3), np.uint8))})), "uint8"),
     "description 0-d": (z(lambda e: e.update({"rnncore.npy": npy(np.array(1, np.uint8))})), "uint8"),
-    "description a string": (z(lambda e: e.update({"rnncore.npy": npy(np.array(["{}"]))})), "uint8"),
+    "description a string": (z(lambda e: e.update({"rnncore.npy": npy(np.array(["{}"]))})), "npy header"),
     "description objects": (z(lambda e: e.update({"rnncore.npy": npy(np.array([{}], object))})), "objects"),
     "description claims more": (
         z(lambda e: e.update({"rnncore.npy": npy_claim("|u1", shape="(99999999,)", data=b"{}")})),
@@ -961,7 +976,7 @@ NPZ_CASES = {
     ),
     "description not utf-8": (z(lambda e: e.update({"rnncore.npy": npy(np.full(9, 255, np.uint8))})), "JSON"),
     "description empty": (z(lambda e: e.update({"rnncore.npy": b""})), "npy header"),
-    "description large": (z(lambda e: e.update({"rnncore.npy": npy(np.zeros(300_000, np.uint8))})), "at most"),
+    "description large": (z(lambda e: e.update({"rnncore.npy": npy(np.zeros(150_000, np.uint8))})), "at most"),
     "array empty": (z_array(b""), "npy header"),
     "array no magic": (z_array(b"NUMPY" * 20), "npy header"),
     "array half a header": (z_array(npy(np.ones((2, 2)))[:50]), "npy header"),
@@ -981,16 +996,21 @@ NPZ_CASES = {
     "array float32": (z_array(npy(np.ones((2, 2), np.float32))), "expected float64"),
     "array int64": (z_array(npy(np.ones((2, 2), np.int64))), "expected float64"),
     "array complex": (z_array(npy(np.ones((2, 1), complex))), "expected float64"),
-    "array of records": (z_array(npy(np.zeros((2, 2), [("a", "<f8")]))), "expected float64"),
-    "array of void": (z_array(npy_claim("|V9999999")), "expected float64"),
-    "array of huge void": (z_array(npy_claim("|V99999999999999999999")), "npy header"),
+    "array of records": (z_array(npy(np.zeros((2, 2), [("a", "<f8")]))), "npy header"),
+    "array of void": (z_array(npy_claim("|V9999999")), "npy header"),
+    "array of float3": (z_array(npy_claim("<f3")), "npy header"),
+    "array of float with no size": (z_array(npy_claim("<f")), "npy header|expected float64"),
+    "array of huge integers": (z_array(npy_claim("<i" + "9" * 30)), "npy header"),
     "array Fortran": (z_array(npy(np.asfortranarray(np.ones((2, 2)))).replace(b"False", b"True ")), "Fortran"),
     "array other shape": (z_array(npy(np.ones((2, 3)))), "expected float64 of shape"),
     "array flat": (z_array(npy(np.ones(4))), "expected float64 of shape"),
     "array 0-d": (z_array(npy(np.array(1.0))), "expected float64 of shape"),
     "array zero-size": (z_array(npy(np.ones((0, 2)))), "expected float64 of shape"),
-    "array negative": (z_array(npy_claim(shape="(-2, -2)")), "expected float64 of shape"),
-    "array booleans": (z_array(npy_claim(shape="(True, 2)")), "shape"),
+    "array negative": (z_array(npy_claim(shape="(-2, -2)")), "npy header"),
+    "array booleans": (z_array(npy_claim(shape="(True, 2)")), "npy header"),
+    "array leading zero": (z_array(npy_claim(shape="(02, 2)")), "npy header"),
+    "array long shape": (z_array(npy_claim(shape="(" + "1, " * 300 + "2)")), "expected float64 of shape"),
+    "array 900 digits": (z_array(npy_claim(shape="(" + "9" * 900 + ",)")), "expected float64 of shape"),
     "array of 8 TiB": (z_array(npy_claim(shape=f"({2**40},)")), "expected float64 of shape"),
     "array overflowing": (z_array(npy_claim(shape=f"({2**63}, {2**63})")), "expected float64 of shape"),
 }
@@ -1008,10 +1028,10 @@ def test_hostile_file(tmp_path, suffix, case, make, reason):
     assert bad != raw
     path = tmp_path / f"hostile.{suffix}"
     path.write_bytes(bad)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(FileFormatError, match=reason) as caught:
         rnncore.load(path)
-    assert time.perf_counter() - started < TIME_LIMIT
+    assert time.process_time() - started < TIME_LIMIT
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert len(message) < 1000
@@ -1054,8 +1074,9 @@ def test_sparse_file_is_not_read(tmp_path, suffix):
 @pytest.mark.parametrize("network", ["plain", "widths"])
 def test_every_truncation(tmp_path, path, suffix, network):
     raw = good(suffix, tmp_path, **NETWORKS[network])
-    for size in range(len(raw)):
-        path.write_bytes(raw[:size])
+    path.write_bytes(raw)
+    for size in reversed(range(len(raw))):
+        os.truncate(path, size)
         with pytest.raises(FileFormatError, match=path.name):
             io.read(path)
 
@@ -1116,6 +1137,11 @@ def test_any_description(changes):
 def test_any_bytes_are_no_description(text):
     with pytest.raises(FileFormatError):
         header.parse(text)
+
+
+def test_messages_stay_short_and_printable():
+    assert header.brief("a\x1b[2J\nb") == "a [2J b"
+    assert header.brief("x" * 1000) == "x" * 300 + "..."
 
 
 # --- the package ------------------------------------------------------------------------------------------------------

@@ -144,7 +144,9 @@ def test_every_file_imports_only_from_files_before_it():
             if parts[0] != "rnncore" or only_for_types(path, node):
                 assert not parts[0].startswith("rnncore_"), f"{path} imports a plugin"
                 continue
-            if len(parts) == 1 or not (CORE / parts[1]).with_suffix(".py").exists() and not (CORE / parts[1]).is_dir():
+            if len(parts) == 1 or (
+                not (CORE / parts[1]).with_suffix(".py").exists() and not (CORE / parts[1]).is_dir()
+            ):
                 # from rnncore import a submodule is seen as rnncore.<submodule> too; the public names are for users.
                 names = [a.name for a in node.names] if isinstance(node, ast.ImportFrom) else []
                 submodules = all((CORE / f"{n}.py").exists() or (CORE / n).is_dir() for n in names)
