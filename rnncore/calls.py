@@ -95,7 +95,7 @@ def forward(
 ) -> tuple[Array, State]:
     """See :meth:`rnncore.RNN.__call__`."""
     shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
-    output, h_n = network.forward(_weights(call.spec, call.params, "params"), xt, h0s, plan)
+    output, h_n = network.forward(_weights(call.spec, call.params), xt, h0s, plan)
     return _finish(call, shape, output, h_n)
 
 
@@ -111,7 +111,7 @@ def vjp(
 ) -> tuple[Array, State, Pullback]:
     """See :meth:`rnncore.RNN.vjp`."""
     shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng, truncate)
-    weights = _weights(call.spec, call.params, "params")
+    weights = _weights(call.spec, call.params)
     every = _checkpoint_steps(checkpoint, shape.steps)
     output, h_n, pull = network.vjp(weights, xt, h0s, plan, checkpoint=every)
     public_output, public_h_n = _finish(call, shape, output, h_n)
@@ -150,9 +150,9 @@ def jvp(
         xt_dot = shape.inward(x_dot)
         xt_dot = xt_dot if plan.ragged is None else plan.ragged.masked(xt_dot)
     h0s_dot = None if h0_dot is None else _state_in(call, shape, "h0_dot", h0_dot)
-    weights_dot = None if params_dot is None else _weights(call.spec, _complete(call, params_dot), "params_dot")
+    weights_dot = None if params_dot is None else _weights(call.spec, _complete(call, params_dot))
     output, h_n, output_dot, h_n_dot = network.jvp(
-        weights_dot, xt_dot, h0s_dot, _weights(call.spec, call.params, "params"), xt, h0s, plan
+        weights_dot, xt_dot, h0s_dot, _weights(call.spec, call.params), xt, h0s, plan
     )
     tangents = Tangents(shape.outward(output_dot), _state_out(call, shape, h_n_dot))
     return *_finish(call, shape, output, h_n), tangents
@@ -162,10 +162,11 @@ def trace(call: Call, x: Array, h0: Any = None, lengths: Any = None, training: b
     """See :meth:`rnncore.RNN.trace`."""
     shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
     xp = call.engine.xp
-    every, z = network.trace(_weights(call.spec, call.params, "params"), xt, h0s, plan)
-    last = [network._last_states(h, first, plan) for h, first in zip(every, h0s, strict=True)]
-    output, h_n = _finish(call, shape, network._side_by_side(every[-1], plan), last)
-    return Trace(tuple(xp.stack(h, axis=0) for h in every), tuple(xp.stack(row, axis=0) for row in z), output, h_n)
+    found = network.trace(_weights(call.spec, call.params), xt, h0s, plan)
+    output, h_n = _finish(call, shape, found.output, found.last)
+    return Trace(
+        tuple(xp.stack(row, axis=0) for row in found.h), tuple(xp.stack(row, axis=0) for row in found.z), output, h_n
+    )
 
 
 # --- layout -----------------------------------------------------------------------------------------------------------
@@ -325,7 +326,7 @@ def _check_all_finite(call: Call, shape: _Shape, x: Array, h0: PerDirection) -> 
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 
-def _weights(spec: RNNSpec, params: Mapping[str, Array], argument: str) -> Parameters:
+def _weights(spec: RNNSpec, params: Mapping[str, Array]) -> Parameters:
     """Nested weights from torch's names; the two biases become their sum, which is all that the scans see."""
     nested: Parameters = []
     for k in range(spec.num_layers):

@@ -32,6 +32,15 @@ class Cotangents(NamedTuple):
     h0: PerDirection
 
 
+class Traced(NamedTuple):
+    """What :func:`trace` returns: states and pre-activations by layer and direction, the output, the last states."""
+
+    h: PerDirection
+    z: PerDirection
+    output: Array
+    last: PerDirection
+
+
 @dataclass(frozen=True)
 class Plan:
     """What stays the same through one call.
@@ -100,8 +109,8 @@ def states(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> Pe
     return every
 
 
-def trace(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> tuple[PerDirection, PerDirection]:
-    """Every state and every pre-activation (before the clip), each (T, B, H)."""
+def trace(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> Traced:
+    """Every state and every pre-activation (before the clip), each (T, B, H), beside what a call returns."""
     every = states(parameters, x, h0, plan)
     z = [
         [
@@ -112,7 +121,8 @@ def trace(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> tup
         ]
         for k, below in enumerate(_inputs(x, every, plan))
     ]
-    return every, z
+    last = [_last_states(h, first, plan) for h, first in zip(every, h0, strict=True)]
+    return Traced(every, z, _side_by_side(every[-1], plan), last)
 
 
 def vjp(
