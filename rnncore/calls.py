@@ -125,7 +125,7 @@ def vjp(
             d_out = shape.inward(d_output)
         d_last = None if d_h_n is None else _state_in(call, shape, "d_h_n", d_h_n)
         found = pull(d_out, d_last)
-        return Gradients(_named(call.spec, found.parameters), shape.outward(found.x), _state_out(call, shape, found.h0))
+        return Gradients(_named(call, found.parameters), shape.outward(found.x), _state_out(call, shape, found.h0))
 
     return public_output, public_h_n, pullback
 
@@ -339,15 +339,17 @@ def _weights(spec: RNNSpec, params: Mapping[str, Array]) -> Parameters:
     return nested
 
 
-def _named(spec: RNNSpec, nested: Parameters) -> dict[str, Array]:
+def _named(call: Call, nested: Parameters) -> dict[str, Array]:
     named: dict[str, Array] = {}
     for k, row in enumerate(nested):
         for d, w in enumerate(row):
-            end = spec.suffix(k, d)
+            end = call.spec.suffix(k, d)
             named[f"weight_ih_{end}"] = w.weight_ih
             named[f"weight_hh_{end}"] = w.weight_hh
-            if spec.bias:
-                named[f"bias_ih_{end}"] = named[f"bias_hh_{end}"] = w.bias
+            if w.bias is not None:
+                named[f"bias_ih_{end}"] = w.bias
+                # A copy: who scales gradients in place must not scale one of the two twice.
+                named[f"bias_hh_{end}"] = call.engine.xp.asarray(w.bias, copy=True)
     return named
 
 

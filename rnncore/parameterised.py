@@ -260,7 +260,7 @@ class Parameterised:
         return self._engine.xp.asarray(x if detach is None else detach(), copy=True)
 
     def _host_params(self) -> dict[str, np.ndarray[Any, Any]]:
-        return {name: np.array(self._engine.backend.to_numpy(self._params[name])) for name in self._own_shapes()}
+        return {name: self._engine.backend.to_numpy(self._params[name]) for name in self._own_shapes()}
 
     def _host_state(self, state_dict: Any) -> dict[str, np.ndarray[Any, Any]]:
         if not isinstance(state_dict, Mapping):

@@ -186,8 +186,8 @@ class RNNCell(Parameterised):
     def _named(self, w: Weights) -> dict[str, Array]:
         end = self._suffix
         named = {f"weight_ih_{end}": w.weight_ih, f"weight_hh_{end}": w.weight_hh}
-        if self._spec.bias:
-            named |= {f"bias_ih_{end}": w.bias, f"bias_hh_{end}": w.bias}
+        if w.bias is not None:
+            named |= {f"bias_ih_{end}": w.bias, f"bias_hh_{end}": self._engine.xp.asarray(w.bias, copy=True)}
         return named
 
 

@@ -393,6 +393,21 @@ def test_nothing_given_is_ever_changed(layers, bidirectional, backend):
         np.testing.assert_array_equal(a, b)
 
 
+@backends
+@stacks
+def test_no_two_results_share_memory_with_anything(layers, bidirectional, backend):
+    p = Problem(backend, layers, bidirectional, hidden=[5, 4][:layers])
+    for lengths in (None, LENGTHS):
+        output, h_n, pullback = p.rnn.vjp(p.x, p.h0, lengths=lengths)
+        grads = pullback(p.d_output, p.d_h_n)
+        listed = lambda a: list(a) if isinstance(a, (tuple, list)) else [a]  # noqa: E731
+        given = [p.x, *listed(p.h0), p.d_output, *listed(p.d_h_n), *p.rnn.params.values()]
+        made = [output, *listed(h_n), grads.x, *listed(grads.h0), *grads.params.values()]
+        views = [p.plugin.to_numpy(a) for a in (*made, *given)]
+        for i in range(len(made)):
+            assert not any(np.shares_memory(views[i], views[k]) for k in range(len(views)) if k != i)
+
+
 @stacks
 def test_read_only_and_strided_inputs(layers, bidirectional):
     p = Problem(layers=layers, bidirectional=bidirectional)
