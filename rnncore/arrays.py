@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,19 @@ from rnncore.errors import (
     NonFiniteError,
     ShapeError,
 )
-from rnncore.registry import describe, owner_name
+from rnncore.registry import describe, get_backend, owner_name
 
-__all__ = ["FLOATS", "check_array", "check_finite", "dtype_name", "find_device", "find_dtype", "host_lengths"]
+__all__ = [
+    "FLOATS",
+    "check_array",
+    "check_finite",
+    "check_floating",
+    "check_mapping",
+    "dtype_name",
+    "find_device",
+    "find_dtype",
+    "host_lengths",
+]
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -97,6 +107,18 @@ def check_array(
         raise DeviceError(f"{argument}: expected an array on device {str(device)!r}, the model's, got {str(where)!r}")
 
 
+def check_floating(argument: str, x: Array) -> None:
+    """x must have a real floating dtype."""
+    if dtype_name(x.dtype) not in FLOATS:
+        raise DTypeError(f"{argument}: expected a dtype among {', '.join(FLOATS)}, got {dtype_name(x.dtype)}")
+
+
+def check_mapping(argument: str, value: Any) -> None:
+    """The value must be a mapping of names to arrays."""
+    if not isinstance(value, Mapping):
+        raise ArgumentTypeError(f"{argument}: expected a mapping of names to arrays, got {describe(value)}")
+
+
 def check_shape(argument: str, x: Array, shape: Sequence[int | None]) -> None:
     """x must have this shape (None: any size)."""
     got = tuple(x.shape)
@@ -137,8 +159,6 @@ def _host_list(lengths: Any) -> list[Any]:
     if hasattr(lengths, "shape") and hasattr(lengths, "dtype"):
         name = owner_name(lengths)
         if name is not None:
-            from rnncore.registry import get_backend
-
             lengths = get_backend(name).to_numpy(lengths)
         host = np.asarray(lengths)
         if host.ndim > 1:
@@ -146,7 +166,7 @@ def _host_list(lengths: Any) -> list[Any]:
         if host.dtype.kind not in "iu":
             raise ArgumentTypeError(f"lengths: expected integers, got dtype {host.dtype}")
         return [int(n) for n in host.reshape(-1)]
-    if isinstance(lengths, (str, bytes)) or not isinstance(lengths, Iterable):
+    if isinstance(lengths, (str, bytes, Mapping, Set)) or not isinstance(lengths, Iterable):
         raise ArgumentTypeError(f"lengths: expected a sequence of int, got {describe(lengths)}")
     return list(lengths)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from rnncore import network
-from rnncore.arrays import check_array, check_finite, check_shape, elements, host_lengths
+from rnncore.arrays import check_array, check_finite, check_mapping, check_shape, elements, host_lengths
 from rnncore.backend import Array
 from rnncore.cell import Weights
 from rnncore.dispatch import Engine
@@ -355,8 +355,9 @@ def _named(call: Call, nested: Parameters) -> dict[str, Array]:
 
 def _complete(call: Call, tangents: Mapping[str, Array]) -> dict[str, Array]:
     """Tangents for all parameters: checked where given, zero where not."""
+    check_mapping("params_dot", tangents)
     shapes = call.spec.parameter_shapes()
-    unknown = sorted(set(tangents) - set(shapes))
+    unknown = [str(name) for name in tangents if name not in shapes]
     if unknown:
         raise StateDictError(f"params_dot: unexpected {', '.join(unknown)}; expected names are {', '.join(shapes)}")
     for name, value in tangents.items():

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-from rnncore.arrays import FLOATS, dtype_name
+from rnncore.arrays import check_floating, dtype_name
 from rnncore.backend import Array, Backend, Namespace
-from rnncore.errors import ArgumentTypeError, ArgumentValueError, DTypeError, NonFiniteError
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, NonFiniteError
 from rnncore.registry import backend_of, describe
 
-__all__ = ["check_floating", "clip_grad_norm", "non_negative", "one_backend"]
+__all__ = ["clip_grad_norm", "non_negative", "one_backend"]
 
 HALVES = ("float16", "bfloat16")  # too coarse to sum squares or to hold the factor: both are done in float32
 
@@ -102,12 +102,6 @@ def non_negative(argument: str, value: Any, *, finite: bool = True) -> float:
     if not number >= 0 or (finite and math.isinf(number)):
         raise ArgumentValueError(f"{argument}: expected {what}, got {value!r}")
     return number
-
-
-def check_floating(argument: str, x: Array) -> None:
-    """x must have a real floating dtype."""
-    if dtype_name(x.dtype) not in FLOATS:
-        raise DTypeError(f"{argument}: expected a dtype among {', '.join(FLOATS)}, got {dtype_name(x.dtype)}")
 
 
 def one_backend(argument: str, arrays: Mapping[str, Array]) -> Backend:

@@ -14,14 +14,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from rnncore import calls, cell
-from rnncore.arrays import check_array, device_of
+from rnncore.arrays import check_array, check_floating, check_mapping, device_of
 from rnncore.backend import Array, KernelMode
 from rnncore.calls import Call, Pullback, Rng, State, Tangents, Trace
 from rnncore.cell import Weights
 from rnncore.dispatch import make_engine
 from rnncore.errors import ArgumentTypeError, ShapeError, StateDictError
 from rnncore.nonlinearity import as_nonlinearity
-from rnncore.registry import backend_of, describe, selected_backend
+from rnncore.registry import backend_of, selected_backend
 from rnncore.spec import RNNSpec
 
 __all__ = ["jvp", "rnn", "rnn_cell", "spec_of", "trace", "vjp"]
@@ -157,6 +157,7 @@ def rnn_cell(
     """
     backend = backend_of(x, prefer=selected_backend())
     xp = backend.namespace()
+    check_floating("x", x)
     place = {"backend": backend, "dtype": getattr(x, "dtype", None), "device": device_of(x), "xp": xp}
     if x.ndim != 2:
         raise ShapeError(f"x: expected shape (B, I), got {tuple(x.shape)}")
@@ -190,8 +191,7 @@ def spec_of(
     StateDictError
         Listing every name and shape that does not fit.
     """
-    if not isinstance(params, Mapping):
-        raise ArgumentTypeError(f"params: expected a mapping of names to arrays, got {describe(params)}")
+    check_mapping("params", params)
     faults = [f"unexpected {name!r}" for name in params if not (isinstance(name, str) and NAME.fullmatch(name))]
     matched = [m for name in params if isinstance(name, str) and (m := NAME.fullmatch(name))]
     layers = 1 + max((int(m[2]) for m in matched), default=0)
@@ -240,6 +240,7 @@ def _call(
     spec = spec_of(params, nonlinearity=nonlinearity, batch_first=batch_first, dropout=dropout, clip=clip)
     first = params["weight_ih_l0"]
     backend = backend_of(first, prefer=selected_backend())
+    check_floating("weight_ih_l0", first)
     engine = make_engine(backend, device=device_of(first), dtype=first.dtype, kernel=kernel)
     for name, shape in spec.parameter_shapes().items():
         check_array(

@@ -17,9 +17,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from rnncore.arrays import check_array, device_of
+from rnncore.arrays import check_array, check_floating, device_of
 from rnncore.backend import Array, Namespace
-from rnncore.clipping import check_floating, clip_grad_norm, non_negative, one_backend
+from rnncore.clipping import clip_grad_norm, non_negative, one_backend
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, StateDictError
 from rnncore.registry import backend_of, describe
 

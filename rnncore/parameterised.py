@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rnncore.arrays import check_array, dtype_name, find_device, find_dtype
+from rnncore.arrays import check_array, check_mapping, dtype_name, find_device, find_dtype
 from rnncore.backend import Array, Backend, Device, KernelMode, ScanRequest
 from rnncore.dispatch import Choice, Engine, check_kernel_mode, make_engine
 from rnncore.errors import ArgumentTypeError, BackendUnavailableError, StateDictError, UnknownNameError
@@ -105,6 +105,7 @@ class Parameterised:
         StateDictError, ArgumentTypeError, DTypeError, DeviceError, ShapeError
             And then no parameter is replaced.
         """
+        check_mapping("params", params)
         shapes = self._own_shapes()
         unknown = sorted(str(k) for k in params if k not in shapes)
         if unknown:
@@ -263,8 +264,7 @@ class Parameterised:
         return {name: self._engine.backend.to_numpy(self._params[name]) for name in self._own_shapes()}
 
     def _host_state(self, state_dict: Any) -> dict[str, np.ndarray[Any, Any]]:
-        if not isinstance(state_dict, Mapping):
-            raise ArgumentTypeError(f"state_dict: expected a mapping of names to arrays, got {describe(state_dict)}")
+        check_mapping("state_dict", state_dict)
         shapes = self._own_shapes()
         faults = [f"missing {name}, expected shape {shape}" for name, shape in shapes.items() if name not in state_dict]
         faults += [f"unexpected {name!r}" for name in state_dict if name not in shapes]

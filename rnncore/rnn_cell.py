@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from rnncore import cell
-from rnncore.arrays import check_finite
+from rnncore.arrays import check_finite, check_mapping
 from rnncore.backend import Array, KernelMode
 from rnncore.calls import Rng, as_generator
 from rnncore.cell import Weights
@@ -130,6 +130,7 @@ class RNNCell(Parameterised):
             dots.append(value)
         w_dot = None
         if params_dot is not None:
+            check_mapping("params_dot", params_dot)
             shapes = self._own_shapes()
             for name, value in params_dot.items():
                 if name not in shapes:

@@ -231,6 +231,20 @@ CASES = {
         ValueError,
         ["weight_ih", "(4, 3)", "(4, 2)"],
     ),
+    "params_dot: a list": (lambda: rnn().jvp(x, params_dot=[1]), TypeError, ["params_dot", "mapping", "list"]),
+    "set_params: a list": (lambda: rnn().set_params([1]), TypeError, ["params", "mapping", "list"]),
+    "functional: integers": (
+        lambda: rnncore.functional.rnn(x, {k: v.astype(int) for k, v in params.items()}),
+        TypeError,
+        ["weight_ih_l0", "float64", "int64"],
+    ),
+    "functional cell: integers": (
+        lambda: rnncore.functional.rnn_cell(*(np.ones((1, 1), dtype=int),) * 4),
+        TypeError,
+        ["x", "float64", "int64"],
+    ),
+    "lengths: a set": (lambda: rnn()(x, lengths={1, 2, 3}), TypeError, ["lengths", "set"]),
+    "lengths: a dict": (lambda: rnn()(x, lengths={1: 1, 2: 2, 3: 3}), TypeError, ["lengths", "dict"]),
     # --- cells
     "cell input": (lambda: rnncore.RNNCell(I, H)(np.ones((B, 7))), ValueError, ["x", "(B, 5)", "(3, 7)"]),
     "cell rank": (lambda: rnncore.RNNCell(I, H)(x), ValueError, ["x", "(4, 3, 5)"]),
