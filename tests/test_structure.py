@@ -45,10 +45,11 @@ ORDER = (
     "flow",
     "demo",
     "demo_report",
+    "demo_plot",
     "cli",
 )
 # These stand above the public names: they are users of the library.
-USERS = ("demo", "demo_report", "cli", "flow")
+USERS = ("demo", "demo_report", "demo_plot", "cli", "flow")
 ARRAY_LIBRARIES = {
     "torch",
     "cupy",

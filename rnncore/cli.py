@@ -1,0 +1,164 @@
+"""The command ``rnncore``: ``demo`` trains on real digits and shows what gradients do; ``backends`` lists what can run.
+
+typer and rich are imported when the command runs, never by ``import rnncore``; where they are missing one line says how to
+get them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import typer
+
+    from rnncore.demo import Demo
+
+__all__ = ["main"]
+
+INSTALL = 'pip install "rnncore[demo]"'
+
+
+def main() -> None:
+    """Entry point of the command."""
+    try:
+        app = _app()
+    except ModuleNotFoundError as error:
+        sys.exit(f"rnncore: the command needs {error.name}: {INSTALL}")
+    app()
+
+
+def _app() -> typer.Typer:
+    import typer
+    from rich.console import Console
+
+    from rnncore import __version__
+    from rnncore.errors import RnncoreError
+
+    # Annotations are looked up here, in this function's own names.
+    app = typer.Typer(
+        help="One vanilla recurrent network for every array library, and the reasons why it does not learn.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+
+    def version(wanted: bool) -> None:
+        if wanted:
+            typer.echo(__version__)
+            raise typer.Exit
+
+    def show_version(
+        wanted: bool = typer.Option(False, "--version", callback=version, is_eager=True, help="Print the version."),
+    ) -> None:
+        pass
+
+    app.callback()(show_version)
+
+    def backends(as_json: bool = typer.Option(False, "--json", help="One JSON document.")) -> None:
+        """List every registered backend, whether it can be used, and why not."""
+        _list_backends(Console(), as_json)
+
+    app.command()(backends)
+
+    def demo(
+        backend: str = typer.Option(None, help="Which backend to train on; by default the selected one."),
+        as_json: bool = typer.Option(False, "--json", help="One JSON document on standard output, nothing else."),
+        seed: int = typer.Option(0, min=0, help="Draws the weights and the order of the batches."),
+        epochs: int = typer.Option(40, min=1, help="Passes over the training digits."),
+        plot: str = typer.Option(None, metavar="FILE", help="Also write the gradients as a picture."),
+        samples: int = typer.Option(None, min=100, hidden=True),
+    ) -> None:
+        """Train on scikit-learn's handwritten digits and watch gradients vanish, explode and be cured."""
+        if plot is not None:
+            _check_writable(plot)
+        try:
+            done = _train(backend, seed, epochs, samples, show=not as_json)
+        except RnncoreError as error:
+            _fail(str(error), 2)
+        except ModuleNotFoundError as error:
+            _fail(f"the demonstration needs {error.name}: {INSTALL}", 1)
+        _report(done, as_json, plot)
+
+    app.command()(demo)
+    return app
+
+
+def _list_backends(console: Any, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from rnncore.registry import backends
+
+    listed = backends()
+    if as_json:
+        print(json.dumps([asdict(b) for b in listed], indent=2))
+        return
+    table = Table()
+    for column in ("backend", "usable", "reason", "distribution", "version"):
+        table.add_column(column)
+    for b in listed:
+        table.add_row(b.name, "yes" if b.usable else "no", b.reason, b.distribution, b.version)
+    console.print(table)
+
+
+def _train(backend: str | None, seed: int, epochs: int, samples: int | None, *, show: bool) -> Demo:
+    """Run the demonstration, with a progress bar where there is a terminal to draw it on."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from rnncore.demo import RECIPES, run_demo
+
+    errors = Console(stderr=True)
+    bars = show and errors.is_terminal
+    columns = (
+        TextColumn("{task.description:<11}"),
+        BarColumn(),
+        TextColumn("{task.fields[state]:<24}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=errors, disable=not bars, transient=True) as progress:
+        tasks = {r.name: progress.add_task(r.name, total=epochs, start=False, state="waiting") for r in RECIPES}
+
+        def on_batch(name: str, epoch: int, loss: float) -> None:
+            progress.start_task(tasks[name])
+            progress.update(tasks[name], completed=epoch, state=f"epoch {epoch}, loss {loss:.3f}")
+
+        return run_demo(backend, seed=seed, epochs=epochs, samples=samples, on_batch=on_batch)
+
+
+def _report(demo: Demo, as_json: bool, plot: str | None) -> None:
+    from rich.console import Console
+
+    from rnncore.demo_report import as_json as to_json
+    from rnncore.demo_report import print_report
+
+    if plot is not None:
+        try:
+            from rnncore.demo_plot import plot as draw
+
+            draw(demo, plot)
+        except ModuleNotFoundError as error:
+            _fail(f"--plot needs {error.name}: {INSTALL}", 1)
+        except (OSError, ValueError) as error:
+            _fail(f"--plot: {error}", 1)
+    if as_json:
+        print(json.dumps(to_json(demo), allow_nan=False))
+        return
+    # In a pipe there is no width to fit: the table is then as wide as it needs to be.
+    print_report(demo, Console() if sys.stdout.isatty() else Console(width=120))
+
+
+def _check_writable(path: str) -> None:
+    """Before the training, not after it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(path):
+        _fail(f"--plot: expected a file that can be written, got {path!r}", 2)
+
+
+def _fail(message: str, code: int) -> Any:
+    print(f"rnncore: {message}", file=sys.stderr)
+    raise SystemExit(code)
