@@ -100,7 +100,7 @@ def _sigmoid_log_df(z: Array, xp: Namespace) -> Array:
 
 
 def _identity(z: Array, xp: Namespace) -> Array:
-    return xp.asarray(z, copy=True)
+    return z * 1  # a copy, by arithmetic that every transformation knows
 
 
 def _softsign(z: Array, xp: Namespace) -> Array:

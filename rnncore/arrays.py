@@ -45,7 +45,7 @@ def dtype_name(dtype: Any) -> str:
         return dtype
     try:
         return np.dtype(dtype).name if np.dtype(dtype).isnative else str(np.dtype(dtype))
-    except TypeError:
+    except (TypeError, ValueError):
         return str(dtype).rsplit(".", 1)[-1].rstrip("'>")
 
 

@@ -99,9 +99,10 @@ class Scans(Protocol):
 class Backend(Protocol):
     """What a plugin must have. A module with these names qualifies; there is no base class to inherit.
 
-    Two names more are optional. ``unusable() -> str | None`` says, without importing the library, why it cannot run here.
+    Three names more are optional. ``unusable() -> str | None`` says, without importing the library, why it cannot run here.
     ``writable = True`` says that arrays can be assigned into and that no transformation follows what is done to them,
-    which lets the core put its own results together in place.
+    which lets the core put its own results together in place. ``read_only(x) -> Array`` is a view of x that cannot be
+    written to.
     """
 
     @property

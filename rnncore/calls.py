@@ -116,16 +116,29 @@ def vjp(
     output, h_n, pull = network.vjp(weights, xt, h0s, plan, checkpoint=every)
     public_output, public_h_n = _finish(call, shape, output, h_n)
     output_shape = tuple(public_output.shape)
+    if not call.spec.bidirectional and every is None:  # these are the states that the pullback goes on from
+        public_output = call.engine.read_only(public_output)
+    held = {"x": x, "output": public_output, **call.params}
+    versions = {name: getattr(value, "_version", None) for name, value in held.items()}
 
     def pullback(d_output: Array | None = None, d_h_n: Any = None) -> Gradients:
         """Gradients for the cotangents of output and h_n; None is zero. May be called more than once."""
+        for name, value in held.items():
+            if getattr(value, "_version", None) != versions[name]:
+                raise ArgumentValueError(
+                    f"{name}: expected the array as it was in vjp, got one that was changed in place"
+                )
         d_out = None
         if d_output is not None:
             _check(call, "d_output", d_output, output_shape)
             d_out = shape.inward(d_output)
         d_last = None if d_h_n is None else _state_in(call, shape, "d_h_n", d_h_n)
         found = pull(d_out, d_last)
-        return Gradients(_named(call, found.parameters), shape.outward(found.x), _state_out(call, shape, found.h0))
+        return Gradients(
+            _named(call, found.parameters),
+            call.engine.cast(shape.outward(found.x)),
+            _state_out(call, shape, [[call.engine.cast(g) for g in row] for row in found.h0]),
+        )
 
     return public_output, public_h_n, pullback
 
@@ -206,6 +219,8 @@ def _prepare(
 ) -> tuple[_Shape, Array, PerDirection, Plan]:
     shape = _input_shape(call, x)
     counts = host_lengths(lengths, batch=shape.batch, steps=shape.steps)
+    if rng is not None:
+        rng = as_generator(rng)
     if not isinstance(training, bool):
         raise ArgumentTypeError(f"training: expected True or False, got {training!r}")
     widest = max(call.spec.hidden_sizes) * call.spec.num_directions
@@ -297,6 +312,9 @@ def _finish(call: Call, shape: _Shape, output: Array, h_n: PerDirection) -> tupl
     public = shape.outward(output), _state_out(call, shape, h_n)
     if call.check_finite:
         check_finite("output", public[0], xp=call.engine.xp, backend=call.engine.backend)
+        for k, rows in enumerate(public[1] if isinstance(public[1], tuple) else (public[1],)):
+            name = f"h_n[{k}]" if isinstance(public[1], tuple) else "h_n"
+            check_finite(name, rows, xp=call.engine.xp, backend=call.engine.backend)
     return public
 
 
@@ -344,12 +362,12 @@ def _named(call: Call, nested: Parameters) -> dict[str, Array]:
     for k, row in enumerate(nested):
         for d, w in enumerate(row):
             end = call.spec.suffix(k, d)
-            named[f"weight_ih_{end}"] = w.weight_ih
-            named[f"weight_hh_{end}"] = w.weight_hh
+            named[f"weight_ih_{end}"] = call.engine.cast(w.weight_ih)
+            named[f"weight_hh_{end}"] = call.engine.cast(w.weight_hh)
             if w.bias is not None:
-                named[f"bias_ih_{end}"] = w.bias
+                named[f"bias_ih_{end}"] = call.engine.cast(w.bias)
                 # A copy: who scales gradients in place must not scale one of the two twice.
-                named[f"bias_hh_{end}"] = call.engine.xp.asarray(w.bias, copy=True)
+                named[f"bias_hh_{end}"] = call.engine.copy(named[f"bias_ih_{end}"])
     return named
 
 

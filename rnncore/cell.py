@@ -5,12 +5,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from rnncore.backend import Array, Namespace
 from rnncore.nonlinearity import Nonlinearity
 
-__all__ = ["StepCotangents", "Weights", "pre_activation", "step", "step_jvp", "step_vjp"]
+__all__ = ["StepCotangents", "Weights", "pre_activation", "step", "step_jvp", "step_vjp", "sum_rows"]
+
+# So many rows are added one after the other; then their sums are, and so on.
+GROUP = 32
+SINGLE_BITS = 32
 
 
 class Weights(NamedTuple):
@@ -49,7 +54,7 @@ def step_vjp(
     """Cotangents of the weights, x and h for the cotangent d_next (B, H) of the next state."""
     delta = nonlinearity.derivative(pre_activation(w, x, h, xp=xp), xp=xp) * d_next
     delta_t = xp.matrix_transpose(delta)
-    weights = Weights(xp.matmul(delta_t, x), xp.matmul(delta_t, h), None if w.bias is None else xp.sum(delta, axis=0))
+    weights = Weights(xp.matmul(delta_t, x), xp.matmul(delta_t, h), None if w.bias is None else sum_rows(delta, xp=xp))
     return StepCotangents(weights, xp.matmul(delta, w.weight_ih), xp.matmul(delta, w.weight_hh))
 
 
@@ -75,3 +80,21 @@ def step_jvp(
     if w_dot is not None:
         z_dot = z_dot + pre_activation(w_dot, x, h, xp=xp)
     return nonlinearity.derivative(z, xp=xp) * z_dot
+
+
+def sum_rows(x: Array, /, *, xp: Namespace) -> Array:
+    """The sum (H,) of x (..., H) over every axis but the last, as accurate as a product is.
+
+    A library may add row to row, and lose an eps with each: so groups of rows are added, then groups of their sums. Half
+    precision, where a long sum stops growing altogether, is added in float32.
+    """
+    dtype, width = x.dtype, x.shape[-1]
+    rows = xp.reshape(x, (math.prod(x.shape[:-1]), width))
+    if xp.finfo(dtype).bits < SINGLE_BITS:
+        rows = xp.astype(rows, xp.float32)
+    while rows.shape[0] > GROUP:
+        groups = rows.shape[0] // GROUP
+        sums = xp.sum(xp.reshape(rows[: groups * GROUP, :], (groups, GROUP, width)), axis=1)
+        rest = rows[groups * GROUP :, :]
+        rows = xp.concat([sums, rest], axis=0) if rest.shape[0] else sums
+    return xp.astype(xp.sum(rows, axis=0), dtype, copy=False)

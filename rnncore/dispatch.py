@@ -94,6 +94,19 @@ class Engine:
             return self.scans.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite)
         return scan.linear(u, d, s0, m, reverse=reverse, xp=self.xp)
 
+    def copy(self, x: Array) -> Array:
+        """A copy by arithmetic, which every transformation of every library knows."""
+        return x * 1
+
+    def cast(self, x: Array) -> Array:
+        """x in the engine's dtype: a library's automatic mixed precision may have left it in another."""
+        return x if x.dtype == self.dtype else self.xp.astype(x, self.dtype)
+
+    def read_only(self, x: Array) -> Array:
+        """A view that refuses to be written to, where the backend can make one; else x."""
+        view = getattr(self.backend, "read_only", None)
+        return x if view is None else view(x)
+
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Zeros of the engine's dtype on its device."""
         return self.xp.zeros(shape, dtype=self.dtype, device=self.device)

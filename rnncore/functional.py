@@ -21,7 +21,7 @@ from rnncore.cell import Weights
 from rnncore.dispatch import make_engine
 from rnncore.errors import ArgumentTypeError, ShapeError, StateDictError
 from rnncore.nonlinearity import as_nonlinearity
-from rnncore.registry import backend_of, selected_backend
+from rnncore.registry import backend_of, describe, selected_backend
 from rnncore.spec import RNNSpec
 
 __all__ = ["jvp", "rnn", "rnn_cell", "spec_of", "trace", "vjp"]
@@ -218,13 +218,18 @@ def spec_of(
     shapes = spec.parameter_shapes()
     faults = [f"missing {name}, expected shape {shape}" for name, shape in shapes.items() if name not in params]
     faults += [
-        f"{name}: expected shape {shape}, got {tuple(params[name].shape)}"
+        f"{name}: expected shape {shape}, got {_shape(params[name])}"
         for name, shape in shapes.items()
-        if name in params and tuple(params[name].shape) != shape
+        if name in params and _shape(params[name]) != shape
     ]
     if faults:
         raise StateDictError("params do not make up a network: " + "; ".join(faults))
     return spec
+
+
+def _shape(x: object) -> tuple[int, ...] | str:
+    shape = getattr(x, "shape", None)
+    return describe(x) if shape is None else tuple(shape)
 
 
 def _call(

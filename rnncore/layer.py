@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rnncore import scan
 from rnncore.backend import Array
-from rnncore.cell import Weights
+from rnncore.cell import Weights, sum_rows
 from rnncore.dispatch import Engine
 from rnncore.joining import TimeJoin
 from rnncore.nonlinearity import Nonlinearity
@@ -90,6 +90,7 @@ def vjp(
     u = _source(d_h, d_last, h, reverse, ragged, engine)
     delta = _scan_between(u, d, w.weight_hh, boundaries, not reverse, not nonlinearity.is_custom, engine)
     first = ragged.at_ends(delta) if reverse else delta[0, ...]
+    h0 = ragged.nonempty_or(h0, xp.zeros_like(h0))  # NaN in the state of a sequence without steps reaches no weight
     d_h0 = xp.matmul(first, w.weight_hh)
     if d_last is not None:
         d_h0 = ragged.nonempty_or(d_h0, d_last)
@@ -196,7 +197,7 @@ def _weight_cotangents(
     xp = engine.xp
     rest, before = (delta[:-1, ...], h[1:, ...]) if reverse else (delta[1:, ...], h[:-1, ...])
     d_w_hh = xp.matmul(xp.matrix_transpose(first), h0) + _outer(rest, before, engine)
-    return Weights(_outer(delta, x, engine), d_w_hh, None if w.bias is None else xp.sum(delta, axis=(0, 1)))
+    return Weights(_outer(delta, x, engine), d_w_hh, None if w.bias is None else sum_rows(delta, xp=xp))
 
 
 def add_weights(a: Weights, b: Weights) -> Weights:

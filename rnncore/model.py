@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from rnncore import calls, io
+from rnncore.arrays import check_mapping
 from rnncore.backend import Array, KernelMode
 from rnncore.calls import Call, Pullback, Rng, State, Tangents, Trace
-from rnncore.errors import FileFormatError, RnncoreError, StateDictError
+from rnncore.errors import ArgumentTypeError, FileFormatError, RnncoreError, StateDictError
 from rnncore.init import draw
 from rnncore.parameterised import Parameterised
+from rnncore.registry import describe
 from rnncore.rnn_cell import RNNCell, cell_of
 from rnncore.spec import RNNSpec
 
@@ -128,13 +130,18 @@ class RNN(Parameterised):
         StateDictError
             If names or shapes do not fit the description.
         """
+        if not isinstance(spec, RNNSpec):
+            raise ArgumentTypeError(f"spec: expected an RNNSpec, got {describe(spec)}")
+        check_mapping("params", params)
         faults = [f"missing {n}" for n in spec.parameter_shapes() if n not in params]
         faults += [f"unexpected {n!r}" for n in params if n not in spec.parameter_shapes()]
-        faults += [
-            f"{n}: expected shape {s}, got {tuple(params[n].shape)}"
-            for n, s in spec.parameter_shapes().items()
-            if n in params and tuple(params[n].shape) != s
-        ]
+        for name, shape in spec.parameter_shapes().items():
+            value = params.get(name)
+            if name not in params:
+                continue
+            if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.shape != shape:
+                got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else describe(value)
+                faults.append(f"{name}: expected a floating NumPy array of shape {shape}, got {got}")
         if faults:
             raise StateDictError("params do not fit the description: " + "; ".join(faults))
         model = object.__new__(cls)
@@ -207,7 +214,9 @@ class RNN(Parameterised):
         Returns
         -------
         output, h_n
-            As from a call. The pullback holds on to them: change neither in place before it has run.
+            As from a call. The pullback holds on to x, h0, output and the parameters: change none of them in place before
+            it has run. Where the backend can tell, the pullback refuses; NumPy's output cannot be written to at all where
+            it is what the pullback goes on from: copy it first.
         pullback : callable
             ``pullback(d_output=None, d_h_n=None)`` gives :class:`rnncore.calls.Gradients`: ``.params[name]``, ``.x``,
             ``.h0``, for the cotangents of output and h_n; None is zero.
@@ -342,7 +351,7 @@ def load(
     backend, device, kernel, check_finite
         As for :class:`RNN`.
     dtype : optional
-        By default the one the model was saved with.
+        By default the one the model was saved with; a bfloat16 model needs another on NumPy, which has no bfloat16.
     nonlinearity : optional
         The user's own function, if the model was made with one: a file does not hold code.
 
@@ -364,8 +373,8 @@ def load(
     try:
         spec = RNNSpec.from_config(stored.config, nonlinearity=nonlinearity)
     except RnncoreError as error:
-        if nonlinearity is None and stored.config.get("custom_nonlinearity") is True:
-            raise
+        if (nonlinearity is None) == (stored.config.get("custom_nonlinearity") is True):
+            raise  # the caller's argument is what does not fit, not the file
         raise FileFormatError(f"{path}: its description of the network is not valid: {error}") from error
     try:
         return RNN.from_spec(
@@ -388,6 +397,8 @@ def bound_to(name: str) -> tuple[type[RNN], type[RNNCell]]:
     backend in the line that imports it. They are real subclasses: isinstance holds, and they pickle, as long as they are
     assigned to the names RNN and RNNCell of the module that calls this.
     """
+    if not isinstance(name, str):
+        raise ArgumentTypeError(f"name: expected a backend's name, got {name!r}")
     module = str(sys._getframe(1).f_globals.get("__name__", __name__))
     made = []
     for base in (RNN, RNNCell):

@@ -300,7 +300,7 @@ def _vjp_by_window(
         piece, last = forward(parameters, x[a:b, ...], firsts[-1], plan.window(a, b))
         join.put(a, b, piece)
         # A copy: a view of the last state would keep the states of the whole window alive.
-        firsts.append([[plan.engine.xp.asarray(h, copy=True) for h in row] for row in last])
+        firsts.append([[plan.engine.copy(h) for h in row] for row in last])
 
     def pullback(d_output: Array | None, d_last: PerDirection | None) -> Cotangents:
         carried = d_last

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from numbers import Real
 from typing import Any
 
 from rnncore.activations import FAMILIES, Functions
@@ -95,11 +96,12 @@ class Nonlinearity:
         """The same function behind another limit on the pre-activation; None for no limit."""
         if clip is None:
             return replace(self, clip=None)
-        if isinstance(clip, bool) or not isinstance(clip, (int, float)):
+        if isinstance(clip, bool) or not isinstance(clip, Real):
             raise ArgumentTypeError(f"clip: expected a positive number or None, got {clip!r}")
-        if not (clip > 0 and math.isfinite(clip)):
+        limit = _finite("clip", clip)
+        if not limit > 0:
             raise ArgumentValueError(f"clip: expected a positive finite number or None, got {clip!r}")
-        return replace(self, clip=float(clip))
+        return replace(self, clip=limit)
 
     def to_config(self) -> dict[str, Any]:
         """Name and parameters as plain data; ``from_config`` reads it. A user's own functions are not in it."""
@@ -195,11 +197,7 @@ def get_nonlinearity(
                 raise ArgumentValueError(f"{parameter}: nonlinearity {key!r} has no {parameter}, got {given!r}")
             continue
         value = family.defaults[parameter] if given is None else given
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ArgumentTypeError(f"{parameter}: expected a finite number, got {value!r}")
-        if not math.isfinite(value):
-            raise ArgumentValueError(f"{parameter}: expected a finite number, got {value!r}")
-        values[parameter] = float(value)
+        values[parameter] = _finite(parameter, value)
     made = Nonlinearity(key, values.get("alpha"), values.get("beta"), _functions=family.build(**values))
     return made.with_clip(clip)
 
@@ -260,6 +258,19 @@ def from_config(config: Mapping[str, Any]) -> Nonlinearity:
     if not isinstance(config, Mapping) or not set(config) <= known or "name" not in config:
         raise ArgumentValueError(f"nonlinearity: expected a mapping with the keys {sorted(known)}, got {config!r}")
     return get_nonlinearity(config["name"], alpha=config.get("alpha"), beta=config.get("beta"), clip=config.get("clip"))
+
+
+def _finite(argument: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ArgumentTypeError(f"{argument}: expected a finite number, got {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        got = repr(value) if isinstance(value, float) else "one that is too large for a float"
+        raise ArgumentValueError(f"{argument}: expected a finite number, got {got}")
+    return number
 
 
 def _fold(name: str) -> str:

@@ -13,8 +13,8 @@ from rnncore.arrays import check_array, check_mapping, dtype_name, find_device, 
 from rnncore.backend import Array, Backend, Device, KernelMode, ScanRequest
 from rnncore.dispatch import Choice, Engine, check_kernel_mode, make_engine
 from rnncore.errors import ArgumentTypeError, BackendUnavailableError, StateDictError, UnknownNameError
-from rnncore.registry import describe, get_backend, owner_name, selected_backend
-from rnncore.spec import RNNSpec
+from rnncore.registry import describe, get_backend, owner_name
+from rnncore.spec import RNNSpec, positive_int
 
 __all__ = ["Explanation", "Parameterised"]
 
@@ -68,6 +68,26 @@ class Parameterised:
     def spec(self) -> RNNSpec:
         """The description of the network, without its numbers."""
         return self._spec
+
+    @property
+    def input_size(self) -> int:
+        """Features of the input, I."""
+        return self._spec.input_size
+
+    @property
+    def hidden_size(self) -> int | tuple[int, ...]:
+        """Width of every layer; one for each where they differ."""
+        return self._spec.hidden_sizes[0] if self._spec.uniform else self._spec.hidden_sizes
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers, L."""
+        return self._spec.num_layers
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether there are two directions."""
+        return self._spec.bidirectional
 
     @property
     def backend(self) -> str:
@@ -126,7 +146,8 @@ class Parameterised:
     def load_state_dict(self, state_dict: Mapping[str, Array]) -> None:
         """Take over copies of all parameters from a mapping with torch's names, such as ``torch.nn.RNN.state_dict()``.
 
-        The arrays may be of any registered backend; they must have the model's dtype.
+        The arrays may be of any registered backend; they must have the model's dtype. The model gets new arrays: those
+        that stand for ones with ``requires_grad`` have it too, but an optimiser of PyTorch's must be made after this.
 
         Raises
         ------
@@ -136,6 +157,9 @@ class Parameterised:
         host = self._host_state(state_dict)
         make = self._engine.backend.asarray
         fresh = {k: make(v, dtype=self.dtype, device=self.device) for k, v in host.items()}
+        for name, value in fresh.items():
+            if getattr(self._params[name], "requires_grad", False):
+                value.requires_grad_()
         self._params.update(fresh)
 
     def explain(self, *, steps: int = 100, batch: int = 1) -> Explanation:
@@ -148,6 +172,7 @@ class Parameterised:
           linear scan: reference (kernel="reference" was asked for)
         """
         engine, spec = self._engine, self._spec
+        steps, batch = positive_int("steps", steps), positive_int("batch", batch)
         choices = []
         for width in dict.fromkeys(spec.hidden_sizes):
             shape = (steps, batch, width, engine.dtype_name, engine.device)
@@ -236,7 +261,7 @@ class Parameterised:
     @classmethod
     def _make_engine(cls, backend: str | None, device: Any, dtype: Any, kernel: Any) -> Engine:
         mode = check_kernel_mode(kernel)
-        chosen: Backend = get_backend(backend or cls.default_backend or selected_backend())
+        chosen: Backend = get_backend(cls.default_backend if backend is None else backend)
         where = find_device(device, backend=chosen)
         kind = find_dtype(dtype, xp=chosen.namespace(), device=where)
         return make_engine(chosen, device=where, dtype=kind, kernel=mode)

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rnncore.backend import Array, Backend
-from rnncore.errors import ArgumentTypeError, BackendUnavailableError, UnknownNameError
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, BackendUnavailableError, UnknownNameError
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -85,17 +85,27 @@ class use_backend:
     def __init__(self, name: str) -> None:
         _entry(_checked_name(name))
         self.name = name
-        self._token: Token[str | None] | None = _chosen.set(name)
+        self._tokens: list[Token[str | None]] = [_chosen.set(name)]
+        self._entered = 0
 
     def __enter__(self) -> use_backend:
+        self._entered += 1
+        if self._entered > len(self._tokens):  # entered again: choose again
+            self._tokens.append(_chosen.set(self.name))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._token is not None:
-            _chosen.reset(self._token)
-            self._token = None
+        if not self._entered:
+            raise ArgumentValueError(f"{self!r}: left without having been entered; use it in a with statement")
+        if _chosen.get() != self.name:
+            raise ArgumentValueError(
+                f"{self!r}: expected to be left while it is the choice, got {_chosen.get()!r}: contexts must be left in "
+                "the opposite order to the one in which they were entered, and in the same thread"
+            )
+        self._entered -= 1
+        _chosen.reset(self._tokens.pop())
 
     def __repr__(self) -> str:
         return f"use_backend({self.name!r})"

@@ -149,6 +149,22 @@ class RNNCell(Parameterised):
             state_dict = {f"{k}_{self._suffix}" if k in kinds else k: v for k, v in state_dict.items()}
         super().load_state_dict(state_dict)
 
+    def to(self, backend: str | None = None, *, device: Any = None, dtype: Any = None) -> RNNCell:
+        """As :meth:`RNN.to`; a cell of a network becomes one with parameters of its own."""
+        moved = super().to(backend, device=device, dtype=dtype)
+        moved._layer, moved._suffix = self._layer, self._suffix
+        return moved
+
+    def __repr__(self) -> str:
+        spec, f = self._spec, self._spec.nonlinearity
+        parts = [str(spec.layer_input_size(self._layer)), str(spec.hidden_sizes[self._layer])]
+        parts += [] if spec.bias else ["bias=False"]
+        parts += [f"nonlinearity={f.name!r}"] if f.name != "tanh" or f.is_custom else []
+        parts += [f"clip={f.clip}"] if f.clip is not None else []
+        parts += [f"backend={self.backend!r}, device={str(self.device)!r}, dtype={self._engine.dtype_name!r}"]
+        of = "" if self._suffix == "l0" and spec.num_layers == 1 else f" of {self._suffix}"
+        return f"RNNCell({', '.join(parts)}){of}"
+
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "suffix": self._suffix, "layer": self._layer}
 
@@ -188,7 +204,7 @@ class RNNCell(Parameterised):
         end = self._suffix
         named = {f"weight_ih_{end}": w.weight_ih, f"weight_hh_{end}": w.weight_hh}
         if w.bias is not None:
-            named |= {f"bias_ih_{end}": w.bias, f"bias_hh_{end}": self._engine.xp.asarray(w.bias, copy=True)}
+            named |= {f"bias_ih_{end}": w.bias, f"bias_hh_{end}": self._engine.copy(w.bias)}
         return named
 
 

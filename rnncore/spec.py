@@ -21,6 +21,7 @@ __all__ = ["RNNSpec"]
 
 # Parameters are drawn on the host in float64 whatever the model's dtype, so this is what making them takes.
 HOST_ITEM_BYTES = 8
+PRINTED_BITS = 256
 
 
 @dataclass(frozen=True)
@@ -173,13 +174,22 @@ class RNNSpec:
             raise ArgumentValueError(f"spec: expected a mapping with the keys {sorted(known)}, got {got}")
         if not isinstance(config["hidden_sizes"], (list, tuple)):
             raise ArgumentTypeError(f"hidden_sizes: expected a list of int, got {config['hidden_sizes']!r}")
-        if nonlinearity is None:
-            if config["custom_nonlinearity"]:
-                raise ArgumentValueError(
-                    "nonlinearity: this network was made with a user's own function, "
-                    f"{config['nonlinearity'].get('name')!r}; give it as nonlinearity="
-                )
-            nonlinearity = nonlinearity_from_config(config["nonlinearity"])
+        stored, custom = config["nonlinearity"], config["custom_nonlinearity"]
+        if not isinstance(stored, Mapping) or not isinstance(custom, bool):
+            raise ArgumentTypeError(f"nonlinearity: expected a mapping and custom_nonlinearity a bool, got {stored!r}")
+        if custom and nonlinearity is None:
+            raise ArgumentValueError(
+                f"nonlinearity: this network was made with a user's own function, {stored.get('name')!r}; "
+                "give it as nonlinearity="
+            )
+        if not custom and nonlinearity is not None:
+            raise ArgumentValueError(
+                f"nonlinearity: this network has {stored.get('name')!r}, which needs none to be given, got {nonlinearity!r}"
+            )
+        if custom:
+            nonlinearity = as_nonlinearity(nonlinearity, clip=stored.get("clip"))
+        else:
+            nonlinearity = nonlinearity_from_config(stored)
         return cls.make(
             config["input_size"],
             tuple(config["hidden_sizes"]),
@@ -201,7 +211,7 @@ def positive_int(name: str, value: Any) -> int:
     except TypeError:
         raise ArgumentTypeError(f"{name}: expected an int >= 1, got {value!r}") from None
     if number < 1:
-        raise ArgumentValueError(f"{name}: expected an int >= 1, got {number}")
+        raise ArgumentValueError(f"{name}: expected an int >= 1, got {_digits(number)}")
     return number
 
 
@@ -220,7 +230,7 @@ def check_bytes(what: str, count: int, item_bytes: int) -> None:
     limit = min(sys.maxsize, _physical_memory())
     if needed > limit:
         raise ArgumentValueError(
-            f"{what}: {count} numbers need {needed} bytes, and at most {limit} bytes can be had here"
+            f"{what}: {_digits(count)} numbers need {_digits(needed)} bytes, and at most {limit} bytes can be had here"
         )
 
 
@@ -231,10 +241,14 @@ def _check_total(input_size: int, widths: tuple[int, ...], layers: int, directio
         read = input_size if k == 0 else directions * widths[k - 1]
         counts.append(directions * h * (read + h + extra))
     total = sum(counts) + (layers - len(widths)) * counts[-1]
-    sizes = (
-        f"input_size={input_size}, hidden_size={widths[0] if len(set(widths)) == 1 else widths}, num_layers={layers}"
-    )
+    width = _digits(widths[0]) if len(set(widths)) == 1 else f"({', '.join(map(_digits, widths))})"
+    sizes = f"input_size={_digits(input_size)}, hidden_size={width}, num_layers={_digits(layers)}"
     check_bytes(sizes, total, HOST_ITEM_BYTES)
+
+
+def _digits(n: int) -> str:
+    """The number for a message; Python refuses to print one of some thousand digits."""
+    return str(n) if n.bit_length() <= PRINTED_BITS else f"about 2**{n.bit_length()}"
 
 
 def _physical_memory() -> int:

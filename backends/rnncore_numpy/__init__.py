@@ -46,6 +46,13 @@ def to_numpy(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
     return x
 
 
+def read_only(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
+    """A view of x that cannot be written to."""
+    view = x.view()
+    view.flags.writeable = False
+    return view
+
+
 def synchronize(device: Any, /) -> None:
     """Nothing runs behind the caller's back."""
 

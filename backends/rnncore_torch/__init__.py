@@ -32,9 +32,9 @@ def namespace() -> Any:
 
 
 def is_native(x: object, /) -> bool:
-    """Whether x is a tensor."""
+    """Whether x is a dense tensor; sparse, nested and opaque ones have none of the operations that are needed."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(x, torch.Tensor)
+    return torch is not None and isinstance(x, torch.Tensor) and not x.is_nested and x.layout == torch.strided
 
 
 def devices() -> Sequence[torch.device]:

@@ -1,0 +1,277 @@
+"""The command, run as a user runs it, and the demonstration: its measurement against backpropagation, and its claim."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import rnncore
+from rnncore import demo, errors
+from rnncore.demo_plot import plot
+from rnncore.flow import state_gradients
+
+NAMES = ["vanishing", "orthogonal", "exploding", "overflow", "identity"]
+QUICK = ("--epochs", "1", "--samples", "200")
+PLAIN = {k: v for k, v in os.environ.items() if k not in {"FORCE_COLOR", "TTY_COMPATIBLE", "RNNCORE_BACKEND"}}
+
+
+def rnn(*arguments, code="", env=()):
+    """The command in a process of its own; `code` runs before it."""
+    script = (
+        f"import sys\n{code}\nfrom rnncore.cli import main\nsys.argv = ['rnncore', *{arguments!r}]\nsys.exit(main())"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", env={**PLAIN, **dict(env)}, check=False
+    )
+
+
+def one_line(done, status, *words):
+    assert done.returncode == status, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("rnncore: ")
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+
+
+# --- the measurement --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu", "softplus"])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_state_gradients_are_those_of_a_run_that_begins_there(nonlinearity, library):
+    """dL/dh_t is the gradient with respect to h0 of the network run on what comes after t."""
+    backend = rnncore.get_backend(library)
+    xp, device = backend.namespace(), backend.devices()[0]
+    model = rnncore.RNN(3, 5, nonlinearity=nonlinearity, rng=0, backend=library, dtype="float64")
+    rng = np.random.default_rng(1)
+    x, d_last = (backend.asarray(rng.standard_normal(s), dtype=xp.float64, device=device) for s in [(7, 4, 3), (4, 5)])
+    got = backend.to_numpy(state_gradients(model, x, d_last))
+    output, _ = model(x)
+    assert got.shape == (7, 4, 5)
+    np.testing.assert_array_equal(got[-1], backend.to_numpy(d_last))
+    for t in range(6):
+        _, _, pullback = model.vjp(x[t + 1 :, ...], xp.expand_dims(output[t, ...], axis=0))
+        want = backend.to_numpy(pullback(d_h_n=xp.expand_dims(d_last, axis=0)).h0)[0]
+        np.testing.assert_allclose(got[t], want, rtol=0, atol=1e-14 * np.max(np.abs(want)))
+
+
+@pytest.mark.parametrize("options", [{"num_layers": 2}, {"bidirectional": True}, {"batch_first": True}])
+def test_state_gradients_of_other_networks_are_refused(options):
+    with pytest.raises(errors.ArgumentValueError, match="rnn: expected one layer"):
+        state_gradients(rnncore.RNN(3, 5, **options), np.zeros((2, 2, 3)), np.zeros((2, 5)))
+
+
+# --- the claim --------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def ten_epochs():
+    return demo.run_demo("numpy", epochs=10)
+
+
+def runs_of(result):
+    return {run.recipe.name: run for run in result.runs}
+
+
+def test_the_cures_beat_what_they_cure():
+    runs = runs_of(ten_epochs())
+    assert list(runs) == NAMES
+    assert runs["orthogonal"].accuracy > 0.75
+    assert runs["orthogonal"].accuracy > runs["vanishing"].accuracy + 0.3
+    assert runs["identity"].accuracy > runs["exploding"].accuracy + 0.15
+    assert runs["orthogonal"].losses[-1] < 0.6 * runs["orthogonal"].losses[0]
+
+
+def test_gradients_vanish_explode_and_are_kept():
+    runs = runs_of(ten_epochs())
+    assert 1e-16 < runs["vanishing"].start[0] < 1e-12
+    assert 1e-3 < runs["orthogonal"].start[0] < 10
+    assert 1e9 < runs["exploding"].start[0] < 1e13
+    assert 0.1 < runs["identity"].start[0] < 10
+    for run in runs.values():
+        assert len(run.start) == len(run.end) == 64
+        assert 0.1 < run.start[63] < 10
+
+
+def test_what_overflows_is_stopped_and_said():
+    run = runs_of(ten_epochs())["overflow"]
+    assert run.accuracy is None
+    assert run.losses == ()
+    assert run.stopped.startswith("loss nan in epoch 1, batch ")
+    assert not np.any(np.isfinite(run.end))
+
+
+def test_every_backend_tells_the_same_story():
+    ours, theirs = (runs_of(demo.run_demo(b, epochs=1, samples=300)) for b in ("numpy", "torch"))
+    for name in NAMES:
+        np.testing.assert_allclose(ours[name].start, theirs[name].start, rtol=1e-3)
+    # Ten steps of a network that does not amplify: the same digits, but for rounding.
+    np.testing.assert_allclose(ours["orthogonal"].losses, theirs["orthogonal"].losses, rtol=1e-4)
+    np.testing.assert_allclose(ours["vanishing"].end, theirs["vanishing"].end, rtol=1e-3)
+
+
+def test_a_seed_decides_everything():
+    first, again, other = (runs_of(demo.run_demo(epochs=1, samples=200, seed=s)) for s in (3, 3, 4))
+    assert first["orthogonal"].losses == again["orthogonal"].losses
+    assert first["orthogonal"].end == again["orthogonal"].end
+    assert first["orthogonal"].losses != other["orthogonal"].losses
+
+
+def test_every_batch_is_told():
+    told = []
+    recipes = [r for r in demo.RECIPES if r.name == "orthogonal"]
+    demo.run_demo(epochs=2, samples=200, recipes=recipes, on_batch=lambda *news: told.append(news))
+    assert {name for name, _, _ in told} == {"orthogonal"}
+    assert [epoch for _, epoch, _ in told] == [1] * 5 + [2] * 5  # 150 digits in batches of at most 32
+    assert all(np.isfinite(loss) for _, _, loss in told)
+
+
+def test_the_picture(tmp_path):
+    path = tmp_path / "flow.png"
+    plot(ten_epochs(), path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert 10_000 < path.stat().st_size < 150_000
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_demo_in_a_pipe_is_plain_text():
+    done = rnn("demo", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    assert done.stderr == ""
+    for words in ("output (64, 50, 64)", "h_n    (1, 50, 64)", "t=0", "1e-14", "loss nan in epoch 1", *NAMES):
+        assert words in done.stdout
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_demo_as_json_is_one_document(library):
+    done = rnn("demo", *QUICK, "--json", "--seed", "2", "--backend", library)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    document = json.loads(done.stdout, parse_constant=refuse)
+    assert [document[k] for k in ("backend", "seed", "epochs", "train_size", "test_size")] == [library, 2, 1, 150, 50]
+    assert [document["output_shape"], document["h_n_shape"]] == [[64, 50, 64], [1, 50, 64]]
+    runs = {run["name"]: run for run in document["runs"]}
+    assert list(runs) == NAMES
+    for run in runs.values():
+        assert len(run["gradient_norm_start"]) == len(run["gradient_norm_end"]) == 64
+    assert runs["overflow"]["accuracy"] is None
+    assert runs["overflow"]["gradient_norm_end"] == [None] * 64
+    assert 0 <= runs["orthogonal"]["accuracy"] <= 1
+
+
+def test_demo_on_a_terminal_shows_a_bar_on_stderr_only():
+    parent, child = pty.openpty()
+    command = [sys.executable, "-c", "import sys; from rnncore.cli import main; sys.exit(main())", "demo", *QUICK]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=child, env={**PLAIN, "TERM": "xterm"}) as process:
+        os.close(child)
+        shown = b""
+        try:
+            while piece := os.read(parent, 65536):
+                shown += piece
+        except OSError:  # Linux's way of saying that the other end has closed
+            pass
+        written = process.stdout.read()
+    os.close(parent)
+    assert process.returncode == 0
+    assert b"orthogonal" in shown
+    assert b"\x1b" not in written
+
+
+def test_demo_draws(tmp_path):
+    path = tmp_path / "flow.svg"
+    done = rnn("demo", *QUICK, "--json", "--plot", str(path))
+    assert done.returncode == 0, done.stderr
+    json.loads(done.stdout)
+    assert path.read_text().lstrip().startswith("<?xml")
+
+
+def test_backends():
+    listed = json.loads(rnn("backends", "--json").stdout)
+    assert {b["name"]: b["usable"] for b in listed}["numpy"] is True
+    assert set(listed[0]) == {"name", "usable", "reason", "distribution", "version"}
+    table = rnn("backends")
+    assert table.returncode == 0
+    assert "\x1b" not in table.stdout
+    assert "numpy" in table.stdout
+
+
+def test_backends_says_how_to_install_with_the_brackets():
+    """In rich's markup, [torch] would be a style and vanish."""
+    hide = "import importlib.util as u; find = u.find_spec\nu.find_spec = lambda n, *a: None if n == 'torch' else find(n, *a)"
+    done = rnn("backends", code=hide)
+    assert done.returncode == 0, done.stderr
+    assert "[torch]" in done.stdout
+
+
+def test_version_and_help():
+    done = rnn("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert rnncore.__version__ in done.stdout
+    for arguments, status in ((("--help",), 0), (("demo", "--help"), 0), ((), 2)):
+        done = rnn(*arguments)
+        assert (done.returncode, done.stderr) == (status, "")
+        assert "Usage: rnncore" in done.stdout
+        assert "--samples" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("demo", "--backend", "nump"), ["'nump'", "numpy", "torch", "Did you mean 'numpy'"]),
+        (("demo", "--epochs", "0"), ["--epochs"]),
+        (("demo", "--epochs", "-3"), ["--epochs"]),
+        (("demo", "--epochs", "many"), ["--epochs"]),
+        (("demo", "--seed", "-1"), ["--seed"]),
+        (("demo", "--plot", "/no/such/folder/flow.png"), ["--plot", "/no/such/folder/flow.png"]),
+        (("demo", "--plot", "/"), ["--plot"]),
+        (("demo", "--plot", "flow.xyz"), ["--plot", "png", "flow.xyz"]),
+        (("demo", "--nonsense"), ["--nonsense"]),
+        (("nonsense",), ["nonsense"]),
+    ],
+)
+def test_a_bad_call_is_one_line_and_status_2(arguments, words):
+    one_line(rnn(*arguments), 2, *words)
+
+
+def test_a_bad_variable_is_one_line():
+    one_line(rnn("demo", env={"RNNCORE_BACKEND": "nump"}), 2, "'nump'", "numpy")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "package"),
+    [
+        ("typer", ("--version",), "typer"),
+        ("rich", ("backends",), "rich"),
+        ("sklearn", ("demo", *QUICK), "scikit-learn"),
+        ("matplotlib", ("demo", *QUICK, "--plot", "flow.png"), "matplotlib"),
+    ],
+)
+def test_a_missing_package_is_one_line_with_the_command_that_brings_it(module, arguments, package):
+    hidden = f"""
+class Missing:
+    def find_spec(self, name, *rest):
+        if name.partition(".")[0] == {module!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())"""
+    one_line(rnn(*arguments, code=hidden), 1, f"needs {package}: ", 'pip install "rnncore[demo]"')
+
+
+def test_a_mistake_in_the_program_is_not_hidden():
+    done = rnn("backends", code="import rnncore.registry as r\nr.backends = lambda: 1 / 0")
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
