@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     import typer
@@ -19,15 +19,30 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 INSTALL = 'pip install "rnncore[demo]"'
+FAILED, USAGE = 1, 2
+PIPE_WIDTH = 120  # in a pipe there is no width to fit: a table is then as wide as it needs to be
+INTERRUPTED = 130  # what a shell reports for Ctrl-C
 
 
 def main() -> None:
-    """Entry point of the command."""
+    """Entry point of the command. Whatever is wrong ends it with one line on stderr and status 1, or 2 for a bad call."""
     try:
         app = _app()
     except ModuleNotFoundError as error:
-        sys.exit(f"rnncore: the command needs {error.name}: {INSTALL}")
-    app()
+        _fail(f"the command needs {_package(error)}: {INSTALL}", FAILED)
+    try:
+        status = app(prog_name="rnncore", standalone_mode=False)
+    except Exception as error:
+        # typer's own errors: the package that defines them has changed with its releases, their shape has not.
+        kind, words = type(error).__name__, getattr(error, "format_message", None)
+        if kind == "Abort":
+            raise SystemExit(INTERRUPTED) from None
+        if kind == "NoArgsIsHelpError":  # the help has been printed
+            raise SystemExit(USAGE) from None
+        if words is None:
+            raise
+        _fail(words(), USAGE)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 def _app() -> typer.Typer:
@@ -59,7 +74,7 @@ def _app() -> typer.Typer:
 
     def backends(as_json: bool = typer.Option(False, "--json", help="One JSON document.")) -> None:
         """List every registered backend, whether it can be used, and why not."""
-        _list_backends(Console(), as_json)
+        _list_backends(Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH), as_json)
 
     app.command()(backends)
 
@@ -77,9 +92,9 @@ def _app() -> typer.Typer:
         try:
             done = _train(backend, seed, epochs, samples, show=not as_json)
         except RnncoreError as error:
-            _fail(str(error), 2)
+            _fail(str(error), USAGE)
         except ModuleNotFoundError as error:
-            _fail(f"the demonstration needs {error.name}: {INSTALL}", 1)
+            _fail(f"the demonstration needs {_package(error)}: {INSTALL}", FAILED)
         _report(done, as_json, plot)
 
     app.command()(demo)
@@ -89,6 +104,7 @@ def _app() -> typer.Typer:
 def _list_backends(console: Any, as_json: bool) -> None:
     from dataclasses import asdict
 
+    from rich.markup import escape
     from rich.table import Table
 
     from rnncore.registry import backends
@@ -101,7 +117,8 @@ def _list_backends(console: Any, as_json: bool) -> None:
     for column in ("backend", "usable", "reason", "distribution", "version"):
         table.add_column(column)
     for b in listed:
-        table.add_row(b.name, "yes" if b.usable else "no", b.reason, b.distribution, b.version)
+        # Escaped: in rich's markup the brackets of `pip install "rnncore[torch]"` would be a style, and vanish.
+        table.add_row(*map(escape, (b.name, "yes" if b.usable else "no", b.reason, b.distribution, b.version)))
     console.print(table)
 
 
@@ -141,24 +158,35 @@ def _report(demo: Demo, as_json: bool, plot: str | None) -> None:
             from rnncore.demo_plot import plot as draw
 
             draw(demo, plot)
-        except ModuleNotFoundError as error:
-            _fail(f"--plot needs {error.name}: {INSTALL}", 1)
         except (OSError, ValueError) as error:
-            _fail(f"--plot: {error}", 1)
+            _fail(f"--plot: {error}", FAILED)
     if as_json:
         print(json.dumps(to_json(demo), allow_nan=False))
         return
-    # In a pipe there is no width to fit: the table is then as wide as it needs to be.
-    print_report(demo, Console() if sys.stdout.isatty() else Console(width=120))
+    print_report(demo, Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH))
 
 
 def _check_writable(path: str) -> None:
     """Before the training, not after it."""
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(path):
-        _fail(f"--plot: expected a file that can be written, got {path!r}", 2)
+        _fail(f"--plot: expected a file that can be written, got {path!r}", USAGE)
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        _fail(f"--plot needs {_package(error)}: {INSTALL}", FAILED)
+    kinds = Figure().canvas.get_supported_filetypes()
+    if os.path.splitext(path)[1].lower().lstrip(".") not in kinds:
+        _fail(f"--plot: expected a file that ends in one of {', '.join(sorted(kinds))}, got {path!r}", USAGE)
 
 
-def _fail(message: str, code: int) -> Any:
-    print(f"rnncore: {message}", file=sys.stderr)
+def _package(error: ModuleNotFoundError) -> str:
+    """The name to install a missing module by."""
+    top = (error.name or "a package").partition(".")[0]
+    return "scikit-learn" if top == "sklearn" else top
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    one_line = "; ".join(line.strip() for line in message.splitlines()).replace(":;", ":")
+    print(f"rnncore: {one_line}", file=sys.stderr)
     raise SystemExit(code)
