@@ -12,3 +12,6 @@ for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Collected for doctests, the plugin's folder would be put on the path, and its backend found by every test.
+collect_ignore = ["acme_plugin"]
