@@ -20,6 +20,7 @@ OPTIMISERS = {
     "sgd": (SGD, torch.optim.SGD, {"lr": 0.1}),
     "sgd-decay": (SGD, torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.3}),
     "sgd-momentum": (SGD, torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}),
+    "sgd-bare-momentum": (SGD, torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
     "sgd-nesterov": (SGD, torch.optim.SGD, {"lr": 0.05, "momentum": 0.8, "nesterov": True, "weight_decay": 0.02}),
     "adam": (Adam, torch.optim.Adam, {"lr": 0.02}),
     "adam-options": (Adam, torch.optim.Adam, {"lr": 0.1, "betas": (0.5, 0.8), "eps": 1e-2, "weight_decay": 0.2}),
@@ -295,6 +296,17 @@ def test_a_norm_beyond_float64_is_still_clipped_right():
     clipped, norm = clip_grad_norm({"w": np.full(4, 1.5e308)}, 1.0)
     assert norm == math.inf
     np.testing.assert_allclose(clipped["w"], 0.5, rtol=4 * EPS)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize(("dtype", "size", "limit"), [("float32", 1e38, 1e-10), ("float64", 1e308, 1e-20)])
+def test_a_factor_too_small_for_the_dtype(library, dtype, size, limit):
+    """1e-48 is 0 in float32 and 1e-328 in float64, but what they scale here is not."""
+    backend = rnncore.get_backend(library)
+    xp, device = backend.namespace(), backend.devices()[0]
+    g = backend.asarray(np.asarray([0.6 * size, -0.8 * size]), dtype=getattr(xp, dtype), device=device)
+    clipped, _ = clip_grad_norm({"w": g}, limit)
+    np.testing.assert_allclose(backend.to_numpy(clipped["w"]), [0.6 * limit, -0.8 * limit], rtol=8 * PRECISION[dtype])
 
 
 def test_arrays_of_very_different_size_and_dtype():
