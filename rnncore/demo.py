@@ -223,7 +223,7 @@ def run_demo(
     batches = [batch(train_x[rows], train_y[rows]) for rows in parts]
     held_out = batch(test_x, test_y)
     measured = batch(test_x[:MEASURED], test_y[:MEASURED])
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn depends on it
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     output, h_n = probe(held_out[0])
     # The products are too small to share: threads that wait for each other make a busy machine ten times slower. Two of

@@ -175,6 +175,7 @@ def _vjp_by_window(
         found = _weight_cotangents(delta, first, w, x_w, state, h_w, reverse, engine)
         total = found if total is None else add_weights(total, found)
         d_x.put(a, b, xp.matmul(delta, w.weight_ih))
+    # There is at least one window, as a call has at least one step, so the total is not None.
     return LayerCotangents(total, d_x.joined(), xp.matmul(first, w.weight_hh))  # type: ignore[arg-type]
 
 

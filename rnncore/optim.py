@@ -14,6 +14,7 @@ keeps its own state by name. So one optimiser serves the network, a readout laye
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -26,7 +27,7 @@ from rnncore.registry import backend_of, describe
 __all__ = ["SGD", "Adam", "clip_grad_norm"]
 
 
-class _Optimiser:
+class _Optimiser(ABC):
     """What SGD and Adam share: the checks, the state by name, and that nothing is kept before everything is computed."""
 
     _slots: ClassVar[tuple[str, ...]]  # the arrays kept for each parameter, under torch's names
@@ -129,17 +130,18 @@ class _Optimiser:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._options().items())})"
 
+    @abstractmethod
     def _options(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """The constructor's arguments."""
 
     def _keeps_arrays(self) -> bool:
         return True
 
+    @abstractmethod
     def _update(
         self, p: Array, g: Array, state: dict[str, Array] | None, count: int, xp: Namespace
     ) -> tuple[Array, dict[str, Array]]:
         """The new parameter and the new state, after `count` steps including this one."""
-        raise NotImplementedError
 
     def _check(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> Namespace:
         for argument, value in (("params", params), ("grads", grads)):

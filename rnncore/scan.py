@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from rnncore.backend import Array, Namespace
+from rnncore.errors import ArgumentValueError
 from rnncore.nonlinearity import Nonlinearity
 
 __all__ = [
@@ -232,7 +233,7 @@ def slope(
     if not nonlinearity.derivative_needs_z:
         return nonlinearity.derivative_from_h(h, xp=xp)
     if p is None:
-        raise ValueError(f"nonlinearity {nonlinearity.name!r} needs p for its derivative")
+        raise ArgumentValueError(f"p: expected an array, as {nonlinearity.name!r} has its derivative from z, got None")
     z = pre_activation(p, h0, w_hh, h, reverse=reverse, xp=xp)
     return nonlinearity.derivative(z, xp=xp)
 

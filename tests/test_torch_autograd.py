@@ -68,12 +68,8 @@ def closure():
 
 
 def reference_scalar(values):
-    x, h0, w_ih, w_hh, b_ih, b_hh = values
-    h, states = h0[0], []
-    for x_t in x:
-        h = torch.tanh(x_t @ w_ih.mT + b_ih + h @ w_hh.mT + b_hh)
-        states.append(h)
-    return (torch.stack(states) ** 2).sum() + (h**3).sum()
+    states = _plain_output(values)
+    return (states**2).sum() + (states[-1] ** 3).sum()
 
 
 ARGUMENTS = tuple(range(6))
