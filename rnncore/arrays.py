@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,17 @@ __all__ = [
     "check_finite",
     "check_floating",
     "check_mapping",
+    "device_name",
+    "device_scope",
     "dtype_name",
     "find_device",
     "find_dtype",
+    "floating_dtypes",
     "host_lengths",
+    "index_dtype",
 ]
+
+_NO_SCOPE: AbstractContextManager[Any] = nullcontext()
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -53,12 +60,29 @@ def find_dtype(dtype: Any, *, xp: Namespace, device: Device, argument: str = "dt
     """The namespace's floating dtype of that name; None for the library's own default on the device."""
     if dtype is None:
         return xp.__array_namespace_info__().default_dtypes(device=device)["real floating"]
+    have = floating_dtypes(xp=xp, device=device)
     name = dtype_name(dtype)
-    found = getattr(xp, name, None) if name in FLOATS else None
-    if found is None:
-        have = [n for n in FLOATS if hasattr(xp, n)]
-        raise DTypeError(f"{argument}: expected one of {', '.join(have)}, got {dtype!r}")
-    return found
+    if name not in have:
+        where = "" if device is None else f" on device {str(device)!r}"
+        raise DTypeError(f"{argument}: expected one of {', '.join(have)}{where}, got {dtype!r}")
+    return have[name]
+
+
+def floating_dtypes(*, xp: Namespace, device: Device) -> dict[str, Any]:
+    """The floating dtypes that the device computes with, by name.
+
+    The standard's own question tells of float32 and float64: a device may lack the latter, or a setting hide it. Half
+    precision is outside the standard, so there the name alone has to do.
+    """
+    standard = xp.__array_namespace_info__().dtypes(device=device, kind="real floating")
+    halves = {n: getattr(xp, n) for n in FLOATS[:2] if hasattr(xp, n)}
+    # The namespace's own attribute, not the info's entry: libraries have several objects for one dtype.
+    return halves | {n: getattr(xp, n) for n in FLOATS[2:] if n in standard}
+
+
+def index_dtype(*, xp: Namespace, device: Device) -> Any:
+    """The dtype of the device's indices: a library may have no int64, or have it switched off."""
+    return xp.__array_namespace_info__().default_dtypes(device=device)["indexing"]
 
 
 def find_device(device: Any, *, backend: Backend) -> Device:
@@ -66,15 +90,27 @@ def find_device(device: Any, *, backend: Backend) -> Device:
     usable = list(backend.devices())
     if device is None:
         return usable[0]
-    for candidate in usable:
-        if candidate is device or str(candidate) == str(device):
+    names = [device_name(backend, candidate) for candidate in usable]
+    for candidate, name in zip(usable, names, strict=True):
+        if candidate is device or str(device) in (name, str(candidate)):
             return candidate
-    for candidate in usable:
-        if str(candidate).split(":")[0] == str(device):
+    for candidate, name in zip(usable, names, strict=True):
+        if name.split(":")[0] == str(device):
             return candidate
-    raise DeviceError(
-        f"device: expected one of {', '.join(map(str, usable))} of backend {backend.name!r}, got {str(device)!r}"
-    )
+    raise DeviceError(f"device: expected one of {', '.join(names)} of backend {backend.name!r}, got {str(device)!r}")
+
+
+def device_name(backend: Backend, device: Device) -> str:
+    """What users call a device."""
+    name = getattr(backend, "device_name", None)
+    return str(device) if name is None else str(name(device))
+
+
+def device_scope(backend: Backend, device: Device) -> AbstractContextManager[Any]:
+    """What everything asked of the device is asked in: the backend's own context, where it needs one."""
+    enter = getattr(backend, "scope", None)
+    # Inside a compiled function an array may not tell its device: there is nothing to enter then.
+    return _NO_SCOPE if enter is None or device is None else enter(device)
 
 
 def check_array(
@@ -104,7 +140,8 @@ def check_array(
         check_shape(argument, x, shape)
     where = device_of(x)
     if where is not None and device is not None and where != device and str(where) != str(device):
-        raise DeviceError(f"{argument}: expected an array on device {str(device)!r}, the model's, got {str(where)!r}")
+        want, got = device_name(backend, device), device_name(backend, where)
+        raise DeviceError(f"{argument}: expected an array on device {want!r}, the model's, got {got!r}")
 
 
 def check_floating(argument: str, x: Array) -> None:
@@ -173,8 +210,8 @@ def _host_list(lengths: Any) -> list[Any]:
 
 def check_finite(argument: str, x: Array, *, xp: Namespace, backend: Backend) -> None:
     """Refuse NaN and infinity, naming the first one's index."""
-    bad = xp.logical_not(xp.isfinite(x))
-    if not bool(xp.any(bad)):
+    # To the host by the backend's own way: a library may refuse to make a truth value of an array on a device.
+    if bool(backend.to_numpy(xp.all(xp.isfinite(x)))):
         return
     host = backend.to_numpy(x)
     where = tuple(int(i) for i in np.argwhere(~np.isfinite(host))[0])

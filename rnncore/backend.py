@@ -23,7 +23,10 @@ import numpy as np
 if TYPE_CHECKING:
     from rnncore.nonlinearity import Nonlinearity
 
-__all__ = ["Array", "Backend", "Device", "KernelMode", "Namespace", "ScanRequest", "Scans"]
+__all__ = ["CONTRACT_VERSION", "Array", "Backend", "Device", "KernelMode", "Namespace", "ScanRequest", "Scans"]
+
+# Raised when a plugin written for the old contract would no longer be right. A plugin may say which one it speaks.
+CONTRACT_VERSION = 1
 
 # The Array API standard has no static types yet (data-apis/array-api#267), so these are names for the reader.
 Array: TypeAlias = Any
@@ -99,10 +102,27 @@ class Scans(Protocol):
 class Backend(Protocol):
     """What a plugin must have. A module with these names qualifies; there is no base class to inherit.
 
-    Three names more are optional. ``unusable() -> str | None`` says, without importing the library, why it cannot run here.
-    ``writable = True`` says that arrays can be assigned into and that no transformation follows what is done to them,
-    which lets the core put its own results together in place. ``read_only(x) -> Array`` is a view of x that cannot be
-    written to.
+    These names more are optional; a plugin that lacks one makes no promise.
+
+    ``contract_version = 1``
+        The :data:`CONTRACT_VERSION` it was written for. Another one than this library's is refused, with both named.
+    ``unusable() -> str | None``
+        Why it cannot run here, found out without importing the library, or None.
+    ``writable = True``
+        Arrays can be assigned into and no transformation follows what is done to them, which lets the core put its own
+        results together in place.
+    ``read_only(x) -> Array``
+        A view of x that cannot be written to.
+    ``device_name(device) -> str``
+        What users call a device, such as "cuda:0"; by default ``str(device)``.
+    ``scope(device) -> ContextManager``
+        Entered around everything the core asks of a device, for a library whose current device decides where it works.
+    ``grad(function) -> Callable``
+        The library's own reverse mode: ``grad(f)(*arrays)`` is the tuple of the gradients of the scalar ``f(*arrays)``.
+    ``jit(function) -> Callable``
+        The library's own compiler, for a function of arrays.
+    ``precision(device) -> str``
+        "full", or "tf32" where the user's own settings let the library round the inputs of float32 products to 10 bits.
     """
 
     @property

@@ -94,9 +94,10 @@ def forward(
     call: Call, x: Array, h0: Any = None, lengths: Any = None, training: bool = False, rng: Rng = None
 ) -> tuple[Array, State]:
     """See :meth:`rnncore.RNN.__call__`."""
-    shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
-    output, h_n = network.forward(_weights(call.spec, call.params), xt, h0s, plan)
-    return _finish(call, shape, output, h_n)
+    with call.engine.scope():
+        shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
+        output, h_n = network.forward(_weights(call.spec, call.params), xt, h0s, plan)
+        return _finish(call, shape, output, h_n)
 
 
 def vjp(
@@ -110,6 +111,20 @@ def vjp(
     truncate: int | None = None,
 ) -> tuple[Array, State, Pullback]:
     """See :meth:`rnncore.RNN.vjp`."""
+    with call.engine.scope():
+        return _vjp(call, x, h0, lengths, training, rng, checkpoint, truncate)
+
+
+def _vjp(
+    call: Call,
+    x: Array,
+    h0: Any,
+    lengths: Any,
+    training: bool,
+    rng: Rng,
+    checkpoint: bool | int,
+    truncate: int | None,
+) -> tuple[Array, State, Pullback]:
     shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng, truncate)
     weights = _weights(call.spec, call.params)
     every = _checkpoint_steps(checkpoint, shape.steps)
@@ -128,17 +143,18 @@ def vjp(
                 raise ArgumentValueError(
                     f"{name}: expected the array as it was in vjp, got one that was changed in place"
                 )
-        d_out = None
-        if d_output is not None:
-            _check(call, "d_output", d_output, output_shape)
-            d_out = shape.inward(d_output)
-        d_last = None if d_h_n is None else _state_in(call, shape, "d_h_n", d_h_n)
-        found = pull(d_out, d_last)
-        return Gradients(
-            _named(call, found.parameters),
-            call.engine.cast(shape.outward(found.x)),
-            _state_out(call, shape, [[call.engine.cast(g) for g in row] for row in found.h0]),
-        )
+        with call.engine.scope():
+            d_out = None
+            if d_output is not None:
+                _check(call, "d_output", d_output, output_shape)
+                d_out = shape.inward(d_output)
+            d_last = None if d_h_n is None else _state_in(call, shape, "d_h_n", d_h_n)
+            found = pull(d_out, d_last)
+            return Gradients(
+                _named(call, found.parameters),
+                call.engine.cast(shape.outward(found.x)),
+                _state_out(call, shape, [[call.engine.cast(g) for g in row] for row in found.h0]),
+            )
 
     return public_output, public_h_n, pullback
 
@@ -156,30 +172,35 @@ def jvp(
     params_dot: Mapping[str, Array] | None = None,
 ) -> tuple[Array, State, Tangents]:
     """See :meth:`rnncore.RNN.jvp`."""
-    shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
-    xt_dot = None
-    if x_dot is not None:
-        _check(call, "x_dot", x_dot, tuple(x.shape))
-        xt_dot = shape.inward(x_dot)
-        xt_dot = xt_dot if plan.ragged is None else plan.ragged.masked(xt_dot)
-    h0s_dot = None if h0_dot is None else _state_in(call, shape, "h0_dot", h0_dot)
-    weights_dot = None if params_dot is None else _weights(call.spec, _complete(call, params_dot))
-    output, h_n, output_dot, h_n_dot = network.jvp(
-        weights_dot, xt_dot, h0s_dot, _weights(call.spec, call.params), xt, h0s, plan
-    )
-    tangents = Tangents(shape.outward(output_dot), _state_out(call, shape, h_n_dot))
-    return *_finish(call, shape, output, h_n), tangents
+    with call.engine.scope():
+        shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
+        xt_dot = None
+        if x_dot is not None:
+            _check(call, "x_dot", x_dot, tuple(x.shape))
+            xt_dot = shape.inward(x_dot)
+            xt_dot = xt_dot if plan.ragged is None else plan.ragged.masked(xt_dot)
+        h0s_dot = None if h0_dot is None else _state_in(call, shape, "h0_dot", h0_dot)
+        weights_dot = None if params_dot is None else _weights(call.spec, _complete(call, params_dot))
+        output, h_n, output_dot, h_n_dot = network.jvp(
+            weights_dot, xt_dot, h0s_dot, _weights(call.spec, call.params), xt, h0s, plan
+        )
+        tangents = Tangents(shape.outward(output_dot), _state_out(call, shape, h_n_dot))
+        return *_finish(call, shape, output, h_n), tangents
 
 
 def trace(call: Call, x: Array, h0: Any = None, lengths: Any = None, training: bool = False, rng: Rng = None) -> Trace:
     """See :meth:`rnncore.RNN.trace`."""
-    shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
-    xp = call.engine.xp
-    found = network.trace(_weights(call.spec, call.params), xt, h0s, plan)
-    output, h_n = _finish(call, shape, found.output, found.last)
-    return Trace(
-        tuple(xp.stack(row, axis=0) for row in found.h), tuple(xp.stack(row, axis=0) for row in found.z), output, h_n
-    )
+    with call.engine.scope():
+        shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
+        xp = call.engine.xp
+        found = network.trace(_weights(call.spec, call.params), xt, h0s, plan)
+        output, h_n = _finish(call, shape, found.output, found.last)
+        return Trace(
+            tuple(xp.stack(row, axis=0) for row in found.h),
+            tuple(xp.stack(row, axis=0) for row in found.z),
+            output,
+            h_n,
+        )
 
 
 # --- layout -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-from rnncore.arrays import check_floating, dtype_name
+from rnncore.arrays import check_floating, device_of, device_scope, dtype_name
 from rnncore.backend import Array, Backend, Namespace
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, NonFiniteError
 from rnncore.registry import backend_of, describe
@@ -70,9 +70,16 @@ def clip_grad_norm(
     if not same:
         return same, 0.0
     backend = one_backend("grads", same)
-    xp = backend.namespace()
     for name, g in same.items():
         check_floating(f"grads[{name!r}]", g)
+    with device_scope(backend, device_of(next(iter(same.values())))):
+        return _clipped(same, limit, error_if_nonfinite, backend)
+
+
+def _clipped(
+    same: dict[str, Array], limit: float, error_if_nonfinite: bool, backend: Backend
+) -> tuple[dict[str, Array], float]:
+    xp = backend.namespace()
     wide = {k: _wide(g, xp) for k, g in same.items() if math.prod(g.shape) > 0}
     largest = _to_host({k: xp.max(xp.abs(g)) for k, g in wide.items()}, backend, xp)
     bad = [k for k, m in largest.items() if not math.isfinite(m)]

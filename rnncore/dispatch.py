@@ -6,12 +6,13 @@ inside a plugin's scan is the caller's to see.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, get_args
 
 from rnncore import scan
-from rnncore.arrays import dtype_name
+from rnncore.arrays import device_scope, dtype_name
 from rnncore.backend import Array, Backend, Device, KernelMode, Namespace, ScanRequest, Scans
 from rnncore.errors import ArgumentTypeError, KernelUnsupportedError, UnknownNameError
 from rnncore.nonlinearity import Nonlinearity
@@ -93,6 +94,10 @@ class Engine:
         if self.choose(request).path == "kernel" and self.scans is not None:
             return self.scans.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite)
         return scan.linear(u, d, s0, m, reverse=reverse, xp=self.xp)
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """What everything asked of the device is asked in: a backend's own context, where it needs one."""
+        return device_scope(self.backend, self.device)
 
     def copy(self, x: Array) -> Array:
         """A copy by arithmetic, which every transformation of every library knows."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rnncore import calls, cell
-from rnncore.arrays import check_array, check_floating, check_mapping, device_of
+from rnncore.arrays import check_array, check_floating, check_mapping, device_of, device_scope
 from rnncore.backend import Array, KernelMode
 from rnncore.calls import Call, Pullback, Rng, State, Tangents, Trace
 from rnncore.cell import Weights
@@ -166,13 +166,28 @@ def rnn_cell(
     check_array("weight_hh", weight_hh, shape=(width, width), **place)
     check_array("weight_ih", weight_ih, shape=(width, x.shape[1]), **place)
     check_array("h", h, shape=(x.shape[0], width), **place)
-    bias = None
+    with device_scope(backend, place["device"]):
+        return _cell_step(x, h, weight_ih, weight_hh, bias_ih, bias_hh, nonlinearity, clip, place)
+
+
+def _cell_step(
+    x: Array,
+    h: Array,
+    weight_ih: Array,
+    weight_hh: Array,
+    bias_ih: Array | None,
+    bias_hh: Array | None,
+    nonlinearity: Any,
+    clip: float | None,
+    place: dict[str, Any],
+) -> Array:
+    bias, width = None, weight_hh.shape[0]
     for name, value in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
         if value is not None:
             check_array(name, value, shape=(width,), **place)
             bias = value if bias is None else bias + value
     return cell.step(
-        Weights(weight_ih, weight_hh, bias), x, h, nonlinearity=as_nonlinearity(nonlinearity, clip=clip), xp=xp
+        Weights(weight_ih, weight_hh, bias), x, h, nonlinearity=as_nonlinearity(nonlinearity, clip=clip), xp=place["xp"]
     )
 
 

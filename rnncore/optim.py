@@ -18,8 +18,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from rnncore.arrays import check_array, check_floating, device_of
-from rnncore.backend import Array, Namespace
+from rnncore.arrays import check_array, check_floating, device_of, device_scope
+from rnncore.backend import Array, Backend, Namespace
 from rnncore.clipping import clip_grad_norm, non_negative, one_backend
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, StateDictError
 from rnncore.registry import backend_of, describe
@@ -67,18 +67,22 @@ class _Optimiser(ABC):
         StateDictError, ArgumentTypeError, ShapeError, DTypeError, DeviceError
             And then neither the arrays nor the optimiser's state have changed.
         """
-        xp = self._check(params, grads)
+        backend = self._check(params, grads)
+        if backend is None:
+            return {}
+        xp = backend.namespace()
         stepped: dict[str, Array] = {}
         state: dict[str, dict[str, Array]] = {}
         steps: dict[str, int] = {}
         for name, p in params.items():
             p, g = _outside_autograd(p), _outside_autograd(grads[name])
-            if self._weight_decay != 0:
-                g = g + self._weight_decay * p
             count = self._steps.get(name, 0) + 1
-            new, kept = self._update(p, g, self._state.get(name), count, xp)
-            # Arithmetic on an array without axes gives NumPy's scalars, which are no arrays.
-            stepped[name], state[name] = xp.asarray(new), {slot: xp.asarray(x) for slot, x in kept.items()}
+            with device_scope(backend, device_of(p)):
+                if self._weight_decay != 0:
+                    g = g + self._weight_decay * p
+                new, kept = self._update(p, g, self._state.get(name), count, xp)
+                # Arithmetic on an array without axes gives NumPy's scalars, which are no arrays.
+                stepped[name], state[name] = xp.asarray(new), {slot: xp.asarray(x) for slot, x in kept.items()}
             steps[name] = count
         self._steps.update(steps)
         self._state.update(state)
@@ -143,7 +147,7 @@ class _Optimiser(ABC):
     ) -> tuple[Array, dict[str, Array]]:
         """The new parameter and the new state, after `count` steps including this one."""
 
-    def _check(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> Namespace:
+    def _check(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> Backend | None:
         for argument, value in (("params", params), ("grads", grads)):
             if not isinstance(value, Mapping):
                 raise ArgumentTypeError(f"{argument}: expected a mapping of names to arrays, got {describe(value)}")
@@ -163,7 +167,7 @@ class _Optimiser(ABC):
             check_array(f"grads[{name!r}]", grads[name], **same)
             for slot, kept in self._state.get(name, {}).items():
                 check_array(f"{slot}[{name!r}] in the optimiser's state", kept, **same)
-        return xp
+        return backend
 
 
 class SGD(_Optimiser):
@@ -301,4 +305,6 @@ def _outside_autograd(x: Array) -> Array:
 
 
 def _copied(x: Array) -> Array:
-    return backend_of(x).namespace().asarray(_outside_autograd(x), copy=True)
+    backend = backend_of(x)
+    with device_scope(backend, device_of(x)):
+        return backend.namespace().asarray(_outside_autograd(x), copy=True)

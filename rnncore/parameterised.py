@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rnncore.arrays import check_array, check_mapping, dtype_name, find_device, find_dtype
+from rnncore.arrays import check_array, check_mapping, device_name, dtype_name, find_device, find_dtype
 from rnncore.backend import Array, Backend, Device, KernelMode, ScanRequest
 from rnncore.dispatch import Choice, Engine, check_kernel_mode, make_engine
 from rnncore.errors import ArgumentTypeError, BackendUnavailableError, StateDictError, UnknownNameError
@@ -179,7 +179,11 @@ class Parameterised:
             choices.append(engine.choose(ScanRequest("nonlinear", *shape, False, spec.nonlinearity)))
             choices.append(engine.choose(ScanRequest("linear", *shape, True, None)))
         return Explanation(
-            self.backend, str(self.device), engine.dtype_name, engine.kernel, tuple(dict.fromkeys(choices))
+            self.backend,
+            self._device_name,
+            engine.dtype_name,
+            engine.kernel,
+            tuple(dict.fromkeys(choices)),
         )
 
     def to(self: Self, backend: str | None = None, *, device: Any = None, dtype: Any = None) -> Self:
@@ -213,7 +217,7 @@ class Parameterised:
             "spec": self._spec,
             "params": self._host_params(),
             "backend": self.backend,
-            "device": str(self.device),
+            "device": self._device_name,
             "dtype": self._engine.dtype_name,
             "kernel": self.kernel,
             "check_finite": self._check_finite,
@@ -251,7 +255,7 @@ class Parameterised:
             parts.append(f"dropout={spec.dropout}")
         if spec.bidirectional:
             parts.append("bidirectional=True")
-        parts.append(f"backend={self.backend!r}, device={str(self.device)!r}, dtype={self._engine.dtype_name!r}")
+        parts.append(f"backend={self.backend!r}, device={self._device_name!r}, dtype={self._engine.dtype_name!r}")
         if self.kernel != "auto":
             parts.append(f"kernel={self.kernel!r}")
         return f"{type(self).__name__}({', '.join(parts)})"
@@ -265,6 +269,10 @@ class Parameterised:
         where = find_device(device, backend=chosen)
         kind = find_dtype(dtype, xp=chosen.namespace(), device=where)
         return make_engine(chosen, device=where, dtype=kind, kernel=mode)
+
+    @property
+    def _device_name(self) -> str:
+        return device_name(self._engine.backend, self.device)
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
         return self._spec.parameter_shapes()
@@ -283,7 +291,8 @@ class Parameterised:
 
     def _copied(self, x: Array) -> Array:
         detach = getattr(x, "detach", None)  # a library with autograd keeps the copy out of its graph this way
-        return self._engine.xp.asarray(x if detach is None else detach(), copy=True)
+        with self._engine.scope():
+            return self._engine.xp.asarray(x if detach is None else detach(), copy=True)
 
     def _host_params(self) -> dict[str, np.ndarray[Any, Any]]:
         return {name: self._engine.backend.to_numpy(self._params[name]) for name in self._own_shapes()}

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from rnncore.arrays import index_dtype
 from rnncore.backend import Array, Backend, Device, Namespace
 
 __all__ = ["Ragged"]
@@ -111,7 +112,8 @@ class Ragged:
         return self._indices(ends * batch + np.arange(batch))
 
     def _indices(self, x: np.ndarray[Any, Any]) -> Array:
-        return self.backend.asarray(x.astype(np.int64), dtype=self.xp.int64, device=self.device)
+        dtype = index_dtype(xp=self.xp, device=self.device)
+        return self.backend.asarray(x.astype(np.int64), dtype=dtype, device=self.device)
 
     def _truth(self, x: np.ndarray[Any, Any]) -> Array:
         return self.backend.asarray(x, dtype=self.xp.bool, device=self.device)

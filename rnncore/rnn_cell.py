@@ -88,25 +88,28 @@ class RNNCell(Parameterised):
         ------
         ShapeError, DTypeError, DeviceError, ArgumentTypeError, NonFiniteError
         """
-        w, x2, h2 = self._inputs(x, h)
-        h_next = cell.step(w, x2, h2, nonlinearity=self._spec.nonlinearity, xp=self._engine.xp)
-        return h_next if x.ndim == 2 else h_next[0, ...]
+        with self._engine.scope():
+            w, x2, h2 = self._inputs(x, h)
+            h_next = cell.step(w, x2, h2, nonlinearity=self._spec.nonlinearity, xp=self._engine.xp)
+            return h_next if x.ndim == 2 else h_next[0, ...]
 
     def vjp(self, x: Array, h: Array | None = None) -> tuple[Array, CellPullback]:
         """The next state, and ``pullback(d_next)`` that gives the gradients of the parameters, x and h."""
-        w, x2, h2 = self._inputs(x, h)
         xp, f = self._engine.xp, self._spec.nonlinearity
-        h_next = cell.step(w, x2, h2, nonlinearity=f, xp=xp)
-        public = h_next if x.ndim == 2 else h_next[0, ...]
+        with self._engine.scope():
+            w, x2, h2 = self._inputs(x, h)
+            h_next = cell.step(w, x2, h2, nonlinearity=f, xp=xp)
+            public = h_next if x.ndim == 2 else h_next[0, ...]
         batched = x.ndim == 2
 
         def pullback(d_next: Array) -> CellGradients:
             """Gradients for the cotangent of the next state."""
             self._check_param("d_next", d_next, tuple(public.shape))
-            d = d_next if batched else xp.expand_dims(d_next, axis=0)
-            found = cell.step_vjp(d, w, x2, h2, nonlinearity=f, xp=xp)
-            d_x, d_h = (found.x, found.h) if batched else (found.x[0, ...], found.h[0, ...])
-            return CellGradients(self._named(found.weights), d_x, d_h)
+            with self._engine.scope():
+                d = d_next if batched else xp.expand_dims(d_next, axis=0)
+                found = cell.step_vjp(d, w, x2, h2, nonlinearity=f, xp=xp)
+                d_x, d_h = (found.x, found.h) if batched else (found.x[0, ...], found.h[0, ...])
+                return CellGradients(self._named(found.weights), d_x, d_h)
 
         return public, pullback
 
@@ -120,6 +123,12 @@ class RNNCell(Parameterised):
         params_dot: Mapping[str, Array] | None = None,
     ) -> tuple[Array, Array]:
         """The next state and its tangent, for tangents of x, h and some or all parameters; zero where not given."""
+        with self._engine.scope():
+            return self._jvp(x, h, x_dot, h_dot, params_dot)
+
+    def _jvp(
+        self, x: Array, h: Array | None, x_dot: Array | None, h_dot: Array | None, params_dot: Any
+    ) -> tuple[Array, Array]:
         w, x2, h2 = self._inputs(x, h)
         xp, f, lone = self._engine.xp, self._spec.nonlinearity, x.ndim == 1
         dots = []
@@ -161,7 +170,7 @@ class RNNCell(Parameterised):
         parts += [] if spec.bias else ["bias=False"]
         parts += [f"nonlinearity={f.name!r}"] if f.name != "tanh" or f.is_custom else []
         parts += [f"clip={f.clip}"] if f.clip is not None else []
-        parts += [f"backend={self.backend!r}, device={str(self.device)!r}, dtype={self._engine.dtype_name!r}"]
+        parts += [f"backend={self.backend!r}, device={self._device_name!r}, dtype={self._engine.dtype_name!r}"]
         of = "" if self._suffix == "l0" and spec.num_layers == 1 else f" of {self._suffix}"
         return f"RNNCell({', '.join(parts)}){of}"
 
