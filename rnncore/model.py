@@ -11,7 +11,7 @@ import numpy as np
 
 from rnncore import calls, io
 from rnncore.arrays import check_mapping
-from rnncore.backend import Array, KernelMode
+from rnncore.backend import Array, Backend, KernelMode
 from rnncore.calls import Call, Pullback, Rng, State, Tangents, Trace
 from rnncore.errors import ArgumentTypeError, FileFormatError, RnncoreError, StateDictError
 from rnncore.init import draw
@@ -89,7 +89,7 @@ class RNN(Parameterised):
         *,
         clip: float | None = None,
         init: Any = "uniform",
-        backend: str | None = None,
+        backend: str | Backend | None = None,
         device: Any = None,
         dtype: Any = None,
         rng: Rng = None,
@@ -117,7 +117,7 @@ class RNN(Parameterised):
         spec: RNNSpec,
         params: Mapping[str, np.ndarray[Any, Any]],
         *,
-        backend: str | None = None,
+        backend: str | Backend | None = None,
         device: Any = None,
         dtype: Any = None,
         kernel: KernelMode = "auto",
@@ -335,7 +335,7 @@ class RNN(Parameterised):
 def load(
     path: str | Path,
     *,
-    backend: str | None = None,
+    backend: str | Backend | None = None,
     device: Any = None,
     dtype: Any = None,
     nonlinearity: Any = None,

@@ -16,7 +16,7 @@ from rnncore.errors import ArgumentTypeError, BackendUnavailableError, StateDict
 from rnncore.registry import describe, get_backend, owner_name
 from rnncore.spec import RNNSpec, positive_int
 
-__all__ = ["Explanation", "Parameterised"]
+__all__ = ["Explanation", "Parameterised", "resolve_backend"]
 
 Self = TypeVar("Self", bound="Parameterised")
 
@@ -41,6 +41,20 @@ class Explanation:
     def __str__(self) -> str:
         head = f"backend {self.backend}, device {self.device}, {self.dtype}, kernel={self.kernel!r}"
         return "\n".join([head, *(f"  {c.scan} scan: {c.path} ({c.reason})" for c in self.choices)])
+
+
+def resolve_backend(backend: str | Backend | None) -> Backend:
+    """The backend of that name, the selected one for None, or the plugin itself, which need not be registered.
+
+    Raises
+    ------
+    UnknownNameError, BackendUnavailableError, ArgumentTypeError
+    """
+    if backend is None or isinstance(backend, str):
+        return get_backend(backend)
+    if isinstance(backend, Backend):
+        return backend
+    raise ArgumentTypeError(f"backend: expected a name or a backend, got {describe(backend)}")
 
 
 class Parameterised:
@@ -186,12 +200,12 @@ class Parameterised:
             tuple(dict.fromkeys(choices)),
         )
 
-    def to(self: Self, backend: str | None = None, *, device: Any = None, dtype: Any = None) -> Self:
+    def to(self: Self, backend: str | Backend | None = None, *, device: Any = None, dtype: Any = None) -> Self:
         """A copy of the model elsewhere; this one stays as it is. Where the dtype stays, the weights move bit for bit.
 
         Parameters
         ----------
-        backend : str, optional
+        backend : str or Backend, optional
         device : optional
             By default this model's where the backend stays, else the other backend's default device.
         dtype : optional
@@ -201,7 +215,7 @@ class Parameterised:
         ------
         UnknownNameError, BackendUnavailableError, DeviceError, DTypeError
         """
-        target = self._engine.backend if backend is None else get_backend(backend)
+        target = self._engine.backend if backend is None else resolve_backend(backend)
         if device is None and target.name == self.backend:
             device = self.device
         where = find_device(device, backend=target)
@@ -263,9 +277,9 @@ class Parameterised:
     # --- helpers of both --------------------------------------------------------------------------------------------
 
     @classmethod
-    def _make_engine(cls, backend: str | None, device: Any, dtype: Any, kernel: Any) -> Engine:
+    def _make_engine(cls, backend: str | Backend | None, device: Any, dtype: Any, kernel: Any) -> Engine:
         mode = check_kernel_mode(kernel)
-        chosen: Backend = get_backend(cls.default_backend if backend is None else backend)
+        chosen = resolve_backend(cls.default_backend if backend is None else backend)
         where = find_device(device, backend=chosen)
         kind = find_dtype(dtype, xp=chosen.namespace(), device=where)
         return make_engine(chosen, device=where, dtype=kind, kernel=mode)

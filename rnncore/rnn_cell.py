@@ -9,7 +9,7 @@ import numpy as np
 
 from rnncore import cell
 from rnncore.arrays import check_finite, check_mapping
-from rnncore.backend import Array, KernelMode
+from rnncore.backend import Array, Backend, KernelMode
 from rnncore.calls import Rng, as_generator
 from rnncore.cell import Weights
 from rnncore.dispatch import Engine
@@ -66,7 +66,7 @@ class RNNCell(Parameterised):
         *,
         clip: float | None = None,
         init: Any = "uniform",
-        backend: str | None = None,
+        backend: str | Backend | None = None,
         device: Any = None,
         dtype: Any = None,
         rng: Rng = None,
@@ -158,7 +158,7 @@ class RNNCell(Parameterised):
             state_dict = {f"{k}_{self._suffix}" if k in kinds else k: v for k, v in state_dict.items()}
         super().load_state_dict(state_dict)
 
-    def to(self, backend: str | None = None, *, device: Any = None, dtype: Any = None) -> RNNCell:
+    def to(self, backend: str | Backend | None = None, *, device: Any = None, dtype: Any = None) -> RNNCell:
         """As :meth:`RNN.to`; a cell of a network becomes one with parameters of its own."""
         moved = super().to(backend, device=device, dtype=dtype)
         moved._layer, moved._suffix = self._layer, self._suffix

@@ -43,6 +43,7 @@ ORDER = (
     "clipping",
     "optim",
     "flow",
+    "testing",
     "demo",
     "demo_report",
     "demo_plot",
@@ -76,6 +77,7 @@ NUMPY_ALLOWED = {
     "clipping",
     "optim",
     "flow",
+    "testing",
     "demo",
     "demo_report",
 }
@@ -172,8 +174,12 @@ def test_import_brings_no_backend_and_no_tool():
         "typer",
         "matplotlib",
         "sklearn",
+        "pytest",
         "rnncore_numpy",
         "rnncore_torch",
+        "rnncore_jax",
+        "rnncore_cupy",
+        "rnncore_strict",
     }
     assert not unwanted & set(ast.literal_eval(out))
 

@@ -12,6 +12,7 @@ from rnncore_numpy._scans import NumpyScans
 
 name = "numpy"
 native_package = "numpy"
+contract_version = 1
 writable = True
 
 RNN, RNNCell = rnncore.bound_to(name)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 name = "torch"
 native_package = "torch"
+contract_version = 1
 
 RNN, RNNCell = rnncore.bound_to(name)
 
@@ -53,7 +54,8 @@ def asarray(x: np.ndarray[Any, Any], /, *, dtype: torch.dtype, device: torch.dev
     """A tensor of its own, never one that shares the host array's memory."""
     import torch
 
-    return torch.tensor(np.ascontiguousarray(x), dtype=dtype, device=device)
+    # Contiguous, as PyTorch knows no negative strides; not ascontiguousarray, which gives an axis to what has none.
+    return torch.tensor(np.asarray(x, order="C"), dtype=dtype, device=device)
 
 
 def to_numpy(x: torch.Tensor, /) -> np.ndarray[Any, Any]:
@@ -75,6 +77,25 @@ def synchronize(device: torch.device, /) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def grad(function: Callable[..., Any], /) -> Callable[..., tuple[torch.Tensor, ...]]:
+    """The gradients of a scalar function with respect to each of its arguments, by ``torch.func``; it nests."""
+    import torch
+
+    def gradients(*arrays: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found: tuple[torch.Tensor, ...] = torch.func.grad(function, argnums=tuple(range(len(arrays))))(*arrays)
+        return found
+
+    return gradients
+
+
+def precision(device: torch.device, /) -> str:
+    """ "tf32" where PyTorch's own settings let CUDA round the inputs of products: off, unless the user turned it on."""
+    import torch
+
+    allowed = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    return "tf32" if allowed else "full"
 
 
 def scans() -> TorchScans:

@@ -1,0 +1,53 @@
+"""No way from a device to the host but ``to_device``: array-api-strict lets float(), bool(), int(), an index and DLPack through.
+
+On a GPU each of these waits for the device, or fails, or is refused inside a compiled function. The methods of the class are
+replaced, so that arrays made anywhere are watched; those on the host device behave as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["ImplicitTransferError", "install", "remove"]
+
+WATCHED = ("__bool__", "__int__", "__float__", "__complex__", "__index__", "__dlpack__", "__array__", "__buffer__")
+
+_original: dict[str, Callable[..., Any]] = {}
+
+
+class ImplicitTransferError(TypeError):
+    """An array on a device was about to reach the host in silence."""
+
+
+def install(xp: Any) -> None:
+    """Watch the class of all arrays; once."""
+    kind = xp._array_object.Array
+    if _original:
+        return
+    for method in WATCHED:
+        original = getattr(kind, method, None)
+        if original is not None:
+            _original[method] = original
+            setattr(kind, method, _watched(method, original))
+
+
+def remove(xp: Any) -> None:
+    """Give the class its own methods back."""
+    kind = xp._array_object.Array
+    while _original:
+        method, original = _original.popitem()
+        setattr(kind, method, original)
+
+
+def _watched(method: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(self.device._device) != "CPU_DEVICE":
+            raise ImplicitTransferError(
+                f"{method} of an array on {self.device}: it would wait for the device and bring the number to the host; "
+                "keep it there, or say so with to_device"
+            )
+        return original(self, *args, **kwargs)
+
+    watched.__name__ = method
+    return watched

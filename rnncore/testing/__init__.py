@@ -1,0 +1,48 @@
+"""The conformance suite: whether a backend is right. One registry of checks, and three ways to run it.
+
+In Python, which needs nothing but the backend:
+
+>>> from rnncore.testing import check_backend
+>>> report = check_backend("numpy", only=["RC-ANA"])
+>>> report.ok, report.ran
+(True, 6)
+
+On the command line, ``rnncore conform numpy``. And under pytest, without a plugin or a conftest::
+
+    from rnncore.testing import BackendConformance
+
+    class TestMine(BackendConformance):
+        backend = "mine"
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rnncore.testing.check import CAPABILITIES, CHECKS, TOLERANCES, Check, CheckFailed
+from rnncore.testing.report import SUITE_VERSION, Outcome, Report
+from rnncore.testing.run import check_backend
+
+if TYPE_CHECKING:
+    from rnncore.testing.conformance import BackendConformance
+
+__all__ = [
+    "CAPABILITIES",
+    "CHECKS",
+    "SUITE_VERSION",
+    "TOLERANCES",
+    "BackendConformance",
+    "Check",
+    "CheckFailed",
+    "Outcome",
+    "Report",
+    "check_backend",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "BackendConformance":  # the only one that needs pytest, which a user of the others may not have
+        from rnncore.testing.conformance import BackendConformance
+
+        return BackendConformance
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,213 @@
+"""KER: which code runs. The path a call takes is the one that was asked for, and a backend's word about its scans is true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rnncore.arrays import device_scope
+from rnncore.backend import Array, Backend, ScanRequest, Scans
+from rnncore.errors import KernelUnsupportedError
+from rnncore.nonlinearity import as_nonlinearity
+from rnncore.scan import linear as reference_linear
+from rnncore.scan import nonlinear as reference_nonlinear
+from rnncore.testing.case import Case
+from rnncore.testing.check import check
+from rnncore.testing.oracle import linear_scan, nonlinear_scan
+from rnncore.testing.requests import requests
+from rnncore.testing.subject import Subject
+
+REASON = "refused for the sake of a check"
+
+
+class _Spy:
+    """Scans that count, and may refuse or fail."""
+
+    def __init__(self, scans: Scans, reason: str | None = None, error: Exception | None = None) -> None:
+        self._scans, self._reason, self._error = scans, reason, error
+        self.runs: list[str] = []
+
+    def unsupported(self, request: ScanRequest, /) -> str | None:
+        return self._scans.unsupported(request) if self._reason is None else self._reason
+
+    def nonlinear(self, *args: Any, **kwargs: Any) -> Array:
+        return self._run("nonlinear", *args, **kwargs)
+
+    def linear(self, *args: Any, **kwargs: Any) -> Array:
+        return self._run("linear", *args, **kwargs)
+
+    def _run(self, kind: str, *args: Any, **kwargs: Any) -> Array:
+        self.runs.append(kind)
+        if self._error is not None:
+            raise self._error
+        return getattr(self._scans, kind)(*args, **kwargs)
+
+
+class _With:
+    """A backend with other scans."""
+
+    def __init__(self, backend: Backend, scans: Any) -> None:
+        self._backend, self._own = backend, scans
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def scans(self) -> Any:
+        return self._own
+
+
+def _spied(s: Subject, **options: Any) -> tuple[_Spy, Any]:
+    scans = s.backend.scans()
+    if scans is None:
+        raise AssertionError("asked of a backend without scans")
+    spy = _Spy(scans, **options)
+    return spy, _With(s.backend, spy)
+
+
+def _taken(s: Subject) -> bool:
+    """Whether the backend's scans take what the checks here ask of them."""
+    scans = s.backend.scans()
+    f = as_nonlinearity("tanh")
+    shape = (6, 3, 5, s.dtype_name, s.device)
+    asked = (ScanRequest("nonlinear", *shape, False, f), ScanRequest("linear", *shape, True))
+    return scans is not None and all(scans.unsupported(r) is None for r in asked)
+
+
+@check(
+    "RC-KER-001",
+    "kernel='require' runs the backend's own scans, and 'auto' does wherever they take the request",
+    needs=("scans",),
+)
+def require_runs_the_kernel(s: Subject) -> None:
+    s.expect(_taken(s), "the scans refuse a tanh network of 6 steps, 3 rows and 5 units")
+    for kernel in ("require", "auto"):
+        spy, backend = _spied(s)
+        case = Case.make(s)
+        model = case.model(backend=backend, kernel=kernel)
+        model(case.give(case.x))
+        s.expect(spy.runs == ["nonlinear"], f"forward, kernel={kernel!r}: expected one nonlinear scan, got {spy.runs}")
+        spy.runs.clear()
+        model.vjp(case.give(case.x))[2](case.give(case.d_output))
+        s.expect(
+            spy.runs[:1] == ["nonlinear"] and set(spy.runs[1:]) == {"linear"}, f"vjp, kernel={kernel!r}: got {spy.runs}"
+        )
+        spy.runs.clear()
+        model.jvp(case.give(case.x), x_dot=case.give(case.x))
+        s.expect(spy.runs == ["nonlinear", "linear"], f"jvp, kernel={kernel!r}: got {spy.runs}")
+
+
+@check("RC-KER-002", "kernel='reference' never runs the backend's own scans", needs=("scans",))
+def reference_runs_no_kernel(s: Subject) -> None:
+    spy, backend = _spied(s)
+    case = Case.make(s)
+    model = case.model(backend=backend, kernel="reference")
+    output, _, pullback = model.vjp(case.give(case.x), case.give_state(case.h0))
+    pullback(case.give(case.d_output))
+    s.expect(not spy.runs, f"kernel='reference': ran {spy.runs}")
+    s.compare("output", output, case.truth().output, tolerance="states")
+
+
+@check(
+    "RC-KER-003",
+    "a request that the scans refuse runs on the reference under 'auto' and is an error under 'require'",
+    needs=("scans",),
+)
+def refusals_are_honoured(s: Subject) -> None:
+    spy, backend = _spied(s, reason=REASON)
+    case = Case.make(s)
+    output, _ = case.model(backend=backend, kernel="auto")(case.give(case.x), case.give_state(case.h0))
+    s.expect(not spy.runs, f"refused, and run all the same: {spy.runs}")
+    s.compare("output", output, case.truth().output, tolerance="states")
+    model = case.model(backend=backend, kernel="require")
+    error = s.raises(KernelUnsupportedError, "kernel='require' of a refused request", lambda: model(case.give(case.x)))
+    s.expect(REASON in str(error), f"the error does not give the reason: {error}")
+
+
+@check(
+    "RC-KER-004",
+    "an error inside a scan is the caller's to see, never swallowed",
+    needs=("scans",),
+    dtypes=("float32",),
+)
+def errors_are_not_swallowed(s: Subject) -> None:
+    spy, backend = _spied(s, error=ZeroDivisionError("inside a scan"))
+    case = Case.make(s)
+    model = case.model(backend=backend, kernel="auto")
+    s.raises(ZeroDivisionError, "an error inside a scan", lambda: model(case.give(case.x)))
+    s.expect(spy.runs == ["nonlinear"], f"expected one attempt, got {spy.runs}")
+
+
+@check(
+    "RC-KER-005",
+    "what `unsupported` does not refuse works: every function, empty axes, both directions",
+    needs=("scans",),
+)
+def unsupported_does_not_lie(s: Subject) -> None:
+    scans = s.backend.scans()
+    if scans is None:
+        raise AssertionError("asked of a backend without scans")
+    for request in requests(s.dtype_name, s.device, as_nonlinearity):
+        reason = scans.unsupported(request)
+        s.expect(
+            reason is None or (isinstance(reason, str) and reason),
+            f"unsupported: expected a reason or None, got {reason!r}",
+        )
+        if reason is None:
+            _run_request(s, scans, request)
+
+
+@check("RC-KER-006", "explain() tells the path that a call takes", needs=("scans",), dtypes=("float32",))
+def explanations_are_true(s: Subject) -> None:
+    for kernel, refuse, path in (
+        ("auto", None, "kernel"),
+        ("auto", REASON, "reference"),
+        ("reference", None, "reference"),
+    ):
+        spy, backend = _spied(s, reason=refuse)
+        case = Case.make(s)
+        model = case.model(backend=backend, kernel=kernel)
+        told = {c.scan: c.path for c in model.explain(steps=6, batch=3).choices}
+        model.vjp(case.give(case.x))[2](case.give(case.d_output))
+        s.expect(set(told.values()) == {path}, f"explain(), kernel={kernel!r}: expected {path}, got {told}")
+        s.expect(
+            bool(spy.runs) == (path == "kernel"), f"kernel={kernel!r}: said {path}, ran {spy.runs or 'the reference'}"
+        )
+
+
+@check("RC-KER-007", "the backend's scans and the reference agree on this backend", needs=("scans",))
+def kernel_agrees_with_the_reference(s: Subject) -> None:
+    case = Case.make(s, layers=2, bidirectional=True, lengths=(4, 0, 6))
+    want = {k: s.host(v) for k, v in case.results(case.model(kernel="reference")).items()}
+    for name, value in case.results(case.model(kernel="auto")).items():
+        s.compare(name, value, want[name], tolerance="gradients" if name.startswith("dL/") else "states")
+
+
+@check("RC-KER-008", "the reference itself is right on this backend's namespace")
+def reference_is_right(s: Subject) -> None:
+    p, h0, w = s.draw(6, 3, 5), s.draw(3, 5), s.weights(5)
+    u, d = s.draw(6, 3, 5), s.draw(6, 3, 5, scale=0.5)
+    give, f = s.give, as_nonlinearity("tanh")
+    with device_scope(s.backend, s.device):
+        for reverse in (False, True):
+            h = reference_nonlinear(give(p), give(h0), give(w), nonlinearity=f, reverse=reverse, xp=s.xp)
+            r = reference_linear(give(u), give(d), give(h0), give(w), reverse=reverse, xp=s.xp)
+            s.compare("h", h, nonlinear_scan(p, h0, w, "tanh", reverse=reverse), tolerance="states")
+            s.compare("s", r, linear_scan(u, d, h0, w, reverse=reverse), tolerance="gradients")
+
+
+def _run_request(s: Subject, scans: Scans, r: ScanRequest) -> None:
+    shape = (r.steps, r.batch, r.width)
+    a, b, first, m = s.draw(*shape), s.draw(*shape, scale=0.5), s.draw(r.batch, r.width), s.weights(r.width)
+    give, xp, f = s.give, s.xp, r.nonlinearity
+    what = f"{r.scan} scan of {shape}{', reverse' if r.reverse else ''}{'' if f is None else f', {f.name}'}"
+    with device_scope(s.backend, s.device):
+        if f is None:
+            got = scans.linear(give(a), give(b), give(first), give(m), reverse=r.reverse)
+            want = linear_scan(a, b, first, m, reverse=r.reverse)
+        else:
+            got = scans.nonlinear(give(a), give(first), give(m), nonlinearity=f, reverse=r.reverse)
+            known = reference_nonlinear(give(a), give(first), give(m), nonlinearity=f, reverse=r.reverse, xp=xp)
+            want = s.host(known)
+    half = s.dtype_name in ("float16", "bfloat16")
+    s.compare(what, got, np.asarray(want), tolerance="half" if half else "gradients", floor=1.0)

@@ -1,0 +1,254 @@
+"""What came of the checks: one outcome each, and the report as text, JSON and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from rnncore.testing.check import Check
+    from rnncore.testing.subject import Measured
+
+__all__ = ["SUITE_VERSION", "Outcome", "Report"]
+
+# Checks are added in minor releases only, and then this number goes up.
+SUITE_VERSION = "1.0"
+
+Status: TypeAlias = Literal["passed", "failed", "expected to fail", "skipped"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One check's result.
+
+    Attributes
+    ----------
+    id, rule, group : str
+    status : {"passed", "failed", "expected to fail", "skipped"}
+    reason : str
+        Why it did not pass; empty if it did.
+    error_eps, allowed_eps : float or None
+        The largest error measured, in eps, and what that comparison allowed: of all comparisons the one that came
+        closest to its limit. None where no number was compared.
+    dtype, what : str
+        Of that comparison.
+    seconds : float
+    """
+
+    id: str
+    rule: str
+    group: str
+    status: Status
+    reason: str
+    error_eps: float | None = None
+    allowed_eps: float | None = None
+    dtype: str = ""
+    what: str = ""
+    seconds: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        check: Check,
+        status: Any,
+        reason: str,
+        *,
+        measured: Sequence[tuple[str, Measured]] = (),
+        seconds: float = 0.0,
+    ) -> Outcome:
+        """Put together what was measured."""
+        where: tuple[str, str] = ("", "")
+        error = allowed = None
+        if measured:
+            dtype, worst = max(measured, key=lambda entry: _share(entry[1]))
+            where, error, allowed = (dtype, worst.what), worst.eps, worst.allowed
+        return cls(check.id, check.rule, check.group, status, reason, error, allowed, *where, seconds)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The conformance of one backend on one device.
+
+    Attributes
+    ----------
+    backend, device, kernel, precision : str
+    versions : dict of str to str
+    outcomes : tuple of Outcome
+    seconds : float
+    """
+
+    backend: str
+    device: str
+    kernel: str
+    precision: str
+    versions: dict[str, str]
+    outcomes: tuple[Outcome, ...]
+    seconds: float
+
+    def count(self, status: Status) -> int:
+        """How many checks came out like this."""
+        return sum(o.status == status for o in self.outcomes)
+
+    @property
+    def ran(self) -> int:
+        """How many checks ran: all but the skipped ones."""
+        return len(self.outcomes) - self.count("skipped")
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed, and anything ran: where all is skipped, nothing is known."""
+        return self.ran > 0 and self.count("failed") == 0
+
+    @property
+    def worst(self) -> Outcome | None:
+        """The check with the largest error in eps, among those that allow any and passed; not the central differences."""
+        found = [o for o in self.outcomes if o.status == "passed" and o.error_eps and o.group != "DIFF"]
+        found = [o for o in found if o.allowed_eps is not None and o.allowed_eps <= WITHIN_ROUNDING]
+        return max(found, key=lambda o: o.error_eps or 0.0, default=None)
+
+    @property
+    def summary(self) -> str:
+        """The first line."""
+        return (
+            f"{self.ran} ran: {self.count('passed')} passed, {self.count('failed')} failed, "
+            f"{self.count('expected to fail')} expected to fail; {self.count('skipped')} skipped"
+        )
+
+    def __str__(self) -> str:
+        lines = [self.summary, *self.heading]
+        lines += [f"{o.id:<14} {_mark(o):<8} {_eps(o):>10}  {o.rule}" for o in self.outcomes if o.status == "passed"]
+        for status in ("skipped", "expected to fail", "failed"):
+            for o in self.outcomes:
+                if o.status == status:
+                    lines.append(f"{o.id:<14} {_mark(o):<8} {_eps(o):>10}  {o.rule}\n    {o.reason}")
+        return "\n".join(lines)
+
+    @property
+    def heading(self) -> list[str]:
+        """What was checked, and the largest error."""
+        worst = self.worst
+        largest = "no error was measured"
+        if worst is not None:
+            largest = f"largest error {worst.error_eps:.1f} eps ({worst.id}, {worst.dtype}, {worst.what})"
+        if self.ran == 0:
+            largest = "no check ran: that is a failure, as nothing is known of this backend"
+        return [
+            f"backend {self.backend}, device {self.device}, kernel={self.kernel!r}, precision {self.precision}; "
+            f"{self.seconds:.1f} s; {largest}",
+            ", ".join(f"{k} {v}" for k, v in self.versions.items()),
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; numbers that JSON lacks as strings."""
+        counts = {s: self.count(s) for s in ORDER}
+        outcomes = [{k: _plain(v) for k, v in asdict(o).items()} for o in self.outcomes]
+        return {
+            "schema": 1,
+            "backend": self.backend,
+            "device": self.device,
+            "kernel": self.kernel,
+            "precision": self.precision,
+            "ok": self.ok,
+            "ran": self.ran,
+            "counts": counts,
+            "seconds": round(self.seconds, 3),
+            "versions": self.versions,
+            "outcomes": outcomes,
+        }
+
+    def to_json(self) -> str:
+        """One JSON document."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
+
+    def to_html(self) -> str:
+        """One page that needs nothing else: no network, no script; light or dark as the reader's system is."""
+        rows = "\n".join(_row(o) for o in sorted(self.outcomes, key=lambda o: ORDER.index(o.status)))
+        title = html.escape(f"Conformance of {self.backend} on {self.device}")
+        heading = "\n".join(f"<p>{html.escape(line)}</p>" for line in self.heading)
+        verdict = "ok" if self.ok else "failed"
+        return PAGE.format(title=title, verdict=verdict, summary=html.escape(self.summary), heading=heading, rows=rows)
+
+
+ORDER: tuple[Status, ...] = ("failed", "expected to fail", "passed", "skipped")
+WITHIN_ROUNDING = 1000.0
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --line: #8884; --good: #1a7f37; --bad: #cf222e; --quiet: #777; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --good: #3fb950; --bad: #ff7b72; --quiet: #999; }} }}
+body {{ font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 76rem; padding: 0 1rem; }}
+h1 {{ font-size: 1.35rem; margin: 0 0 .4rem; }}
+.summary {{ font-weight: 600; }}
+.summary.ok, .passed b {{ color: var(--good); }}
+.summary.failed, .failed b {{ color: var(--bad); }}
+.skipped b, p, .reason {{ color: var(--quiet); }}
+table {{ border-collapse: collapse; width: 100%; }}
+td, th {{ border-top: 1px solid var(--line); padding: .3rem .5rem; text-align: left; vertical-align: top; }}
+td.id {{ font-family: ui-monospace, monospace; white-space: nowrap; }}
+td.eps {{ text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }}
+.reason {{ overflow-wrap: anywhere; }}
+@media (max-width: 44rem) {{
+  thead {{ display: none; }}
+  tr {{ display: block; border-top: 1px solid var(--line); padding: .4rem 0; }}
+  td {{ display: inline-block; border: 0; padding: .1rem .5rem .1rem 0; }}
+  td.rule {{ display: block; }}
+}}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p class="summary {verdict}">{summary}</p>
+{heading}
+<table>
+<thead><tr><th>check</th><th>status</th><th>error (allowed), eps</th><th>rule</th></tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>
+</body>
+</html>
+"""
+
+
+def _row(o: Outcome) -> str:
+    reason = f'<div class="reason">{html.escape(o.reason)}</div>' if o.reason else ""
+    eps = "" if o.error_eps is None else f"{_number(o.error_eps)} ({_number(o.allowed_eps or 0.0)})"
+    kind = o.status.split()[0]
+    return (
+        f'<tr class="{kind}"><td class="id">{o.id}</td><td><b>{o.status}</b></td><td class="eps">{eps}</td>'
+        f'<td class="rule">{html.escape(o.rule)}{reason}</td></tr>'
+    )
+
+
+def _mark(o: Outcome) -> str:
+    return {"passed": "passed", "failed": "FAILED", "expected to fail": "xfailed", "skipped": "skipped"}[o.status]
+
+
+def _eps(o: Outcome) -> str:
+    return "" if o.error_eps is None else f"{_number(o.error_eps)} eps"
+
+
+def _number(x: float) -> str:
+    return f"{x:.1f}" if x < WITHIN_ROUNDING else f"{x:.1e}"
+
+
+def _share(m: Measured) -> float:
+    """How much of what is allowed was used."""
+    if m.allowed == 0.0:
+        return math.inf if m.eps > 0 else 0.0
+    return m.eps / m.allowed
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return round(value, 4) if isinstance(value, float) else value

@@ -1,0 +1,38 @@
+"""The requests that the checks of a backend's ``unsupported`` make: every function, empty and single axes, both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rnncore.backend import Device, ScanRequest
+from rnncore.nonlinearity import NONLINEARITIES, Nonlinearity, custom_nonlinearity
+
+__all__ = ["requests", "serpentine"]
+
+SHAPES = ((3, 2, 5), (1, 1, 1), (0, 2, 3), (4, 0, 3))
+CLIP = 0.5
+
+
+def requests(dtype: str, device: Device, make: Callable[..., Nonlinearity]) -> Iterator[ScanRequest]:
+    """(T, B, H) x direction x function, a clipped one and a user's own included; and the linear scan."""
+    functions = [make(name) for name in NONLINEARITIES]
+    functions += [make("tanh", clip=CLIP), serpentine()]
+    for k, (steps, batch, width) in enumerate(SHAPES):
+        for reverse in (False, True):
+            yield ScanRequest("linear", steps, batch, width, dtype, device, reverse)
+            for f in functions if k == 0 else functions[:2]:
+                yield ScanRequest("nonlinear", steps, batch, width, dtype, device, reverse, f)
+
+
+def serpentine() -> Nonlinearity:
+    """z / (1 + z^2), a user's function that stays bounded and needs nothing but operators."""
+    return custom_nonlinearity(_function, _derivative, name="serpentine", gamma=1.0)
+
+
+def _function(z: Any) -> Any:
+    return z / (1 + z * z)
+
+
+def _derivative(z: Any) -> Any:
+    return (1 - z * z) / ((1 + z * z) * (1 + z * z))
