@@ -24,7 +24,19 @@ from rnncore.ragged import Ragged
 from rnncore.registry import describe
 from rnncore.spec import RNNSpec, check_bytes, positive_int
 
-__all__ = ["Call", "Gradients", "Rng", "Tangents", "Trace", "forward", "jvp", "trace", "vjp"]
+__all__ = [
+    "Call",
+    "Gradients",
+    "Rng",
+    "Tangents",
+    "Trace",
+    "forward",
+    "jvp",
+    "nested_weights",
+    "prepare",
+    "trace",
+    "vjp",
+]
 
 Rng: TypeAlias = "np.random.Generator | int | None"
 State: TypeAlias = "Array | tuple[Array, ...]"
@@ -95,8 +107,8 @@ def forward(
 ) -> tuple[Array, State]:
     """See :meth:`rnncore.RNN.__call__`."""
     with call.engine.scope():
-        shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
-        output, h_n = network.forward(_weights(call.spec, call.params), xt, h0s, plan)
+        shape, xt, h0s, plan = prepare(call, x, h0, lengths, training, rng)
+        output, h_n = network.forward(nested_weights(call.spec, call.params), xt, h0s, plan)
         return _finish(call, shape, output, h_n)
 
 
@@ -125,8 +137,8 @@ def _vjp(
     checkpoint: bool | int,
     truncate: int | None,
 ) -> tuple[Array, State, Pullback]:
-    shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng, truncate)
-    weights = _weights(call.spec, call.params)
+    shape, xt, h0s, plan = prepare(call, x, h0, lengths, training, rng, truncate)
+    weights = nested_weights(call.spec, call.params)
     every = _checkpoint_steps(checkpoint, shape.steps)
     output, h_n, pull = network.vjp(weights, xt, h0s, plan, checkpoint=every)
     public_output, public_h_n = _finish(call, shape, output, h_n)
@@ -173,16 +185,16 @@ def jvp(
 ) -> tuple[Array, State, Tangents]:
     """See :meth:`rnncore.RNN.jvp`."""
     with call.engine.scope():
-        shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
+        shape, xt, h0s, plan = prepare(call, x, h0, lengths, training, rng)
         xt_dot = None
         if x_dot is not None:
             _check(call, "x_dot", x_dot, tuple(x.shape))
             xt_dot = shape.inward(x_dot)
             xt_dot = xt_dot if plan.ragged is None else plan.ragged.masked(xt_dot)
         h0s_dot = None if h0_dot is None else _state_in(call, shape, "h0_dot", h0_dot)
-        weights_dot = None if params_dot is None else _weights(call.spec, _complete(call, params_dot))
+        weights_dot = None if params_dot is None else nested_weights(call.spec, _complete(call, params_dot))
         output, h_n, output_dot, h_n_dot = network.jvp(
-            weights_dot, xt_dot, h0s_dot, _weights(call.spec, call.params), xt, h0s, plan
+            weights_dot, xt_dot, h0s_dot, nested_weights(call.spec, call.params), xt, h0s, plan
         )
         tangents = Tangents(shape.outward(output_dot), _state_out(call, shape, h_n_dot))
         return *_finish(call, shape, output, h_n), tangents
@@ -191,9 +203,9 @@ def jvp(
 def trace(call: Call, x: Array, h0: Any = None, lengths: Any = None, training: bool = False, rng: Rng = None) -> Trace:
     """See :meth:`rnncore.RNN.trace`."""
     with call.engine.scope():
-        shape, xt, h0s, plan = _prepare(call, x, h0, lengths, training, rng)
+        shape, xt, h0s, plan = prepare(call, x, h0, lengths, training, rng)
         xp = call.engine.xp
-        found = network.trace(_weights(call.spec, call.params), xt, h0s, plan)
+        found = network.trace(nested_weights(call.spec, call.params), xt, h0s, plan)
         output, h_n = _finish(call, shape, found.output, found.last)
         return Trace(
             tuple(xp.stack(row, axis=0) for row in found.h),
@@ -229,7 +241,7 @@ class _Shape:
         return xp.permute_dims(x, (1, 0, 2)) if self.batch_first else x
 
 
-def _prepare(
+def prepare(
     call: Call,
     x: Array,
     h0: Any,
@@ -238,6 +250,7 @@ def _prepare(
     rng: Rng,
     truncate: int | None = None,
 ) -> tuple[_Shape, Array, PerDirection, Plan]:
+    """The arguments of a call, checked and time-first: the layout, x (T, B, I), h0[layer][direction], and the plan."""
     shape = _input_shape(call, x)
     counts = host_lengths(lengths, batch=shape.batch, steps=shape.steps)
     if rng is not None:
@@ -365,7 +378,7 @@ def _check_all_finite(call: Call, shape: _Shape, x: Array, h0: PerDirection) -> 
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 
-def _weights(spec: RNNSpec, params: Mapping[str, Array]) -> Parameters:
+def nested_weights(spec: RNNSpec, params: Mapping[str, Array]) -> Parameters:
     """Nested weights from torch's names; the two biases become their sum, which is all that the scans see."""
     nested: Parameters = []
     for k in range(spec.num_layers):

@@ -1,4 +1,5 @@
-"""The command ``rnncore``: ``demo`` trains on real digits and shows what gradients do; ``backends`` lists what can run.
+"""The command ``rnncore``: ``demo`` trains on real digits and shows what gradients do, ``backends`` lists what can run,
+``conform`` runs the conformance suite.
 
 typer and rich are imported when the command runs, never by ``import rnncore``; where they are missing one line says how to
 get them.
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-INSTALL = 'pip install "rnncore[demo]"'
+INSTALL = 'pip install "rnncore[cli]"'
+INSTALL_DEMO = 'pip install "rnncore[demo]"'
 FAILED, USAGE = 1, 2
 PIPE_WIDTH = 120  # in a pipe there is no width to fit: a table is then as wide as it needs to be
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
@@ -94,32 +96,76 @@ def _app() -> typer.Typer:
         except RnncoreError as error:
             _fail(str(error), USAGE)
         except ModuleNotFoundError as error:
-            _fail(f"the demonstration needs {_package(error)}: {INSTALL}", FAILED)
+            _fail(f"the demonstration needs {_package(error)}: {INSTALL_DEMO}", FAILED)
         _report(done, as_json, plot)
 
     app.command()(demo)
+
+    def conform(
+        backend: str = typer.Argument(help="A registered backend, as `rnncore backends` lists it."),
+        device: str = typer.Option(None, help="By default the backend's own default one."),
+        kernel: str = typer.Option("auto", help="How scans run: auto, reference or require."),
+        only: list[str] = typer.Option(None, metavar="ID", help="A check, or a group such as RC-SCAN; repeatable."),
+        expect_failure: list[str] = typer.Option(
+            None, metavar="ID=REASON", help="A check that is known to fail, and must; repeatable."
+        ),
+        as_json: str = typer.Option(
+            None, "--json", metavar="FILE", help="Also write the report as JSON; - for stdout."
+        ),
+        as_html: str = typer.Option(None, "--html", metavar="FILE", help="Also write the report as one HTML page."),
+    ) -> int:
+        """Run the conformance suite on a backend: is it right? Status 0 if it is, 1 if a check failed or none ran."""
+        from rnncore import conform as command
+
+        try:
+            command.check_writable("--json", as_json)
+            command.check_writable("--html", as_html)
+            report = command.run(
+                backend,
+                device=device,
+                kernel=kernel,  # type: ignore[arg-type]  # check_backend names what it expected
+                only=only or None,
+                expected_failures=command.expectations(expect_failure or []),
+            )
+            command.write(report, json=as_json, html=as_html)
+        except RnncoreError as error:
+            _fail(str(error), USAGE)
+        except OSError as error:
+            _fail(str(error), FAILED)
+        if as_json != command.STANDARD_OUTPUT:
+            command.print_report(report, Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH))
+        return 0 if report.ok else FAILED
+
+    app.command()(conform)
     return app
 
 
 def _list_backends(console: Any, as_json: bool) -> None:
+    from contextlib import redirect_stdout
     from dataclasses import asdict
 
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
-    from rnncore.registry import backends
+    from rnncore.registry import backends, one_line
 
-    listed = backends()
+    with redirect_stdout(sys.stderr):  # a plugin may print while it is loaded, and the document must stay one
+        listed = backends()
     if as_json:
         print(json.dumps([asdict(b) for b in listed], indent=2))
         return
     table = Table()
-    for column in ("backend", "usable", "reason", "distribution", "version"):
+    for column in ("backend", "usable", "distribution", "version"):
         table.add_column(column)
+    # Text, not str: in rich's markup the brackets of `pip install "rnncore[torch]"` would be a style, and vanish.
     for b in listed:
-        # Escaped: in rich's markup the brackets of `pip install "rnncore[torch]"` would be a style, and vanish.
-        table.add_row(*map(escape, (b.name, "yes" if b.usable else "no", b.reason, b.distribution, b.version)))
+        cells = (b.name, "yes" if b.usable else "no", b.distribution, b.version)
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
     console.print(table)
+    # Under the table and never folded: a reason has one line, to be searched for, and a command in it can be copied.
+    for b in listed:
+        if b.reason:
+            console.print(Text(one_line(f"{b.name}: {b.reason}")), soft_wrap=True)
 
 
 def _train(backend: str | None, seed: int, epochs: int, samples: int | None, *, show: bool) -> Demo:
@@ -174,7 +220,7 @@ def _check_writable(path: str) -> None:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
-        _fail(f"--plot needs {_package(error)}: {INSTALL}", FAILED)
+        _fail(f"--plot needs {_package(error)}: {INSTALL_DEMO}", FAILED)
     kinds = Figure().canvas.get_supported_filetypes()
     if os.path.splitext(path)[1].lower().lstrip(".") not in kinds:
         _fail(f"--plot: expected a file that ends in one of {', '.join(sorted(kinds))}, got {path!r}", USAGE)

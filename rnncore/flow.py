@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rnncore import scan
-from rnncore.backend import Array
+from rnncore.arrays import device_scope
+from rnncore.backend import Array, Namespace
 from rnncore.errors import ArgumentValueError
 from rnncore.model import RNN
 from rnncore.registry import get_backend
@@ -47,7 +48,12 @@ def state_gradients(rnn: RNN, x: Array, d_last: Array) -> Array:
     """
     if rnn.spec.num_layers != 1 or rnn.spec.bidirectional or rnn.spec.batch_first:
         raise ArgumentValueError(f"rnn: expected one layer, one direction and batch_first=False, got {rnn!r}")
-    xp = get_backend(rnn.backend).namespace()
+    backend = get_backend(rnn.backend)
+    with device_scope(backend, rnn.device):
+        return _state_gradients(rnn, x, d_last, backend.namespace())
+
+
+def _state_gradients(rnn: RNN, x: Array, d_last: Array, xp: Namespace) -> Array:
     slope = rnn.spec.nonlinearity.derivative(rnn.trace(x).z[0][0, ...], xp=xp)
     u = xp.concat([xp.zeros_like(slope[1:, ...]), xp.expand_dims(d_last, axis=0)], axis=0)
     zero, w = xp.zeros_like(d_last), rnn.params["weight_hh_l0"]

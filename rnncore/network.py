@@ -18,7 +18,7 @@ from rnncore.joining import TimeJoin
 from rnncore.ragged import Ragged
 from rnncore.spec import RNNSpec
 
-__all__ = ["Cotangents", "Plan", "forward", "jvp", "states", "trace", "vjp"]
+__all__ = ["Cotangents", "Plan", "forward", "inputs", "jvp", "states", "trace", "vjp"]
 
 PerDirection: TypeAlias = list[list[Array]]
 Parameters: TypeAlias = list[list[Weights]]
@@ -119,7 +119,7 @@ def trace(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> Tra
             )
             for d, w in enumerate(parameters[k])
         ]
-        for k, below in enumerate(_inputs(x, every, plan))
+        for k, below in enumerate(inputs(x, every, plan))
     ]
     last = [_last_states(h, first, plan) for h, first in zip(every, h0, strict=True)]
     return Traced(every, z, _side_by_side(every[-1], plan), last)
@@ -162,7 +162,7 @@ def jvp(
     last: PerDirection = []
     last_dot: PerDirection = []
     below_dot = x_dot
-    for k, below in enumerate(_inputs(x, every, plan)):
+    for k, below in enumerate(inputs(x, every, plan)):
         row = []
         for d, w in enumerate(parameters[k]):
             row.append(
@@ -216,8 +216,8 @@ def _read_by_next(h: list[Array], k: int, plan: Plan) -> Array:
     return joined * plan.masks[k] if k < len(plan.masks) else joined
 
 
-def _inputs(x: Array, every: PerDirection, plan: Plan) -> list[Array]:
-    """What each layer reads."""
+def inputs(x: Array, every: PerDirection, plan: Plan) -> list[Array]:
+    """What each layer reads, (T, B, .): x, and the outputs of the layers below."""
     return [x, *(_read_by_next(h, k, plan) for k, h in enumerate(every[:-1]))]
 
 

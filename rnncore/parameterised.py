@@ -54,7 +54,7 @@ def resolve_backend(backend: str | Backend | None) -> Backend:
         return get_backend(backend)
     if isinstance(backend, Backend):
         return backend
-    raise ArgumentTypeError(f"backend: expected a name or a backend, got {describe(backend)}")
+    raise ArgumentTypeError(f"backend: expected a name or a backend, got {backend!r}")
 
 
 class Parameterised:

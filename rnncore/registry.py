@@ -1,7 +1,12 @@
 """Backends by name: found through entry points, loaded one at a time when asked for, chosen per context.
 
-What may be imported when: listing reads package metadata and the plugins' own light modules; an array library is imported
-by :func:`get_backend` for the one name that was asked for, and by nothing else in this package.
+What may be imported when: names come from package metadata, read once; a plugin's own light module is imported when its
+name is asked for, by listing, and by an array that the preferred and the equally named backend do not own; an array library
+is imported by :func:`get_backend` for the one name that was asked for, and by nothing else in this package.
+
+A plugin is a stranger's code. Whatever it raises, or exits with, is kept as the reason why that one name cannot be used; only
+Ctrl-C passes. No lock is held while a module is imported but the one of the name that was asked for: a library that makes
+a model while it is itself being imported would otherwise wait for ever.
 
 The choice is a ``ContextVar``. Asyncio tasks and ``asyncio.to_thread`` see it; a thread started with ``threading.Thread``
 or an executor begins with the default. A model never looks at it again once it is made.
@@ -9,56 +14,42 @@ or an executor begins with the default. A model never looks at it again once it 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+import re
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
+from threading import RLock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
-from rnncore.backend import Array, Backend
+from rnncore.backend import CONTRACT_VERSION, Array, Backend
+from rnncore.discovery import DISTRIBUTION, GROUP, UNKNOWN_PACKAGE, BackendStatus, Claim, Scan, read_metadata, words
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, BackendUnavailableError, UnknownNameError
-
-if TYPE_CHECKING:
-    from importlib.metadata import EntryPoint
 
 __all__ = ["BackendStatus", "backend_of", "backends", "get_backend", "selected_backend", "use_backend"]
 
-GROUP = "rnncore.backends"
-DISTRIBUTION = "rnncore"
 FALLBACK_NAME = "numpy"
 CHOICE_VARIABLE = "RNNCORE_BACKEND"
-ALLOWED_VARIABLE = "RNNCORE_PLUGINS"
+
+MEMBERS = tuple(sorted(n for n in dir(Backend) if not n.startswith("_")))
+STRINGS = ("name", "native_package")  # the members that are not functions
+
+T = TypeVar("T")
 
 _chosen: ContextVar[str | None] = ContextVar("rnncore_backend", default=None)
+_scanning = RLock()
+_preparing: dict[str, RLock] = {}
+# Replaced by refresh, not cleared: a thread that is preparing a backend then puts it where nobody looks any more.
+_scanned: Scan | None = None
 _ready: dict[str, Backend] = {}
 _failed: dict[str, str] = {}
-
-
-@dataclass(frozen=True)
-class BackendStatus:
-    """One backend as :func:`backends` lists it.
-
-    Attributes
-    ----------
-    name : str
-    usable : bool
-        Whether nothing is known to stand in its way. The array library is not imported to find out; once it has been
-        tried in this process, what happened then is what counts.
-    reason : str
-        Why it is not usable; empty if it is.
-    distribution, version : str
-        The package that brings it; empty where the entry point has none.
-    """
-
-    name: str
-    usable: bool
-    reason: str
-    distribution: str
-    version: str
+_unloadable: dict[Claim, str] = {}
 
 
 class use_backend:
@@ -83,7 +74,7 @@ class use_backend:
     """
 
     def __init__(self, name: str) -> None:
-        _entry(_checked_name(name))
+        _claim(_checked_name(name))
         self.name = name
         self._tokens: list[Token[str | None]] = [_chosen.set(name)]
         self._entered = 0
@@ -138,16 +129,22 @@ def get_backend(name: str | None = None) -> Backend:
     'numpy'
     """
     name = selected_backend() if name is None else _checked_name(name)
-    if name not in _ready:
-        _ready[name] = _prepare(name)
-        _failed.pop(name, None)
-    return _ready[name]
+    ready, failed = _ready, _failed
+    if name not in ready:
+        plugin = _plugin(_claim(name))
+        with _preparing.setdefault(name, RLock()):
+            if name not in ready:
+                _prepare(name, plugin, failed)
+                ready[name] = plugin.backend
+                failed.pop(name, None)
+    return ready[name]
 
 
 def backends() -> list[BackendStatus]:
     """Every registered backend with its state, without importing an array library.
 
-    A plugin that cannot even be loaded is listed with its error; it does not disturb the others.
+    A plugin that cannot even be loaded is listed with its error; it does not disturb the others. So is an entry point that
+    is ignored because its name is rnncore's own, and each of several that claim one name. No two rows have one name.
 
     Examples
     --------
@@ -155,40 +152,53 @@ def backends() -> list[BackendStatus]:
     >>> [b.name for b in rnncore.backends() if b.name == "numpy"]
     ['numpy']
     """
-    return [_status(name) for name in sorted(_entries())]
+    rows = list(_scan().misfits)
+    for name, claims in _entries().items():
+        if _contested(claims):
+            rows += [claim.refused(name, _contest(claims)) for claim in claims]
+            continue
+        rows.append(_status(name, claims[0]))
+        for claim in claims[1:]:
+            why = f"{name!r} is {DISTRIBUTION}'s own name: this entry point ({claim.entry.value}) is ignored"
+            rows.append(claim.refused(name, why))
+    rows.sort(key=lambda row: (row.name, row.reason))
+    seen: dict[str, int] = {}
+    for k, row in enumerate(rows):
+        seen[row.name] = seen.get(row.name, 0) + 1
+        if seen[row.name] > 1:
+            rows[k] = replace(row, name=f"{row.name} {seen[row.name]}")
+    return rows
 
 
 def backend_of(*arrays: Array | None, prefer: str | None = None) -> Backend:
     """The backend whose arrays these are. For computing the arrays decide, never the selection.
 
-    Where several backends share one array type, as NumPy and Numba do, the one named `prefer` wins if it is one of
-    them, then the one named like the library.
+    Where several claim an array, as NumPy and Numba do, the one named `prefer` wins if it is one of them, then the one
+    whose library the array's type comes from, then rnncore's own, then the one named like the library.
 
     Raises
     ------
     ArgumentTypeError
         If an array belongs to no registered backend, or the arrays belong to different ones.
     """
-    found: Backend | None = None
-    for x in arrays:
-        if x is None:
-            continue
-        if found is None:
-            found = _owner(x, prefer)
-        elif not found.is_native(x):
-            raise ArgumentTypeError(
-                f"expected arrays of one library, got {describe(arrays[0])} and {describe(x)}; "
-                f"convert with rnncore.get_backend({found.name!r}).asarray"
-            )
-    if found is None:
+    given = [x for x in arrays if x is not None]
+    if not given:
         raise ArgumentTypeError("expected at least one array")
+    name = _owner(given[0], prefer)
+    found = get_backend(name)
+    for x in given[1:]:
+        if not _is_native(name, found, x):
+            raise ArgumentTypeError(
+                f"expected arrays of one library, got {describe(given[0])} and {describe(x)}; "
+                f"convert with rnncore.get_backend({name!r}).asarray"
+            )
     return found
 
 
 def owner_name(x: object) -> str | None:
     """The name of a backend that x is an array of, among those whose library is already imported; else None."""
     try:
-        return _owner(x, None).name
+        return _owner(x, None)
     except ArgumentTypeError:
         return None
 
@@ -201,134 +211,246 @@ def describe(x: object) -> str:
 
 def install_command(name: str, package: str) -> str:
     """What brings a backend's library."""
-    entry = _entries().get(name)
-    first_party = bool(entry) and _distribution(entry[0])[0] == DISTRIBUTION  # type: ignore[index]
-    return f'pip install "{DISTRIBUTION}[{name}]"' if first_party else f"pip install {package}"
+    claims = _entries().get(name, ())
+    ours = bool(claims) and claims[0].ours
+    return f'pip install "{DISTRIBUTION}[{name}]"' if ours else f"pip install {_top(package)}"
+
+
+def one_line(text: str) -> str:
+    """A library's words for a message or a table: no line breaks, nothing that moves a terminal's cursor."""
+    return " ".join(
+        "".join(c if c.isprintable() else " " for c in re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text)).split()
+    )
 
 
 def refresh() -> None:
     """Forget what was discovered: for a process that installs a plugin while it runs."""
-    _entries.cache_clear()
-    _plugin.cache_clear()
-    _ready.clear()
-    _failed.clear()
+    global _scanned, _ready, _failed, _unloadable
+    from importlib.metadata import MetadataPathFinder
+
+    with _scanning:
+        importlib.invalidate_caches()
+        MetadataPathFinder().invalidate_caches()  # which the line above does from Python 3.12 on
+        _scanned = None
+        _plugin.cache_clear()
+        _ready, _failed, _unloadable = {}, {}, {}
 
 
-def _owner(x: object, prefer: str | None) -> Backend:
-    candidates = []
-    for name in _entries():
+# --- who claims an array ----------------------------------------------------------------------------------------------
+
+
+def _owner(x: object, prefer: str | None) -> str:
+    """The name of the backend that x is an array of. Its library is imported: x exists."""
+    packages = [_top(str(kind.__module__)) for kind in type(x).__mro__]
+    entries = _entries()
+    claimants: list[tuple[int, bool, bool, str]] = []
+    faults: list[str] = []
+    # A list, a number or None is nobody's array, and no reason to load every plugin.
+    names = () if packages[0] == "builtins" else sorted(entries, key=lambda n: (n != prefer, n != packages[0], n))
+    for name in names:
         try:
-            plugin = _ready.get(name) or _plugin(name)
-        except (BackendUnavailableError, UnknownNameError):
+            claim = _claim(name)
+            if (fault := _unloadable.get(claim)) is not None:
+                raise BackendUnavailableError(fault)
+            plugin = _plugin(claim)
+            if not _is_imported(plugin.package) or not _is_native(name, plugin.backend, x):
+                continue
+        except (BackendUnavailableError, UnknownNameError) as error:
+            faults.append(one_line(str(error)))
             continue
-        if plugin.native_package in sys.modules and plugin.is_native(x):
-            candidates.append((name != prefer, name != plugin.native_package, name))
-    if not candidates:
-        known = ", ".join(sorted(_entries()))
-        raise ArgumentTypeError(f"expected an array of a registered backend ({known}), got {describe(x)}")
-    return get_backend(min(candidates)[2])
+        if name == prefer or (claim.ours and name == plugin.package == packages[0]):
+            return name  # none can come before it, so no other plugin need be loaded
+        # By the class nearest to x's own that comes from the plugin's library: a claim on everything takes nothing.
+        package = _top(plugin.package)
+        depth = packages.index(package) if package in packages else len(packages)
+        claimants.append((depth, not claim.ours, name != plugin.package, name))
+    if not claimants:
+        asked = f"; could not be asked: {'; '.join(faults)}" if faults else ""
+        raise ArgumentTypeError(
+            f"expected an array of a registered backend ({', '.join(entries)}), got {describe(x)}{asked}"
+        )
+    return min(claimants)[-1]
 
 
-@cache
-def _entries() -> dict[str, tuple[EntryPoint, ...]]:
-    from importlib.metadata import entry_points  # a fifth of the time that importing rnncore would take
-
-    allowed = os.environ.get(ALLOWED_VARIABLE)
-    names = None if allowed is None else {part.strip() for part in allowed.split(",")}
-    found: dict[str, tuple[EntryPoint, ...]] = {}
-    for entry in entry_points(group=GROUP):
-        ours = _distribution(entry)[0] == DISTRIBUTION
-        if names is not None and not ours and entry.name not in names:
-            continue
-        others = found.get(entry.name, ())
-        # rnncore's own names cannot be taken: its entry comes first and is the one that counts.
-        found[entry.name] = (entry, *others) if ours else (*others, entry)
-    return found
+def _is_native(name: str, plugin: Backend, x: object) -> bool:
+    answer = _ask(f"backend {name!r}: its is_native failed", partial(plugin.is_native, x))
+    if not isinstance(answer, bool):
+        raise BackendUnavailableError(f"backend {name!r}: its is_native returned {describe(answer)}, not a bool")
+    return answer
 
 
-def _distribution(entry: EntryPoint) -> tuple[str, str]:
-    return (entry.dist.name, entry.dist.version) if entry.dist is not None else ("", "")
+def _is_imported(package: str) -> bool:
+    return sys.modules.get(package) is not None  # None there makes an import of it fail
 
 
-def _entry(name: str) -> EntryPoint:
-    if name not in _entries():
-        close = get_close_matches(name, _entries(), n=1)
+# --- what the metadata say --------------------------------------------------------------------------------------------
+
+
+def _entries() -> dict[str, tuple[Claim, ...]]:
+    """By name, in order, who claims it. Never changed once it is made, so threads may go through it."""
+    return _scan().claims
+
+
+def _scan() -> Scan:
+    global _scanned
+    with _scanning:
+        if _scanned is None:
+            _scanned = read_metadata()
+        return _scanned
+
+
+def _contested(claims: tuple[Claim, ...]) -> bool:
+    return len(claims) > 1 and not claims[0].ours
+
+
+def _contest(claims: tuple[Claim, ...]) -> str:
+    sources = ", ".join(f"{c.distribution or UNKNOWN_PACKAGE} ({c.entry.value})" for c in claims)
+    return f"{claims[0].entry.name!r} is registered more than once, by {sources}; uninstall all but one"
+
+
+def _claim(name: str) -> Claim:
+    """The one entry point of that name that counts."""
+    entries = _entries()
+    if name not in entries:
+        close = get_close_matches(name, entries, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        lines = [f"  {s.name}: {'usable' if s.usable else 'not usable: ' + s.reason}" for s in backends()]
+        lines = [f"  {s.name}: {'usable' if s.usable else 'not usable: ' + one_line(s.reason)}" for s in backends()]
         raise UnknownNameError(
             f"backend: expected one of the registered ones, got {name!r}.{hint} Known here:\n"
             + "\n".join(lines)
             + f'\nA backend comes with its plugin: pip install "{DISTRIBUTION}[NAME]" for ours, '
             f"or any package that registers the entry point group {GROUP!r}."
         )
-    first, *others = _entries()[name]
-    if others and _distribution(first)[0] != DISTRIBUTION:
-        sources = ", ".join(f"{_distribution(e)[0] or '?'} ({e.value})" for e in sorted(_entries()[name]))
-        raise UnknownNameError(f"backend: {name!r} is registered more than once, by {sources}; uninstall all but one")
-    return first
+    if _contested(entries[name]):
+        raise UnknownNameError(f"backend: {_contest(entries[name])}")
+    return entries[name][0]
 
 
-@cache
-def _plugin(name: str) -> Backend:
-    entry = _entry(name)
-    distribution, version = _distribution(entry)
-    source = f"entry point {entry.name} = {entry.value} of {distribution or 'an unknown package'} {version}".strip()
+# --- what a plugin says -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plugin:
+    """A plugin that keeps the contract as far as can be seen without its library."""
+
+    backend: Backend
+    package: str
+
+
+@cache  # exceptions are not kept: what failed to load is tried again when it is asked for again
+def _plugin(claim: Claim) -> _Plugin:
+    who, unloadable = f"backend {claim.entry.name!r}: {claim.source}", _unloadable
     try:
-        plugin = entry.load()
-    except Exception as error:  # whatever a stranger's module raises, it must not disturb the other backends
-        raise BackendUnavailableError(f"backend {name!r}: {source} failed to load: {_words(error)}") from error
-    if not isinstance(plugin, Backend):
-        wanted = (n for n in dir(Backend) if not n.startswith("_"))
-        missing = [n for n in wanted if not hasattr(plugin, n)]
-        raise BackendUnavailableError(f"backend {name!r}: {source} lacks {', '.join(missing)}")
-    if plugin.name != name:
+        plugin = _ask(f"{who} failed to load", claim.entry.load)
+    except BackendUnavailableError as error:
+        # So that arrays do not try it again and again; but not if this call came from its own, unfinished import.
+        if claim.entry.value.partition(":")[0].strip() not in sys.modules:
+            unloadable[claim] = str(error)
+        raise
+    unloadable.pop(claim, None)
+    # Before anything else: another contract may have other members.
+    version = _ask(f"{who}: its contract_version cannot be read", partial(_other_version, plugin))
+    if version:
         raise BackendUnavailableError(
-            f"backend {name!r}: {source} calls itself {plugin.name!r}; the two must be the same"
+            f"{who} speaks version {version} of the contract, and this {DISTRIBUTION} version {CONTRACT_VERSION}"
         )
-    return plugin
+    absent = object()
 
+    def member(n: str) -> Any:
+        return _ask(f"{who}: its {n} cannot be read", partial(getattr, plugin, n, absent))
 
-def _prepare(name: str) -> Backend:
-    plugin = _plugin(name)
-    try:
-        plugin.namespace()
-        devices = plugin.devices()
-        reason = "" if devices else _reason(plugin) or "it has no usable device"
-    except Exception as error:  # importing an array library can fail in any way; its own words are what helps
-        _failed[name] = _words(error)
+    members = {n: member(n) for n in MEMBERS}
+    if missing := [n for n, value in members.items() if value is absent]:
+        raise BackendUnavailableError(f"{who} lacks {', '.join(missing)}")
+    for n, value in members.items():
+        if not (isinstance(value, str) if n in STRINGS else callable(value)):
+            kind = "a string" if n in STRINGS else "a function"
+            raise BackendUnavailableError(f"{who}: its {n} must be {kind}, got {describe(value)}")
+    if members["name"] != claim.entry.name:
+        raise BackendUnavailableError(f"{who} calls itself {members['name']!r}; the two must be the same")
+    if not all(part.isidentifier() for part in members["native_package"].split(".")):
         raise BackendUnavailableError(
-            f"backend {name!r}: {plugin.native_package} cannot be used here: {_words(error)}; "
-            f"to install it: {install_command(name, plugin.native_package)}"
-        ) from error
-    if reason:
-        _failed[name] = reason
-        raise BackendUnavailableError(f"backend {name!r}: {plugin.native_package} is installed but {reason}")
-    return plugin
+            f"{who}: its native_package must be a module's name, got {members['native_package']!r}"
+        )
+    return _Plugin(plugin, members["native_package"])
 
 
-def _status(name: str) -> BackendStatus:
-    distribution, version = _distribution(_entries()[name][0])
+def _other_version(plugin: object) -> str:
+    version = getattr(plugin, "contract_version", CONTRACT_VERSION)
+    return "" if version == CONTRACT_VERSION else repr(version)
+
+
+def _prepare(name: str, plugin: _Plugin, failed: dict[str, str]) -> None:
+    """Import the library and see that there is a device."""
+    package, what = plugin.package, "cannot be used"
+
+    def first_use() -> bool:
+        plugin.backend.namespace()
+        return bool(tuple(plugin.backend.devices() or ()))
+
+    try:
+        if _ask(what, first_use):
+            return
+    except BackendUnavailableError as error:
+        failed[name] = str(error).removeprefix(f"{what}: ")
+        # Where the library is there and a driver is what fails, the command that installs it would help nobody.
+        absent = isinstance(error.__cause__, ImportError)
+        hint = f"; to install it: {install_command(name, package)}" if absent else ""
+        raise BackendUnavailableError(
+            f"backend {name!r}: {package} cannot be used here: {failed[name]}{hint}"
+        ) from error.__cause__
+    try:
+        failed[name] = _unusable(plugin) or "it has no usable device"
+    except BackendUnavailableError as error:
+        failed[name] = f"it has no usable device; {error}"
+    raise BackendUnavailableError(f"backend {name!r}: {package} is installed but {failed[name]}")
+
+
+def _status(name: str, claim: Claim) -> BackendStatus:
     reason = _failed.get(name, "")
     if not reason and name not in _ready:
         try:
-            plugin = _plugin(name)
-            if plugin.native_package not in sys.modules and importlib.util.find_spec(plugin.native_package) is None:
-                reason = f"{plugin.native_package} is not installed: {install_command(name, plugin.native_package)}"
+            plugin = _plugin(claim)
+            if _is_installed(plugin.package):
+                reason = _unusable(plugin)
             else:
-                reason = _reason(plugin) or ""
-        except (BackendUnavailableError, UnknownNameError) as error:
-            reason = str(error)
-    return BackendStatus(name, not reason, reason, distribution, version)
+                reason = f"{plugin.package} is not installed: {install_command(name, plugin.package)}"
+        except BackendUnavailableError as error:
+            reason = str(error).removeprefix(f"backend {name!r}: ")
+    return BackendStatus(name, not reason, reason, claim.distribution, claim.version)
 
 
-def _reason(plugin: Backend) -> str | None:
+def _is_installed(package: str) -> bool:
+    # Of a dotted name the first part only: to look for the rest would import it.
+    look = partial(importlib.util.find_spec, _top(package))
+    return _is_imported(package) or _ask(f"{package} cannot be looked up", look) is not None
+
+
+def _unusable(plugin: _Plugin) -> str:
     """A plugin may say, without importing its library, why it cannot run here: an optional ``unusable() -> str | None``."""
-    ask: Any = getattr(plugin, "unusable", None)
-    return ask() if ask is not None else None
+
+    def ask() -> Any:
+        question = getattr(plugin.backend, "unusable", None)
+        return None if question is None else question()
+
+    answer = _ask("its unusable failed", ask)
+    if answer is not None and not isinstance(answer, str):
+        raise BackendUnavailableError(f"its unusable returned {describe(answer)}, not a string or None")
+    return answer or ""
 
 
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def _ask(what: str, question: Callable[[], T]) -> T:
+    """Run a stranger's code; whatever it raises or exits with becomes an error of ours that says what was asked."""
+    try:
+        return question()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit, and the panics of libraries in Rust, are no Exceptions
+        raise BackendUnavailableError(f"{what}: {words(error)}") from error
+
+
+def _top(package: str) -> str:
+    return package.partition(".")[0]
 
 
 def _checked_name(name: object) -> str:

@@ -18,6 +18,8 @@ p, u, d and the states may carry further batch axes before B, and w_hh then one 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from rnncore.backend import Array, Namespace
@@ -123,10 +125,15 @@ def nonlinear_vjp(
     nonlinearity: Nonlinearity,
     reverse: bool,
     xp: Namespace,
+    linear_scan: Callable[..., Array] | None = None,
 ) -> NonlinearCotangents:
-    """Cotangents of ``nonlinear(p, h0, w_hh) = h`` for the cotangent d_h of h. p may be None where h determines f'."""
+    """Cotangents of ``nonlinear(p, h0, w_hh) = h`` for the cotangent d_h of h. p may be None where h determines f'.
+
+    `linear_scan(u, d, s0, m, reverse=...)`, such as a kernel's, runs in place of :func:`linear`.
+    """
+    scan = linear_scan or partial(linear, xp=xp)
     d = slope(p, h0, w_hh, h, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
-    delta = linear(d_h, d, xp.zeros_like(h0), w_hh, reverse=not reverse, xp=xp)
+    delta = scan(d_h, d, xp.zeros_like(h0), w_hh, reverse=not reverse)
     before = previous(h, h0, reverse=reverse, xp=xp)
     first = delta[-1, ...] if reverse else delta[0, ...]
     return NonlinearCotangents(delta, xp.matmul(first, w_hh), _sum_to(_outer(delta, before, xp), w_hh.ndim, xp))
@@ -145,11 +152,13 @@ def nonlinear_jvp(
     nonlinearity: Nonlinearity,
     reverse: bool,
     xp: Namespace,
+    linear_scan: Callable[..., Array] | None = None,
 ) -> Array:
-    """The tangent of h for tangents of p, h0 and w_hh."""
+    """The tangent of h for tangents of p, h0 and w_hh. `linear_scan`: as in :func:`nonlinear_vjp`."""
+    scan = linear_scan or partial(linear, xp=xp)
     d = slope(p, h0, w_hh, h, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
     u = p_dot + xp.matmul(previous(h, h0, reverse=reverse, xp=xp), xp.matrix_transpose(w_dot))
-    return linear(u, d, h0_dot, xp.matrix_transpose(w_hh), reverse=reverse, xp=xp)
+    return scan(u, d, h0_dot, xp.matrix_transpose(w_hh), reverse=reverse)
 
 
 def linear_vjp(
@@ -163,14 +172,17 @@ def linear_vjp(
     *,
     reverse: bool,
     xp: Namespace,
+    linear_scan: Callable[..., Array] | None = None,
 ) -> LinearCotangents:
     """Cotangents of ``linear(u, d, s0, m) = s`` for the cotangent d_s of s.
 
     With g_t the whole cotangent of s_t and e_t = d_t * g_t that of the bracket, ``e_t = d_t * (ds_t + e_{t+1} M^T)``:
     the linear scan against time. Then du = e, dd = g * (u + s_{t-1} M), dM = sum_t s_{t-1}^T e_t, ds0 = e_first M^T.
+    `linear_scan`: as in :func:`nonlinear_vjp`.
     """
+    scan = linear_scan or partial(linear, xp=xp)
     m_t = xp.matrix_transpose(m)
-    e = linear(d_s, d, xp.zeros_like(s0), m_t, reverse=not reverse, xp=xp)
+    e = scan(d_s, d, xp.zeros_like(s0), m_t, reverse=not reverse)
     before = previous(s, s0, reverse=reverse, xp=xp)
     after = previous(e, xp.zeros_like(s0), reverse=not reverse, xp=xp)
     # Not s / d and e / d: d may be exactly 0, and the cotangent of d is then still what these two products say.
@@ -193,18 +205,21 @@ def linear_jvp(
     *,
     reverse: bool,
     xp: Namespace,
+    linear_scan: Callable[..., Array] | None = None,
 ) -> Array:
     """The tangent of s for tangents of u, d, s0 and m: again a linear scan, with a source made by products.
 
     ``s'_t = d'_t * b_t + d_t * (u'_t + s_{t-1} M' + s'_{t-1} M)`` with the bracket b_t = u_t + s_{t-1} M. A source outside
     the factor d_t is carried inside it by running the scan on what is left after subtracting it:
     s' = c + r, with c_t = d'_t * b_t and r_t = d_t * (u'_t + s_{t-1} M' + c_{t-1} M + r_{t-1} M).
+    `linear_scan`: as in :func:`nonlinear_vjp`.
     """
+    scan = linear_scan or partial(linear, xp=xp)
     before = previous(s, s0, reverse=reverse, xp=xp)
     c = d_dot * (u + xp.matmul(before, m))
     c_before = previous(c, xp.zeros_like(s0), reverse=reverse, xp=xp)
     source = u_dot + xp.matmul(before, m_dot) + xp.matmul(c_before, m)
-    return c + linear(source, d, s0_dot, m, reverse=reverse, xp=xp)
+    return c + scan(source, d, s0_dot, m, reverse=reverse)
 
 
 def previous(h: Array, h0: Array, /, *, reverse: bool, xp: Namespace) -> Array:

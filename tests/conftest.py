@@ -14,4 +14,5 @@ for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 sys.path.insert(0, str(Path(__file__).parent))
 
 # Collected for doctests, the plugin's folder would be put on the path, and its backend found by every test.
-collect_ignore = ["acme_plugin"]
+# The fake CuPy refuses to be imported where it was not asked for.
+collect_ignore = ["acme_plugin", "fake_cupy"]

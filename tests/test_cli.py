@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
 import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 
 import numpy as np
 import pytest
@@ -210,6 +214,65 @@ def test_backends():
     assert "numpy" in table.stdout
 
 
+@pytest.fixture
+def odd_plugins(tmp_path):
+    """One with a reason of several lines and colours, one that takes a name of ours; both print."""
+    reason = r"the driver is too old:\n\n  \x1b[31mfound 11020\x1b[0m\n  expected 12000 or newer"
+    modules = {"broken": f"raise RuntimeError('{reason}')", "impostor": ""}
+    for (distribution, body), name in zip(modules.items(), ("broken", "numpy"), strict=True):
+        (tmp_path / f"rnncore_{distribution}.py").write_text(f"print('hello')\n{body}\n")
+        info = tmp_path / f"{distribution}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[rnncore.backends]\n{name} = rnncore_{distribution}\n")
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+BROKEN = (
+    "broken: entry point broken = rnncore_broken of broken 1.2 failed to load: RuntimeError: the driver is too old: "
+    "found 11020 expected 12000 or newer"
+)
+IMPOSTOR = "numpy (impostor): 'numpy' is rnncore's own name: this entry point (rnncore_impostor) is ignored"
+
+
+def test_backends_gives_each_its_row_and_each_reason_its_line(odd_plugins):
+    done = rnn("backends", env=odd_plugins)
+    assert done.returncode == 0, done.stderr
+    assert "hello" not in done.stdout
+    lines = done.stdout.splitlines()
+    assert BROKEN in lines and IMPOSTOR in lines
+    document = json.loads(rnn("backends", "--json", env=odd_plugins).stdout)
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert rows == [[b["name"], "yes" if b["usable"] else "no", b["distribution"], b["version"]] for b in document]
+    assert sum(line.startswith(f"{b['name']}: ") for line in lines for b in document) == sum(
+        bool(b["reason"]) for b in document
+    )
+    assert "\n" in next(b["reason"] for b in document if b["name"] == "broken")  # the library's own words, whole
+
+
+def test_backends_on_a_terminal_of_80_columns(odd_plugins):
+    """The table fits; a reason is left to the terminal to fold, so that a command in it can be copied."""
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = [sys.executable, "-c", "import sys; from rnncore.cli import main; sys.exit(main())", "backends"]
+    environment = {k: v for k, v in PLAIN.items() if k != "COLUMNS"} | {"TERM": "xterm", **odd_plugins}
+    with subprocess.Popen(command, stdin=child, stdout=child, stderr=subprocess.PIPE, env=environment) as process:
+        os.close(child)
+        shown = b""
+        try:
+            while piece := os.read(parent, 65536):
+                shown += piece
+        except OSError:  # Linux's way of saying that the other end has closed
+            pass
+    os.close(parent)
+    assert process.returncode == 0
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+    table = [line for line in lines if line[:1] in "┏┃┡│└"]
+    assert len(table) > 8 and max(map(len, table)) <= 80
+    assert sum("numpy (impostor)" in line for line in table) == 1
+    assert BROKEN in lines and IMPOSTOR in lines
+
+
 def test_backends_says_how_to_install_with_the_brackets():
     """In rich's markup, [torch] would be a style and vanish."""
     hide = "import importlib.util as u; find = u.find_spec\nu.find_spec = lambda n, *a: None if n == 'torch' else find(n, *a)"
@@ -253,22 +316,22 @@ def test_a_bad_variable_is_one_line():
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments", "package"),
+    ("module", "arguments", "package", "extra"),
     [
-        ("typer", ("--version",), "typer"),
-        ("rich", ("backends",), "rich"),
-        ("sklearn", ("demo", *QUICK), "scikit-learn"),
-        ("matplotlib", ("demo", *QUICK, "--plot", "flow.png"), "matplotlib"),
+        ("typer", ("--version",), "typer", "cli"),
+        ("rich", ("backends",), "rich", "cli"),
+        ("sklearn", ("demo", *QUICK), "scikit-learn", "demo"),
+        ("matplotlib", ("demo", *QUICK, "--plot", "flow.png"), "matplotlib", "demo"),
     ],
 )
-def test_a_missing_package_is_one_line_with_the_command_that_brings_it(module, arguments, package):
+def test_a_missing_package_is_one_line_with_the_command_that_brings_it(module, arguments, package, extra):
     hidden = f"""
 class Missing:
     def find_spec(self, name, *rest):
         if name.partition(".")[0] == {module!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Missing())"""
-    one_line(rnn(*arguments, code=hidden), 1, f"needs {package}: ", 'pip install "rnncore[demo]"')
+    one_line(rnn(*arguments, code=hidden), 1, f"needs {package}: ", f'pip install "rnncore[{extra}]"')
 
 
 def test_a_mistake_in_the_program_is_not_hidden():

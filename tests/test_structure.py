@@ -24,6 +24,7 @@ ORDER = (
     "activations",
     "nonlinearity",
     "spec",
+    "discovery",
     "registry",
     "arrays",
     "scan",
@@ -44,13 +45,15 @@ ORDER = (
     "optim",
     "flow",
     "testing",
+    "diagnostics",
     "demo",
     "demo_report",
     "demo_plot",
+    "conform",
     "cli",
 )
 # These stand above the public names: they are users of the library.
-USERS = ("demo", "demo_report", "demo_plot", "cli", "flow")
+USERS = ("conform", "demo", "demo_report", "demo_plot", "cli", "flow")
 ARRAY_LIBRARIES = {
     "torch",
     "cupy",
@@ -78,6 +81,7 @@ NUMPY_ALLOWED = {
     "optim",
     "flow",
     "testing",
+    "diagnostics",
     "demo",
     "demo_report",
 }

@@ -1,4 +1,4 @@
-"""No way from a device to the host but ``to_device``: array-api-strict lets float(), bool(), int(), an index and DLPack through.
+"""No way from a device to the host but ``to_device``: array-api-strict lets float(), bool(), int(), print and DLPack through.
 
 On a GPU each of these waits for the device, or fails, or is refused inside a compiled function. The methods of the class are
 replaced, so that arrays made anywhere are watched; those on the host device behave as before.
@@ -11,7 +11,19 @@ from typing import Any
 
 __all__ = ["ImplicitTransferError", "install", "remove"]
 
-WATCHED = ("__bool__", "__int__", "__float__", "__complex__", "__index__", "__dlpack__", "__array__", "__buffer__")
+# Not __repr__, by which debuggers and failed assertions show an array: a program prints by __str__ and __format__.
+WATCHED = (
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__complex__",
+    "__index__",
+    "__str__",
+    "__format__",
+    "__dlpack__",
+    "__array__",
+    "__buffer__",
+)
 
 _original: dict[str, Callable[..., Any]] = {}
 

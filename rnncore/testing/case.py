@@ -15,10 +15,11 @@ from rnncore.spec import RNNSpec
 from rnncore.testing.oracle import Host, Solution, solve, solve_tangent
 from rnncore.testing.subject import Subject
 
-__all__ = ["BATCH", "INPUT", "LENGTHS", "STEPS", "WIDTH", "Case"]
+__all__ = ["BATCH", "INPUT", "LENGTHS", "LONG", "STEPS", "WIDTH", "Case"]
 
 # Few shapes, and the same ones throughout: a library that compiles for each shape would else spend its time on that.
 STEPS, BATCH, INPUT, WIDTH = 6, 3, 4, 5
+LONG = 100
 LENGTHS = (4, 0, 6)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rnncore.testing.subject import Subject
 
-__all__ = ["CAPABILITIES", "CHECKS", "TOLERANCES", "Check", "CheckFailed", "Tolerance", "check"]
+__all__ = ["BOTH", "CAPABILITIES", "CHECKS", "TOLERANCES", "Check", "CheckFailed", "Tolerance", "check"]
 
 
 @dataclass(frozen=True)

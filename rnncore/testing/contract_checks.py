@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 
 from rnncore.arrays import FLOATS, device_name, device_of, find_device, floating_dtypes, index_dtype
@@ -9,7 +11,7 @@ from rnncore.backend import CONTRACT_VERSION, Backend, Scans
 from rnncore.errors import ArgumentTypeError, DeviceError, DTypeError, KernelUnsupportedError
 from rnncore.model import RNN
 from rnncore.testing.case import INPUT, WIDTH, Case
-from rnncore.testing.check import check
+from rnncore.testing.check import BOTH, check
 from rnncore.testing.subject import Subject, precision_of
 
 ALL = FLOATS
@@ -216,7 +218,7 @@ def bias_is_added(s: Subject) -> None:
 @check(
     "RC-TYPE-001",
     "every result of a call, a pullback, a tangent and a trace has the model's dtype and device",
-    dtypes=ALL,
+    dtypes=BOTH,
 )
 def results_keep_dtype_and_device(s: Subject) -> None:
     for lengths in (None, (4, 0, 6)):
@@ -317,8 +319,10 @@ def _half(s: Subject) -> None:
     want = case.truth()
     output, _, pullback = case.model().vjp(case.give(case.x), case.give_state(case.h0), case.lengths)
     s.compare("output", output, want.output, tolerance="half")
+    _is_like(s, "output", output)
     grads = pullback(case.give(case.d_output), case.give_state(case.d_h_n))
     s.compare("dL/dx", grads.x, want.x, tolerance="half", floor=0.0)
+    _is_like(s, "dL/dx", grads.x)
     for key, value in want.params.items():
         s.compare(f"dL/d{key}", grads.params[key], value, tolerance="half", floor=0.0)
 
@@ -329,3 +333,33 @@ def _is_like(s: Subject, name: str, x: object) -> None:
     s.expect(found == s.dtype, f"{name}: expected dtype {s.dtype_name}, got {found}")
     where = device_of(x)
     s.expect(where is None or where == s.device, f"{name}: expected device {s.device}, got {where}")
+
+
+# --- added since ------------------------------------------------------------------------------------------------------
+
+
+@check(
+    "RC-CON-016", "to_numpy reads views as they are: transposed, strided, empty and axis-less; truth values and indices"
+)
+def to_numpy_reads_views(s: Subject) -> None:
+    numbers = s.draw(4, 6)
+    given, index = s.give(numbers), index_dtype(xp=s.xp, device=s.device)
+    with s.scope():
+        views = {
+            "transposed": (s.xp.permute_dims(given, (1, 0)), numbers.T),
+            "strided": (given[::2, 1::2], numbers[::2, 1::2]),
+            "sliced": (given[1:, 2:4], numbers[1:, 2:4]),
+            "empty": (given[:0, ...], numbers[:0]),
+            "axis-less": (given[1, 2], numbers[1, 2]),
+            "truth": (given > 0, numbers > 0),
+            "index": (s.give([2, 0, 1], dtype=index), np.asarray([2, 0, 1])),
+        }
+    for name, (view, want) in views.items():
+        s.compare(f"to_numpy of a {name} array", s.host(view), np.asarray(want), tolerance="exact")
+
+
+@check("RC-CON-017", "native_package is a module that namespace() has imported", dtypes=("float32",))
+def native_package_is_imported(s: Subject) -> None:
+    s.backend.namespace()
+    name = s.backend.native_package
+    s.expect(name in sys.modules, f"native_package: expected a module that is imported now, got {name!r}")

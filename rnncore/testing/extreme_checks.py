@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from rnncore.model import RNN
 from rnncore.nonlinearity import as_nonlinearity
-from rnncore.testing.case import LENGTHS, STEPS, WIDTH, Case
+from rnncore.testing.case import BATCH, LENGTHS, STEPS, WIDTH, Case
 from rnncore.testing.check import check
 from rnncore.testing.subject import Subject
 from rnncore.testing.watch import Watched, overlaps
 
 SATURATED = (50.0, 1e4, 1e30)
 THREADS = 8
+Scan: TypeAlias = Callable[[Mapping[str, Any]], Any]
+PAUSE = 1e-5  # seconds: long enough for another thread to be woken
 
 
 @check(
@@ -294,3 +299,242 @@ def _count(s: Subject, run: Callable[[RNN, Any, Any], Any]) -> None:
 def _on(watched: Watched, s: Subject, case: Case, kernel: Any = "auto") -> RNN:
     model = s.rnn(case.spec, case.params, backend=watched, kernel=kernel)
     return model
+
+
+# --- added since ------------------------------------------------------------------------------------------------------
+
+
+@check(
+    "RC-NUM-009",
+    "products keep every digit of their inputs, or TF32's ten bits where `precision` says so",
+    tolerance="gradients",
+)
+def products_keep_digits(s: Subject) -> None:
+    def full(*shape: int) -> Any:  # unlike what `draw` gives, numbers with all the digits of the dtype
+        return s.rng.standard_normal(shape).astype(s.dtype_name).astype("f8")
+
+    first, w = full(BATCH, WIDTH), full(WIDTH, WIDTH)
+    none, one = np.zeros((1, BATCH, WIDTH)), np.ones((1, BATCH, WIDTH))
+    engine, f = s.engine(), as_nonlinearity("identity")
+    with s.scope():
+        product = s.xp.matmul(s.give(first), s.give(w))
+        h = engine.nonlinear(s.give(none), s.give(first), s.give(w), nonlinearity=f, reverse=False)
+        r = engine.linear(s.give(none), s.give(one), s.give(first), s.give(w), reverse=False)
+    s.compare("matmul", product, first @ w)
+    s.compare("h", h, (first @ w.T)[None])
+    s.compare("s", r, (first @ w)[None])
+
+
+@check("RC-PURE-005", "a network that does nothing to its input still returns an array of its own", tolerance="exact")
+def nothing_is_handed_back(s: Subject) -> None:
+    for steps in (1, STEPS):
+        case = Case.make(s, name="identity", bias=False, inputs=WIDTH, steps=steps)
+        case.params = {"weight_ih_l0": np.eye(WIDTH), "weight_hh_l0": np.zeros((WIDTH, WIDTH))}
+        x, d_output = case.give(case.x), case.give(case.d_output)
+        output, h_n, pullback = case.model().vjp(x)
+        s.compare("output", output, case.x)
+        made = {"output": output, "h_n": h_n, "dL/dx": pullback(d_output).x}
+        for name, value in made.items():
+            for other, given in (("x", x), ("d_output", d_output)):
+                s.expect(not overlaps(s.backend, value, given), f"{name} and {other} share memory")
+
+
+@check("RC-PURE-006", "what a call returned, and what its pullback needs, is left alone by the next", tolerance="exact")
+def the_next_call_leaves_results_alone(s: Subject) -> None:
+    case = Case.make(s)
+    model, x, other = case.model(), case.give(case.x), case.give(s.draw(*case.x.shape))
+    d_output = case.give(case.d_output)
+    want = s.host(model.vjp(x)[2](d_output).x)
+    output, h_n, pullback = model.vjp(x)
+    kept = {"output": output, "h_n": h_n, "dL/dx": pullback(d_output).x}
+    before = {k: s.host(v) for k, v in kept.items()}
+    model.vjp(other)[2](case.give(-case.d_output))
+    for name, value in kept.items():
+        s.compare(f"{name} after another call", value, before[name])
+    s.compare("dL/dx of a pullback after another call", pullback(d_output).x, want)
+
+
+@check("RC-NUM-010", "the linear scan overflows to infinity, and keeps NaN in its row from its step on")
+def linear_overflow(s: Subject) -> None:
+    top, engine = float(s.xp.finfo(s.dtype).max), s.engine()
+    one, m = np.ones((STEPS, BATCH, 2)), np.asarray([[8.0, 0.0], [0.0, 0.5]])
+    u, s0 = np.zeros(one.shape), np.full((BATCH, 2), top / 100)
+    u[2, 1, 1] = np.nan
+    with s.scope():
+        got = engine.linear(s.give(u), s.give(one), s.give(s0), s.give(m), reverse=False)
+    want, kind, state = np.empty(u.shape), np.dtype(s.dtype_name), s0
+    for t in range(STEPS):  # every product by itself: 0 * inf is NaN as it is in any product of matrices
+        state = (u[t] + (state.astype(kind)[:, :, None] * m.astype(kind)).sum(axis=1)).astype(kind)
+        want[t] = state
+    s.expect(
+        np.isinf(want).any() and np.isfinite(want[:2]).all(), "the truth does not overflow: the check would see nothing"
+    )
+    s.compare("s", got, want, tolerance="gradients")
+
+
+@check(
+    "RC-DET-004", "a scan keeps nothing from call to call: again, and after another, the same bits", tolerance="exact"
+)
+def scans_keep_nothing(s: Subject) -> None:
+    one, two = _arguments(s), _arguments(s)
+    for name, scan in _scans(s).items():
+        want = _run(s, scan, one)
+        for turn, given in enumerate((two, one, one), start=2):  # an even and an odd number of calls later
+            found = _run(s, scan, given)
+            if given is one:
+                s.compare(f"{name}, call {turn}", found, want)
+
+
+@check(
+    "RC-DET-005",
+    "threads that run the backend's scans at once, each on numbers of its own, get their own results",
+    needs=("scans",),
+    tolerance="exact",
+    dtypes=("float32",),
+)
+def scans_share_nothing(s: Subject) -> None:
+    given = [_arguments(s) for _ in range(THREADS)]
+    scans = _scans(s)
+    want = [{name: _run(s, scan, g) for name, scan in scans.items()} for g in given]
+    found: list[Any] = [None] * THREADS
+    together = threading.Barrier(THREADS)
+
+    def pause(frame: Any, event: str, argument: Any) -> Any:
+        time.sleep(PAUSE)  # another thread runs: an exchange between any two lines, which else is a matter of luck
+        return pause
+
+    def work(k: int) -> None:
+        together.wait()
+        sys.settrace(pause)
+        try:
+            found[k] = {name: _run(s, scan, given[k]) for name, scan in scans.items()}
+        except Exception as error:
+            found[k] = error
+        finally:
+            sys.settrace(None)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k, results in enumerate(found):
+        s.expect(isinstance(results, dict), f"thread {k}: {results!r}")
+        for name, value in results.items():
+            s.compare(f"{name} of thread {k}", value, want[k][name])
+
+
+@check(
+    "RC-SYNC-004",
+    "the backend's scans do not wait, and neither fetch nor send, by the backend's own functions",
+    needs=("scans",),
+)
+def scans_stay_on_the_device(s: Subject) -> None:
+    calls: list[str] = []
+    with s.scope():
+        arrays = {k: s.give(v) for k, v in _arguments(s).items()}
+
+    def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return function(*args, **kwargs)
+
+        return call
+
+    replaced: dict[str, Any] = {}
+    own = dict(getattr(s.backend, "__dict__", {}))
+    try:
+        for name in ("synchronize", "to_numpy", "asarray"):
+            function = getattr(s.backend, name)
+            setattr(s.backend, name, watched(name, function))
+            replaced[name] = function
+        with s.scope():
+            for scan in _scans(s).values():
+                scan(arrays)
+    except AttributeError:
+        if len(replaced) == 3:
+            raise
+        return  # an object that cannot be changed, so nobody can look
+    finally:
+        for name, function in replaced.items():
+            if name in own:
+                setattr(s.backend, name, function)
+            else:  # a method of its class
+                delattr(s.backend, name)
+    s.expect(not calls, f"scans of {STEPS} steps called {', '.join(calls)}")
+
+
+def _arguments(s: Subject) -> dict[str, Any]:
+    names = {n: s.draw(STEPS, BATCH, WIDTH) for n in ("p", "u", "d")}
+    return names | {"h0": s.draw(BATCH, WIDTH), "w": s.weights(WIDTH)}
+
+
+def _scans(s: Subject) -> dict[str, Scan]:
+    """Both scans in both directions, by the name of what they give."""
+    engine, f = s.engine(), as_nonlinearity("tanh")
+
+    def nonlinear(a: Mapping[str, Any], reverse: bool) -> Any:
+        return engine.nonlinear(a["p"], a["h0"], a["w"], nonlinearity=f, reverse=reverse)
+
+    def linear(a: Mapping[str, Any], reverse: bool) -> Any:
+        return engine.linear(a["u"], a["d"], a["h0"], a["w"], reverse=reverse)
+
+    forwards = {"h": partial(nonlinear, reverse=False), "s": partial(linear, reverse=False)}
+    return forwards | {"h in reverse": partial(nonlinear, reverse=True), "s in reverse": partial(linear, reverse=True)}
+
+
+def _run(s: Subject, scan: Scan, given: Mapping[str, Any]) -> Any:
+    """Host numbers from host numbers."""
+    with s.scope():
+        return s.host(scan({k: s.give(v) for k, v in given.items()}))
+
+
+@check("RC-SYNC-005", "a call moves no array to another device and back", dtypes=("float32",))
+def nothing_is_moved(s: Subject) -> None:
+    s.expect(not _asked(s, "to_device"), "to_device was asked of an array")
+
+
+@check(
+    "RC-NUM-011",
+    "products are asked of the namespace, which knows their precision, never of the arrays by an operator",
+    dtypes=("float32",),
+)
+def products_have_a_precision(s: Subject) -> None:
+    found = _asked(s, "__matmul__", "__rmatmul__", "__imatmul__")
+    s.expect(not found, f"a product by an operator: {', '.join(found)}")
+
+
+def _asked(s: Subject, *methods: str) -> list[str]:
+    """Which of these methods of the arrays' class all kinds of calls use; a class written in C shows none."""
+    case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
+    model, x, h0 = case.model(kernel="reference"), case.give(case.x), case.give_state(case.h0)
+    d_output, d_h_n = case.give(case.d_output), case.give_state(case.d_h_n)
+    kind, asked, own = type(x), [], dict(vars(type(x)))
+
+    def watched(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            asked.append(name)
+            return method(*args, **kwargs)
+
+        return call
+
+    replaced: list[str] = []
+    try:
+        for name in methods:
+            if hasattr(kind, name):
+                try:
+                    setattr(kind, name, watched(name, getattr(kind, name)))
+                except TypeError:
+                    return []
+                replaced.append(name)
+        model.vjp(x, h0, LENGTHS)[2](d_output, d_h_n)
+        model.jvp(x, h0, LENGTHS, x_dot=x, h0_dot=h0, params_dot=dict(model.params))
+        model.trace(x, h0, LENGTHS)
+        model(x, h0)
+    finally:
+        for name in replaced:
+            if name in own:
+                setattr(kind, name, own[name])
+            else:  # it was inherited
+                delattr(kind, name)
+    return asked

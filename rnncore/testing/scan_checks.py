@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from rnncore.nonlinearity import NONLINEARITIES, as_nonlinearity
+from rnncore.nonlinearity import NONLINEARITIES, as_nonlinearity, custom_nonlinearity, get_nonlinearity
 from rnncore.testing.check import check
 from rnncore.testing.oracle import Host, linear_scan, nonlinear_scan
 from rnncore.testing.requests import serpentine
@@ -242,3 +244,68 @@ def linear_is_causal(s: Subject) -> None:
         s.compare("s before the source", before, np.zeros(before.shape))
         s.expect((np.abs(after).max(axis=(1, 2)) > 0).all(), "s after the source: expected numbers, got 0")
         scan.linear(reverse=reverse)
+
+
+@check("RC-SCAN-024", "one call alone leaves every argument as it was: no second one puts it back", tolerance="exact")
+def every_call_leaves_its_arguments(s: Subject) -> None:
+    scan, f = Scan(s), as_nonlinearity("tanh")
+    for reverse in (False, True):
+        for names in (("p", "h0", "w"), ("u", "d", "h0", "w")):
+            given = {n: s.give(getattr(scan, n)) for n in names}
+            with s.scope():
+                if "p" in given:
+                    s.engine().nonlinear(*given.values(), nonlinearity=f, reverse=reverse)
+                else:
+                    s.engine().linear(*given.values(), reverse=reverse)
+            for name, x in given.items():
+                s.compare(name, x, getattr(scan, name))
+
+
+@check("RC-SCAN-025", "sizes past what a kernel does at once: 70 rows, a ring of 1100 units, 300 steps in reverse")
+def sizes_past_a_block(s: Subject) -> None:
+    rows, ring, long = Scan(s, STEPS, WIDE), Scan(s, 2, 1, 1), Scan(s, LONG, 2, WIDTH, STABLE)
+    ring.p, ring.u, ring.d = (s.draw(2, 1, RING) for _ in range(3))
+    ring.h0, ring.w = s.draw(1, RING), np.roll(np.eye(RING), 1, axis=0)  # each unit reads its neighbour, the last too
+    for scan in (rows, ring):
+        scan.nonlinear("tanh")
+        scan.linear(reverse=True)
+    long.nonlinear("tanh", reverse=True)
+
+
+@check("RC-SCAN-026", "functions run with the alpha and beta that they were made with", tolerance="gradients")
+def nonlinear_parameters(s: Subject) -> None:
+    for name, parameters, function in FAMILIES:
+        f, scan = get_nonlinearity(name, **parameters), Scan(s)
+        with s.scope():
+            got = s.engine("auto").nonlinear(
+                s.give(scan.p), s.give(scan.h0), s.give(scan.w), nonlinearity=f, reverse=False
+            )
+        s.compare(f"h ({name} of {parameters})", got, _stepped(scan, function), floor=1.0)
+
+
+@check("RC-SCAN-027", "a user's function that is called tanh is not taken for tanh", tolerance="states")
+def nonlinear_namesake(s: Subject) -> None:
+    known, scan = serpentine(), Scan(s)
+    f = custom_nonlinearity(*known.user, name="tanh") if known.user else known
+    with s.scope():
+        got = s.engine("auto").nonlinear(s.give(scan.p), s.give(scan.h0), s.give(scan.w), nonlinearity=f, reverse=False)
+    s.compare("h", got, _stepped(scan, lambda z: z / (1 + z * z)))
+
+
+RING = 1100  # more than the threads of a block on any GPU
+FAMILIES: tuple[tuple[str, dict[str, float], Callable[[Host], Host]], ...] = (
+    ("leaky_relu", {"alpha": 0.25}, lambda z: np.where(z > 0, z, 0.25 * z)),
+    ("thresholded_relu", {"alpha": 0.5}, lambda z: np.where(z > 0.5, z, 0.0)),
+    ("hard_sigmoid", {"alpha": 0.5, "beta": 0.25}, lambda z: np.minimum(1, np.maximum(0, 0.5 * z + 0.25))),
+    ("elu", {"alpha": 0.5}, lambda z: np.where(z > 0, z, 0.5 * (np.exp(np.minimum(z, 0)) - 1))),
+    ("scaled_tanh", {"alpha": 0.5, "beta": 2.0}, lambda z: 0.5 * np.tanh(2.0 * z)),
+    ("affine", {"alpha": 0.5, "beta": 0.25}, lambda z: 0.5 * z + 0.25),
+)
+
+
+def _stepped(scan: Scan, function: Callable[[Host], Host]) -> Host:
+    """The truth for a function that the oracle does not have."""
+    h, want = scan.h0, np.empty(scan.p.shape)
+    for t in range(len(scan.p)):
+        h = want[t] = function(scan.p[t] + h @ scan.w.T)
+    return want

@@ -1,0 +1,49 @@
+"""Whether CUDA can be used, asked of its driver by ctypes: no array library is imported and no CUDA context is made.
+
+Asking has the two consequences that any first use of CUDA has: CUDA_VISIBLE_DEVICES is read now and not again, and a
+process that is forked afterwards cannot use CUDA (one that is spawned can).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+__all__ = ["cuda_fault"]
+
+# The names under which CUDA's runtime, and so CuPy, looks for the driver.
+LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+SUCCESS = 0
+
+
+def cuda_fault() -> str | None:
+    """Why no device can be used, in the loader's or the driver's own words, or None."""
+    try:
+        driver = _load(LIBRARY)
+    except OSError as error:
+        return f"its driver cannot be loaded: {error}"
+    count = ctypes.c_int(0)
+    try:
+        for call, arguments in (("cuInit", (0,)), ("cuDeviceGetCount", (ctypes.byref(count),))):
+            status = getattr(driver, call)(*arguments)
+            if status != SUCCESS:
+                return f"{call}: {_words(driver, status)}"
+    except AttributeError as error:  # a library of that name without these functions
+        return f"its driver is not one: {error}"
+    return None if count.value > 0 else "its driver counts no device"
+
+
+def _load(library: str) -> Any:
+    loader = getattr(ctypes, "WinDLL", ctypes.CDLL)
+    return loader(library)
+
+
+def _words(driver: Any, status: int) -> str:
+    """ "CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected", as far as the driver has words for it."""
+    parts = []
+    for call in ("cuGetErrorName", "cuGetErrorString"):
+        text = ctypes.c_char_p()
+        if getattr(driver, call)(status, ctypes.byref(text)) == SUCCESS and text.value:
+            parts.append(text.value.decode(errors="replace"))
+    return ": ".join(parts) or f"CUDA error {status}"

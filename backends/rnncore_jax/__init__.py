@@ -1,0 +1,185 @@
+"""The JAX backend: one network under jit, grad, vmap and every composition of them, and a model that is a pytree.
+
+``from rnncore_jax import RNN`` chooses it by import. JAX itself is imported at first use. 64-bit numbers are the user's own
+setting, ``jax.config.update("jax_enable_x64", True)``: without it float64 is refused, never rounded.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import rnncore
+from rnncore.errors import ArgumentTypeError, DTypeError
+
+if TYPE_CHECKING:
+    import jax
+
+    from rnncore_jax._scans import JaxScans
+
+name = "jax"
+native_package = "jax"
+contract_version = 1
+
+RNN, RNNCell = rnncore.bound_to(name)
+
+OLDEST = (0, 10)  # before it a scan in a rule of one's own could not be transposed
+# The settings of jax_default_matmul_precision that keep the 24 bits of a float32.
+FULL_PRECISION = ("highest", "float32", "F32_F32_F32", "F64_F64_F64")
+
+
+def namespace() -> Any:
+    """``jax.numpy`` with float32 products in float32; from here on the models are pytrees."""
+    # Registering is the import of _pytree, which happens once in a process however many threads ask for it.
+    from rnncore_jax import _namespace, _pytree  # noqa: F401
+
+    return _namespace
+
+
+def is_native(x: object, /) -> bool:
+    """Whether x is a ``jax.Array``, which the tracers of jit, grad and vmap are too."""
+    kind = getattr(sys.modules.get("jax"), "Array", None)
+    return kind is not None and isinstance(x, kind)
+
+
+def devices() -> Sequence[jax.Device]:
+    """JAX's own default device first, then the others of its platform, then the host's."""
+    import jax
+
+    chosen = _setting("jax_default_device")
+    found = [chosen] if isinstance(chosen, jax.Device) else []
+    found += jax.local_devices(backend=chosen) if isinstance(chosen, str) else []
+    found += jax.local_devices()
+    with suppress(RuntimeError):  # JAX_PLATFORMS may leave the host out
+        found += jax.local_devices(backend="cpu")
+    return tuple(dict.fromkeys(found))
+
+
+def device_name(device: Any, /) -> str:
+    """ "cpu:0", "cuda:1"; None, where a model is spread over several devices, is the default one."""
+    if device is None:
+        device = devices()[0]
+    shown = str(device)
+    if re.fullmatch(r"[a-z]+:\d+", shown) or not hasattr(device, "platform"):
+        return shown
+    return f"{device.platform}:{device.id}"
+
+
+def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> jax.Array:
+    """An array of its own, in this dtype or not at all."""
+    import jax
+
+    # A copy first: on the host, JAX may go on using the memory that it is given.
+    host = np.array(x, dtype=dtype)
+    # What lies on the default device is left free to follow other arrays, as what users make themselves is.
+    made: jax.Array = jax.device_put(host, None if device == devices()[0] else device)
+    if made.dtype != host.dtype:
+        raise DTypeError(
+            f"dtype: expected one that JAX has as it is set, got {host.dtype.name}, which would become "
+            f'{made.dtype.name}; for 64 bits call jax.config.update("jax_enable_x64", True) first'
+        )
+    return made
+
+
+def to_numpy(x: jax.Array, /) -> np.ndarray[Any, Any]:
+    """The numbers on the host, a view that cannot be written to where they are there already; bfloat16 as float32.
+
+    Raises
+    ------
+    ArgumentTypeError
+        Inside jit or vmap, where an array has no numbers yet.
+    """
+    import jax
+
+    if isinstance(x, jax.core.Tracer):
+        x = jax.lax.stop_gradient(x)  # under jax.grad alone the numbers lie beneath
+    if isinstance(x, jax.core.Tracer):
+        raise ArgumentTypeError(
+            f"expected an array whose numbers are known, got {type(x).__name__} {x.dtype.name}{list(x.shape)}: inside "
+            "jax.jit and jax.vmap arrays have none; lengths and all that is read on the host must be plain numbers there, "
+            "check_finite must be off, and set_params takes the place of load_state_dict"
+        )
+    host = np.asarray(x)
+    return host.astype(np.float32) if host.dtype.name == "bfloat16" else host
+
+
+def synchronize(device: Any, /) -> None:
+    """Wait for every array on the device, and for what was started before now by this thread."""
+    import jax
+
+    arrays: list[jax.Array] = jax.live_arrays()  # type: ignore[no-untyped-call]
+    for x in arrays:
+        if device in x.devices() and not x.is_deleted():
+            x.block_until_ready()
+    # Results that nobody holds are not among them; but what one thread asks of a device is done in order.
+    (jax.device_put(np.zeros(1, np.float32), device) + 1).block_until_ready()
+
+
+def scans() -> JaxScans:
+    """Both scans as ``lax.scan``, compiled, with derivative rules that are scans again."""
+    from rnncore_jax._scans import SCANS
+
+    return SCANS
+
+
+def grad(function: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
+    """``jax.grad`` with respect to every argument."""
+    import jax
+
+    def gradients(*arrays: Any) -> tuple[Any, ...]:
+        found: tuple[Any, ...] = jax.grad(function, argnums=tuple(range(len(arrays))))(*arrays)
+        return found
+
+    return gradients
+
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``jax.jit``."""
+    import jax
+
+    return jax.jit(function)
+
+
+def precision(device: Any, /) -> str:
+    """ "full", or "tf32" where ``jax_default_matmul_precision`` asks for less on a device that has less."""
+    setting = _setting("jax_default_matmul_precision")
+    on_host = device_name(device).startswith("cpu")
+    return "full" if on_host or setting is None or setting in FULL_PRECISION else "tf32"
+
+
+def unusable() -> str | None:
+    """The compiled half of JAX is a package of its own, and an old JAX lacks what is used here."""
+    if find_spec("jaxlib") is None:
+        return 'jaxlib is not installed: pip install "rnncore[jax]"'
+    try:
+        found = version("jax")
+    except PackageNotFoundError:
+        return None
+    if tuple(map(int, re.findall(r"\d+", found)[:2])) < OLDEST:
+        return f"jax {found} is older than {'.'.join(map(str, OLDEST))}"
+    return None
+
+
+def register(kind: type[Any], /) -> type[Any]:
+    """Make a user's own subclass of RNN or RNNCell a pytree; can be used as a class decorator.
+
+    Leaves are the parameters; everything else about the model must be hashable and is static under jit.
+    """
+    namespace()
+    from rnncore_jax._pytree import register as registered
+
+    return registered(kind)
+
+
+def _setting(name: str) -> Any:
+    """The user's setting, as it is in this thread and context."""
+    import jax
+
+    return getattr(jax.config, name)

@@ -1,0 +1,70 @@
+"""Models as pytrees: ``jax.jit``, ``jax.grad(loss)(rnn)``, ``jax.tree.map``, ``jax.vmap`` and ``jax.device_put`` take one.
+
+The leaves are the parameters a model calls its own, under torch's names; all else is static. A model that JAX puts together
+holds what JAX puts in, which need not be arrays. A cell that shares a network's parameters becomes one with its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import DictKey
+
+import rnncore
+import rnncore_jax
+from rnncore.arrays import FLOATS, dtype_name
+from rnncore.dispatch import Engine
+
+Static = tuple[tuple[str, ...], tuple[tuple[str, Hashable], ...]]
+
+
+def register(kind: type[Any], /) -> type[Any]:
+    """Make a subclass of RNN or RNNCell a pytree."""
+
+    def unflatten(static: Static, leaves: Iterable[Any]) -> Any:
+        names, rest = static
+        model = object.__new__(kind)
+        vars(model).update(rest)
+        model._params = dict(zip(names, leaves, strict=True))
+        model._engine = _engine_of(model._engine, tuple(model._params.values()))
+        return model
+
+    jax.tree_util.register_pytree_with_keys(kind, _flatten_with_keys, unflatten, _flatten)
+    return kind
+
+
+def _flatten(model: Any) -> tuple[tuple[Any, ...], Static]:
+    names = tuple(model._own_shapes())
+    rest = tuple(sorted((k, v) for k, v in vars(model).items() if k != "_params"))
+    return tuple(model._params[n] for n in names), (names, rest)
+
+
+def _flatten_with_keys(model: Any) -> tuple[tuple[tuple[DictKey, Any], ...], Static]:
+    leaves, static = _flatten(model)
+    return tuple((DictKey(n), x) for n, x in zip(static[0], leaves, strict=True)), static
+
+
+def _engine_of(engine: Engine, leaves: tuple[Any, ...]) -> Engine:
+    """The engine for leaves that ``tree.map(lambda p: p.astype(...))`` or ``device_put`` left in another dtype or place."""
+    if engine.backend.name != rnncore_jax.name or not all(isinstance(x, jax.Array) for x in leaves):
+        return engine
+    dtypes = {dtype_name(x.dtype) for x in leaves}
+    dtype = dtypes.pop() if len(dtypes) == 1 else engine.dtype_name
+    if dtype != engine.dtype_name and dtype in FLOATS:
+        engine = replace(engine, dtype=getattr(jnp, dtype), dtype_name=dtype)
+    if any(isinstance(x, jax.core.Tracer) for x in leaves):  # which have no place
+        return engine
+    places = {x.device for x in leaves}
+    place = places.pop() if len(places) == 1 else None
+    # None where the parameters are spread over several devices: then JAX decides what goes together.
+    device = place if isinstance(place, jax.Device) else None
+    return engine if device == engine.device else replace(engine, device=device)
+
+
+# On import, which happens once in a process however many threads ask for it.
+for _kind in (rnncore.RNN, rnncore.RNNCell, rnncore_jax.RNN, rnncore_jax.RNNCell):
+    register(_kind)

@@ -1,0 +1,127 @@
+"""Both scans as ``lax.scan``, each compiled once per shape, with derivative rules that are linear scans again.
+
+JAX would derive the rules itself, and sum dW_hh in the loop of the backward pass, an (H, H) array carried from step to step.
+By the rules here the tangent is ``linear(p_dot + h_{t-1} W_dot^T)``: W_dot stands outside the loop, so its transpose is one
+product over all steps. ``jax.custom_jvp`` composes with jit, vmap, both modes and every order of derivative.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+from jax import lax
+
+from rnncore import scan
+from rnncore.backend import ScanRequest
+from rnncore.nonlinearity import Nonlinearity
+from rnncore_jax import _namespace as xp
+
+
+class JaxScans:
+    """See :class:`rnncore.backend.Scans`. `overwrite` is an offer that arrays which never change cannot take up."""
+
+    def unsupported(self, request: ScanRequest, /) -> str | None:
+        """Everything but two kinds of users' functions, which only plain operations get right."""
+        f = request.nonlinearity
+        if f is None or f.user is None:
+            return None
+        try:
+            hash(f)
+        except TypeError as error:
+            return f"compiled code is found again by a hash of the nonlinearity, and {f.name!r} has none: {error}"
+        # A rule for derivatives with respect to p, h0 and w_hh would leave the gradient of such a value out without a word.
+        z = jax.eval_shape(lambda: xp.zeros((request.batch, request.width), dtype=request.dtype))
+        if any(isinstance(x, jax.core.Tracer) for part in f.user for x in jax.make_jaxpr(part)(z).consts):
+            return f"nonlinearity {f.name!r} uses values that JAX is tracing, which may be asked for gradients of their own"
+        return None
+
+    def nonlinear(
+        self,
+        p: jax.Array,
+        h0: jax.Array,
+        w_hh: jax.Array,
+        /,
+        *,
+        nonlinearity: Nonlinearity,
+        reverse: bool,
+        overwrite: bool = False,
+    ) -> jax.Array:
+        """``h_t = f(p_t + h_{t-1} W_hh^T)``."""
+        h: jax.Array = _compiled_nonlinear(p, h0, w_hh, nonlinearity, reverse)
+        return h
+
+    def linear(
+        self,
+        u: jax.Array,
+        d: jax.Array,
+        s0: jax.Array,
+        m: jax.Array,
+        /,
+        *,
+        reverse: bool,
+        overwrite: bool = False,
+    ) -> jax.Array:
+        """``s_t = d_t * (u_t + s_{t-1} M)``."""
+        s: jax.Array = _compiled_linear(u, d, s0, m, reverse)
+        return s
+
+
+SCANS = JaxScans()
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _nonlinear(p: Any, h0: Any, w_hh: Any, nonlinearity: Nonlinearity, reverse: bool) -> Any:
+    w_t = xp.matrix_transpose(w_hh)
+
+    def step(h: Any, p_t: Any) -> tuple[Any, Any]:
+        h = nonlinearity(p_t + xp.matmul(h, w_t), xp=xp)
+        return h, h
+
+    return lax.scan(step, _carry(h0, w_hh, p), p, reverse=reverse)[1]
+
+
+@_nonlinear.defjvp
+def _nonlinear_jvp(nonlinearity: Nonlinearity, reverse: bool, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    p_dot, h0_dot, w_dot = tangents
+    p, h0, w_hh = primals
+    h = _nonlinear(p, h0, w_hh, nonlinearity, reverse)
+    rule = partial(scan.nonlinear_jvp, nonlinearity=nonlinearity, reverse=reverse, xp=xp, linear_scan=_linear_scan)
+    return h, rule(p_dot, h0_dot, w_dot, p, h0, w_hh, h)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _linear(u: Any, d: Any, s0: Any, m: Any, reverse: bool) -> Any:
+    def step(s: Any, source: tuple[Any, Any]) -> tuple[Any, Any]:
+        u_t, d_t = source
+        s = d_t * (u_t + xp.matmul(s, m))
+        return s, s
+
+    return lax.scan(step, _carry(s0, m, u, d), (u, d), reverse=reverse)[1]
+
+
+@_linear.defjvp
+def _linear_jvp(reverse: bool, primals: Any, tangents: Any) -> tuple[Any, Any]:
+    u_dot, d_dot, s0_dot, m_dot = tangents
+    u, d, s0, m = primals
+    s = _linear(u, d, s0, m, reverse)
+    rule = partial(scan.linear_jvp, reverse=reverse, xp=xp, linear_scan=_linear_scan)
+    return s, rule(u_dot, d_dot, s0_dot, m_dot, u, d, s0, m, s)
+
+
+def _linear_scan(u: Any, d: Any, s0: Any, m: Any, *, reverse: bool) -> Any:
+    return _linear(u, d, s0, m, reverse)
+
+
+def _carry(s0: Any, m: Any, *sequences: Any) -> Any:
+    """s0 in the type of its successors, which on a mesh differ or are split along the axes that the other arrays are.
+
+    JAX has renamed its own function for it with every few versions; a sum of nothing, which compiles to nothing, does it too.
+    """
+    return s0 + sum(xp.sum(x[:0, ...], axis=0) for x in sequences) + xp.sum(m[:0, ...])
+
+
+# Nonlinearities compare by value, so that an eager call finds the compiled code of the one before.
+_compiled_nonlinear = jax.jit(_nonlinear, static_argnums=(3, 4))
+_compiled_linear = jax.jit(_linear, static_argnums=4)

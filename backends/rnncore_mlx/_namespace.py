@@ -1,0 +1,36 @@
+"""``mlx.core`` as an Array API namespace: its own functions, and five names that it lacks or has otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+bool = mx.bool_
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(mx, name)
+
+
+def zeros(shape: int | Sequence[int], *, dtype: Any = None, device: Any = None) -> mx.array:
+    """``mx.zeros``, which takes the dtype by position and calls a device a stream."""
+    return mx.zeros(shape, mx.float32 if dtype is None else dtype, stream=device)
+
+
+empty = zeros
+
+
+def astype(x: mx.array, dtype: Any, /, *, copy: Any = True, device: Any = None) -> mx.array:
+    """``mx.astype``, which knows no ``copy``: nothing here is changed in place."""
+    return mx.astype(x, dtype, stream=device)
+
+
+def exp(x: mx.array, /) -> mx.array:
+    """``mx.exp``; in float64 by ``expm1``, as MLX's own float64 is right to 24 bits only and infinite from 88.0 on."""
+    if x.dtype != mx.float64:
+        return mx.exp(x)
+    falling = x < 0
+    grown = 1 + mx.expm1(mx.where(falling, -x, x))
+    return mx.where(falling, 1 / grown, grown)

@@ -1,0 +1,5 @@
+from rnncore.testing import BackendConformance
+
+
+class TestAcme(BackendConformance):
+    backend = "acme"

@@ -1,0 +1,13 @@
+"""Devices, streams and events without a GPU."""
+
+from cupy.cuda import device, runtime, stream  # noqa: F401
+from cupy.cuda.device import Device  # noqa: F401
+from cupy.cuda.stream import Event, Stream, get_current_stream  # noqa: F401
+
+
+def is_available():
+    """Whether there is a device."""
+    try:
+        return runtime.getDeviceCount() > 0
+    except runtime.CUDARuntimeError:
+        return False
