@@ -182,6 +182,7 @@ def test_import_brings_no_backend_and_no_tool():
         "rnncore_numpy",
         "rnncore_torch",
         "rnncore_jax",
+        "rnncore_mlx",
         "rnncore_cupy",
         "rnncore_strict",
     }

@@ -192,7 +192,7 @@ def in_pieces(run, p, h0, w, /, **options):
 
 
 def in_pieces_in_reverse(run, p, h0, w, /, *, reverse, **options):
-    return (in_pieces if reverse else lambda run, *a, **o: run(*a, **o))(run, p, h0, w, reverse=reverse, **options)
+    return in_pieces(run, p, h0, w, reverse=True, **options) if reverse else run(p, h0, w, reverse=False, **options)
 
 
 def needs_to_write(run, p, h0, *rest, **options):
@@ -508,6 +508,11 @@ def waits_for_every_scan(right, self, *given, **options):
     return right(self, *given, **options)
 
 
+def kernels_only(right, self, **options):
+    told = right(self, **options)
+    return replace(told, choices=tuple(replace(c, path="kernel") for c in told.choices))
+
+
 def without_bias_hh(right, spec, params):
     return right(spec, {k: v * 0 if k.startswith("bias_hh") else v for k, v in params.items()})
 
@@ -546,8 +551,8 @@ SCANS = (
         "the last step is 0",
         nonlinear(lambda run, *a, **o: put(run(*a, **o), np.s_[-1:], 0)),
         {
-            "RC-SCAN-001": r"h \(tanh\)\[5, .*got np.float64\(0.0\)",
-            "RC-SCAN-009": r"h \(tanh\)\[0, .*got np.float64\(0.0\)",
+            "RC-SCAN-001": r"h \(tanh\)\[5, .*got \S*\b0\.0\b",
+            "RC-SCAN-009": r"h \(tanh\)\[0, .*got \S*\b0\.0\b",
         },
     ),
     Wrong(
@@ -568,7 +573,7 @@ SCANS = (
     Wrong(
         "the nonlinear scan ignores its first state",
         nonlinear(lambda run, p, h0, w, /, **o: run(p, 0 * h0, w, **o)),
-        {"RC-SCAN-008": r"h \(tanh\).*got np.float64\(0.0\)"},
+        {"RC-SCAN-008": r"h \(tanh\).*got \S*\b0\.0\b"},
     ),
     Wrong(
         "the clip is ignored",
@@ -649,7 +654,7 @@ SCANS = (
     Wrong(
         "the linear scan ignores its first state",
         linear(lambda run, u, d, s0, m, /, **o: run(u, d, 0 * s0, m, **o)),
-        {"RC-SCAN-016": r"s\[.*got np.float64\(0.0\)"},
+        {"RC-SCAN-016": r"s\[.*got \S*\b0\.0\b"},
     ),
     Wrong(
         "the linear scan takes its steps in the wrong order and returns them in the right one",
@@ -733,7 +738,7 @@ STORAGE = (
     Wrong(
         "asarray shares the host array's memory",
         members(asarray=lambda x, /, *, dtype, device: np.asarray(x, dtype=dtype)),
-        {"RC-CON-005": r"asarray of float32.*got np.float64\(7.0\)"},
+        {"RC-CON-005": r"asarray of float32.*got \S*\b7\.0\b"},
     ),
     Wrong(
         "a read-only view can be written to",
@@ -780,8 +785,8 @@ NUMBERS = (
     ),
     Wrong(
         "models are saved and moved in float32",
-        core(Parameterised, "_host_params", lambda right, self: {k: v.astype("f4") for k, v in right(self).items()}),
-        {"RC-IO-003": r"float64: "},
+        core(Parameterised, "_host_params", lambda right, self: {k: single(v) for k, v in right(self).items()}),
+        {"RC-IO-003": r"float64: to\('numpy'\) weight_ih_l0\[.*eps"},
     ),
     Wrong(
         "the sign of a zero is lost",
@@ -827,7 +832,7 @@ NUMBERS = (
     Wrong(
         "small numbers are flushed to 0",
         namespace(matmul=lambda matmul, a, b: (lambda c: np.where(np.abs(c) < 1e-28, 0, c))(matmul(a, b))),
-        {"RC-NUM-007": r"output.*got np.float64\(0.0\)"},
+        {"RC-NUM-007": r"output.*got \S*\b0\.0\b"},
     ),
     Wrong(
         "results are float64 whatever the input",
@@ -930,9 +935,11 @@ CORE = (
     Wrong(
         "the bias is missing",
         core(layer, "_project", lambda right, w, x, engine: right(w._replace(bias=None), x, engine)),
-        {"RC-CON-015": r"output.*got np.float64\(0.0\)"},
+        {"RC-CON-015": r"output.*got \S*\b0\.0\b"},
     ),
-    Wrong("one of the two biases is missing", core(calls, "nested_weights", without_bias_hh), {"RC-FWD-007": r"output"}),
+    Wrong(
+        "one of the two biases is missing", core(calls, "nested_weights", without_bias_hh), {"RC-FWD-007": r"output"}
+    ),
     Wrong(
         "the two halves of the output change places",
         core(network, "_side_by_side", lambda right, h, plan: right(h[::-1], plan)),
@@ -954,7 +961,7 @@ CORE = (
     Wrong(
         "the gradient of h0 is missing",
         core(layer, "vjp", lambda right, *a, **o: (lambda found: found._replace(h0=found.h0 * 0))(right(*a, **o))),
-        {"RC-GRAD-011": r"dL/dh0\[.*got np.float64\(-?0.0\)"},
+        {"RC-GRAD-011": r"dL/dh0\[.*got \S*\b0\.0\b"},
     ),
     Wrong(
         "the gradient of bias_hh is missing",
@@ -1018,7 +1025,7 @@ CORE = (
     Wrong(
         "a row without steps loses its state",
         core(Ragged, "last_or", lambda right, self, h, h0: self.at_ends(h)),
-        {"RC-LEN-006": r"h_n of the empty row.*got np.float64\(0.0\)"},
+        {"RC-LEN-006": r"h_n of the empty row.*got \S*\b0\.0\b"},
     ),
     Wrong(
         "h_n of a shorter sequence is one step early",
@@ -1092,8 +1099,8 @@ PATHS = (
     ),
     Wrong(
         "explain() tells of kernels whatever runs",
-        core(Engine, "choose", lambda right, self, r: replace(right(self, r), path="reference")),
-        {"RC-KER-006": r"expected kernel, got"},
+        core(Parameterised, "explain", kernels_only),
+        {"RC-KER-006": r"expected reference, got {'nonlinear': 'kernel'"},
     ),
 )
 

@@ -7,6 +7,7 @@ run again from there with another scale. So the work is that of one scan, and th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,12 +95,16 @@ def linear(u: Scaled, d: Array, m: Array, *, reverse: bool, engine: Engine, firs
         count = min(piece, steps - done)
         a, b = (steps - done - count, steps - done) if reverse else (done, done + count)
         size = _log_largest(state, engine) + state_log
+        ahead = source_log[a:b][::-1] if reverse else source_log[a:b]
+        count = _before_the_state_is_dwarfed(ahead, size, math.log(safe))
+        a, b = (b - count, b) if reverse else (a, a + count)
         scale = np.maximum(size, source_log[a:b].max(axis=0, initial=-np.inf))
         scale = np.where(np.isfinite(scale), scale, 0.0)
         piece_of_u = Scaled(u.values[a:b, ...], u.log[a:b])
         sources = _on_scale(piece_of_u, np.broadcast_to(scale, (count, batch)), source_log[a:b], engine)
         begin = _on_scale(Scaled(state, state_log), scale, size, engine)
-        s = engine.linear(sources, d[a:b, ...], begin, m, reverse=reverse)
+        with np.errstate(all="ignore"):  # what leaves the dtype's range is thrown away below, and run again
+            s = engine.linear(sources, d[a:b, ...], begin, m, reverse=reverse)
         sizes = engine.backend.to_numpy(xp.max(xp.abs(s), axis=-1)).astype(np.float64)
         kept = _safe_steps(sizes[::-1] if reverse else sizes, safe)
         s = s[count - kept :, ...] if reverse else s[:kept, ...]
@@ -108,12 +113,20 @@ def linear(u: Scaled, d: Array, m: Array, *, reverse: bool, engine: Engine, firs
         state, state_log = s[0 if reverse else -1, ...], scale
         done += kept
         # A piece that was cut short says how far one can go; one that was not may be longer.
-        piece = max(1, kept) if kept < count else min(2 * piece, LONGEST_PIECE)
+        piece = max(1, kept) if kept < count else min(2 * max(piece, count), LONGEST_PIECE)
     if not parts:
         return Scaled(xp.zeros_like(d), logs)
     if reverse:
         parts.reverse()
     return Scaled(parts[0] if len(parts) == 1 else xp.concat(parts, axis=0), logs)
+
+
+def _before_the_state_is_dwarfed(ahead: Host, size: Host, room: float) -> int:
+    """How many steps until a source so large comes that the state, on its scale, would be lost: at least one."""
+    # Of that first step the state is lost rightly: what is added to it there is all that its dtype can hold.
+    dwarfed = (np.isfinite(size) & (ahead > size + room)).any(axis=1)
+    first = int(np.argmax(dwarfed)) if dwarfed.any() else len(ahead)
+    return max(1, first)
 
 
 def _safe_steps(sizes: Host, safe: float) -> int:

@@ -335,7 +335,7 @@ def _is_like(s: Subject, name: str, x: object) -> None:
     s.expect(where is None or where == s.device, f"{name}: expected device {s.device}, got {where}")
 
 
-# --- added since ------------------------------------------------------------------------------------------------------
+# --- what got past the checks above ------------------------------------------------------------------------------------
 
 
 @check(

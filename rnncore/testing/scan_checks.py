@@ -261,7 +261,11 @@ def every_call_leaves_its_arguments(s: Subject) -> None:
                 s.compare(name, x, getattr(scan, name))
 
 
-@check("RC-SCAN-025", "sizes past what a kernel does at once: 70 rows, a ring of 1100 units, 300 steps in reverse")
+@check(
+    "RC-SCAN-025",
+    "sizes past what a kernel does at once: 70 rows, a ring of 1100 units, 300 steps in reverse",
+    dtypes=("float32",),
+)
 def sizes_past_a_block(s: Subject) -> None:
     rows, ring, long = Scan(s, STEPS, WIDE), Scan(s, 2, 1, 1), Scan(s, LONG, 2, WIDTH, STABLE)
     ring.p, ring.u, ring.d = (s.draw(2, 1, RING) for _ in range(3))
@@ -272,7 +276,12 @@ def sizes_past_a_block(s: Subject) -> None:
     long.nonlinear("tanh", reverse=True)
 
 
-@check("RC-SCAN-026", "functions run with the alpha and beta that they were made with", tolerance="gradients")
+@check(
+    "RC-SCAN-026",
+    "functions run with the alpha and beta that they were made with",
+    tolerance="gradients",
+    dtypes=("float32",),
+)
 def nonlinear_parameters(s: Subject) -> None:
     for name, parameters, function in FAMILIES:
         f, scan = get_nonlinearity(name, **parameters), Scan(s)
@@ -283,7 +292,12 @@ def nonlinear_parameters(s: Subject) -> None:
         s.compare(f"h ({name} of {parameters})", got, _stepped(scan, function), floor=1.0)
 
 
-@check("RC-SCAN-027", "a user's function that is called tanh is not taken for tanh", tolerance="states")
+@check(
+    "RC-SCAN-027",
+    "a user's function that is called tanh is not taken for tanh",
+    tolerance="states",
+    dtypes=("float32",),
+)
 def nonlinear_namesake(s: Subject) -> None:
     known, scan = serpentine(), Scan(s)
     f = custom_nonlinearity(*known.user, name="tanh") if known.user else known
