@@ -18,6 +18,7 @@ from rnncore.backend import Array, Backend, Device, Namespace
 from rnncore.errors import (
     ArgumentTypeError,
     ArgumentValueError,
+    BackendUnavailableError,
     DeviceError,
     DTypeError,
     NonFiniteError,
@@ -88,6 +89,8 @@ def index_dtype(*, xp: Namespace, device: Device) -> Any:
 def find_device(device: Any, *, backend: Backend) -> Device:
     """The backend's device of that name; None for its default one."""
     usable = list(backend.devices())
+    if not usable:
+        raise BackendUnavailableError(f"backend {backend.name!r}: it has no usable device")
     if device is None:
         return usable[0]
     names = [device_name(backend, candidate) for candidate in usable]

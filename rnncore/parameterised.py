@@ -13,7 +13,7 @@ from rnncore.arrays import check_array, check_mapping, device_name, dtype_name, 
 from rnncore.backend import Array, Backend, Device, KernelMode, ScanRequest
 from rnncore.dispatch import Choice, Engine, check_kernel_mode, make_engine
 from rnncore.errors import ArgumentTypeError, BackendUnavailableError, StateDictError, UnknownNameError
-from rnncore.registry import describe, get_backend, owner_name
+from rnncore.registry import MEMBERS, describe, get_backend, owner_name
 from rnncore.spec import RNNSpec, positive_int
 
 __all__ = ["Explanation", "Parameterised", "resolve_backend"]
@@ -52,9 +52,13 @@ def resolve_backend(backend: str | Backend | None) -> Backend:
     """
     if backend is None or isinstance(backend, str):
         return get_backend(backend)
-    if isinstance(backend, Backend):
-        return backend
-    raise ArgumentTypeError(f"backend: expected a name or a backend, got {backend!r}")
+    # Not isinstance: from Python 3.12 on, a Protocol does not see what an object passes on by __getattr__.
+    missing = [n for n in MEMBERS if not hasattr(backend, n)]
+    if missing:
+        raise ArgumentTypeError(
+            f"backend: expected a name or a backend, got {backend!r}, which lacks {', '.join(missing)}"
+        )
+    return backend
 
 
 class Parameterised:

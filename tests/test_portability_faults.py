@@ -61,13 +61,16 @@ SETUPS = {
     "no_x64": Setup("strict no_x64", "strict", "no_x64", EAGER),
     "jit": Setup("jax.jit", "jax", None, COMPILED),
 }
-# How many faults NumPy sees, all of them, and how many of those that each of the others sees are asserted here.
+# How many faults name the setup. For NumPy these are all that it sees; the others see more than they are named for.
 CAUGHT = {"numpy": 7, "device1": 48, "no_float64": 1, "no_x64": 2, "jit": 25}
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is planted where, and which setups must fail, each with words of the reason: the least that says who is needed."""
+    """What is planted where, and the setups that must fail, each with words of its reason.
+
+    A setup is named where it is needed or sees the fault in its own way: no_float64 and no_x64 see what device1 does, too.
+    """
 
     name: str
     kind: str

@@ -86,7 +86,7 @@ def chain(z: Any, w: Any, nonlinearity: Any = "tanh") -> Chain:
     --------
     >>> from rnncore.diagnostics.chain import chain
     >>> found = chain([0.0] * 100, 1.0, "sigmoid")                  # sigma'(0) = 1/4
-    >>> round(found.log[-1], 3), found.gamma, found.crossings["float32"].below_eps
+    >>> round(float(found.log[-1]), 3), found.gamma, found.crossings["float32"].below_eps
     (-138.629, 0.25, 12)
     """
     f = as_nonlinearity(nonlinearity)

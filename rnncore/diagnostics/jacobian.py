@@ -27,6 +27,8 @@ Host = np.ndarray[Any, Any]
 FAILURE = 1e-9
 LANCZOS_STEPS = 24
 BISECTIONS = 60
+# A new direction shorter than this many times H eps of what it was made from is taken for rounding: well above what it is.
+ENDED = 16
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Jacobian:
         ln max_i |d_i|: the gamma that the data reach.
     widths : tuple of int
         H of each layer.
+    valid : array (T, B) of bool
+        Whether the step belongs to the row.
     sigma_max : SigmaMax or None
     """
 
@@ -81,6 +85,7 @@ class Jacobian:
     log_upper: tuple[Host, ...]
     log_max_slope: tuple[Host, ...]
     widths: tuple[int, ...]
+    valid: Host
     sigma_max: SigmaMax | None = None
 
 
@@ -127,9 +132,20 @@ def jacobian(
             for name in names:
                 if both[name]:
                     found[name].append(np.stack(both[name]))
-    closed = [tuple(found[name]) for name in names[:7]]
-    largest = SigmaMax(tuple(found["value"]), tuple(found["low"]), tuple(found["up"]), FAILURE) if sigma_max else None
-    return Jacobian(*closed, widths=record.spec.hidden_sizes, sigma_max=largest)
+    return Jacobian(
+        log_frobenius=tuple(found["frobenius"]),
+        log_det=tuple(found["det"]),
+        log_chi=tuple(found["chi"]),
+        isometry_gap=tuple(found["gap"]),
+        log_lower=tuple(found["lower"]),
+        log_upper=tuple(found["upper"]),
+        log_max_slope=tuple(found["slope"]),
+        widths=record.spec.hidden_sizes,
+        valid=record.valid,
+        sigma_max=SigmaMax(tuple(found["value"]), tuple(found["low"]), tuple(found["up"]), FAILURE)
+        if sigma_max
+        else None,
+    )
 
 
 def log_slopes(record: Record, layer: int, direction: int) -> Array:
@@ -157,7 +173,8 @@ def log_frobenius(log_d: Array, log_rows: Host, record: Record) -> Host:
     largest, unit = _split(terms, record)
     squares = xp.sum(unit * unit, axis=-1)
     with np.errstate(divide="ignore"):
-        return record.host(largest) + 0.5 * np.log(record.host(squares))
+        logs: Host = record.host(largest) + 0.5 * np.log(record.host(squares))
+    return logs
 
 
 def log_norms(w: Host) -> Host:
@@ -270,7 +287,7 @@ def _lanczos(
         beta = xp.sqrt(xp.sum(image * image, axis=-1, keepdims=True))
         size = xp.maximum(size, alpha + beta)
         # An invariant subspace: what is left is rounding. The method ends there, and zeros follow.
-        on = beta > width * eps * size
+        on = beta > ENDED * width * eps * size
         before, v = v, xp.where(on, image / xp.where(on, beta, xp.ones_like(beta)), xp.zeros_like(image))
         alphas.append(alpha[..., 0])
         betas.append(beta[..., 0])
@@ -294,7 +311,7 @@ def _ritz(a: Host, b: Host, width: int, eps: float) -> tuple[Host, Host]:
     wrong = ~(np.isfinite(a).all(axis=-1) & np.isfinite(b).all(axis=-1)) | (a[..., 0] <= 0)
     a, b = np.where(wrong[..., None], 1.0, a), np.where(wrong[..., None], 1.0, b)
     size = np.maximum.accumulate(a + b, axis=-1)
-    ended = b <= width * eps * size
+    ended = b <= ENDED * width * eps * size
     # Steps after the end are no steps: they take no part in the polynomial.
     part = np.concatenate([np.zeros_like(ended[..., :1]), np.logical_or.accumulate(ended, axis=-1)[..., :-1]], axis=-1)
     matrix = np.zeros((*a.shape, count))
@@ -306,7 +323,7 @@ def _ritz(a: Host, b: Host, width: int, eps: float) -> tuple[Host, Host]:
     top = np.maximum(theta[..., -1], np.finfo(np.float64).tiny)
     # Zeros of absent steps are the smallest eigenvalues, as J^T J has none below 0 but for rounding.
     present = index >= part.sum(axis=-1)[..., None]
-    log_beta = np.log(np.maximum(b, width * eps * size))
+    log_beta = np.log(np.maximum(b, ENDED * width * eps * size))
     target = math.log(0.8 * math.sqrt(width) / FAILURE) + np.where(part, 0.0, log_beta).sum(axis=-1)
     low, high = np.full(top.shape, math.log(eps)), np.full(top.shape, 1.0)
     reach = math.log(width) + 2.0  # sigma_max^2 is at most 2 H in these units; beyond, the caller's own bound is better

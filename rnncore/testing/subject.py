@@ -148,7 +148,7 @@ class Subject:
         if worst > rule.eps:
             at = tuple(int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
             raise CheckFailed(
-                f"{what}{list(at)}: expected {want[at]!r}, got {found[at]!r}: {worst:.3g} eps of {scale:.3g}, "
+                f"{what}{list(at)}: expected {float(want[at])!r}, got {float(found[at])!r}: {worst:.3g} eps of {scale:.3g}, "
                 f"{rule.eps:g} are allowed ({rule.why})"
             )
 
@@ -211,4 +211,5 @@ def _first(bad: Host) -> list[int]:
 
 
 def _at(x: Host, at: list[int]) -> Any:
-    return x[tuple(at)] if at else "other numbers"
+    # A single number has no index; where no entry differs by itself, there is none to show.
+    return float(x[tuple(at)]) if at or x.ndim == 0 else "other numbers"

@@ -1,0 +1,339 @@
+"""initial: the gain of W_hh at which a random network neither forgets nor explodes, for the input that it really has.
+
+Mean-field theory of a wide network with W_hh ~ N(0, g^2 / H): the pre-activations are Gaussian with the variance
+
+    q = g^2 E f(sqrt(q) x)^2 + v,    x ~ N(0, 1),
+
+v that of the input's share W_ih x + b, and a random vector is stretched at each step by chi = g^2 E f'(sqrt(q) x)^2 in mean
+square: ln(chi) / 2 nats per step, the largest Lyapunov exponent (Molgedey, Schuchhardt and Schuster 1992, "Suppressing chaos in
+neural networks by noise"). chi = 1 is critical: Sompolinsky, Crisanti and Sommers (1988), "Chaos in random neural networks";
+Poole et al. (2016); Schoenholz et al. (2017), "Deep information propagation"; Chen, Pennington and Schoenholz (2018).
+A W_hh that is g times an orthogonal matrix has the same q and chi, so the same critical g; what differs is the spread of the
+singular values about them.
+
+The integrals are done by Gauss-Legendre quadrature on geometric pieces with the Gaussian as weight: a Gauss-Hermite rule of any
+affordable order misses slopes narrower than its nodes, which saturating functions have at large q. On the host in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rnncore.backend import Array, Namespace
+from rnncore.diagnostics.jacobian import log_norms, log_sum, recurrent_matrix
+from rnncore.diagnostics.record import Record
+from rnncore.errors import ArgumentValueError
+from rnncore.nonlinearity import Nonlinearity
+from rnncore.registry import get_backend
+
+__all__ = ["CriticalGain", "Initial", "MeanField", "critical_gain", "initial", "mean_field"]
+
+Host = np.ndarray[Any, Any]
+# Of each piece; pieces halve towards 0 down to 2**-60, where a slope as narrow as a q of 1e36 makes is still seen.
+NODE, WEIGHT = np.polynomial.legendre.leggauss(24)
+REACH = 12.0  # P(|x| > 12) < 4e-33
+HALVINGS = 60
+LARGEST_Q = 1e24
+SMALLEST_Q = 1e-40
+# Of chi - 1: a root nearer than that is a rounding error, as with relu, where chi nears 1 from below and never reaches it.
+ROUNDING = 1e-12
+LIMIT_TOLERANCE = 1e-9
+BISECTIONS = 200
+MOST_FACTORS = 100
+PER_DOUBLING = 4
+
+
+@dataclass(frozen=True)
+class MeanField:
+    """The state of the theory at one gain.
+
+    Attributes
+    ----------
+    q : float
+        Variance of the pre-activations; inf where it grows without end.
+    chi : float
+        Mean-square stretch per step of a random vector.
+    rate : float
+        ln(chi) / 2, nats per step: what the theory predicts for ln ||J^T g|| / ||g||; -inf for chi = 0.
+    """
+
+    q: float
+    chi: float
+
+    @property
+    def rate(self) -> float:
+        """Nats per step."""
+        return 0.5 * math.log(self.chi) if self.chi > 0 else -math.inf
+
+
+@dataclass(frozen=True)
+class CriticalGain:
+    """Where chi = 1 is first reached as g grows from 0.
+
+    Attributes
+    ----------
+    g : float or None
+        The standard deviation of W_hh times sqrt(H), or the factor of an orthogonal matrix; None where there is none.
+    q : float or None
+        inf where chi reaches 1 only in the limit, as with relu and any input.
+    """
+
+    g: float | None
+    q: float | None
+
+
+@dataclass(frozen=True)
+class Initial:
+    """For each layer a tuple by direction.
+
+    Attributes
+    ----------
+    input_variance : tuple of tuple of float
+        v: the mean square, over all valid steps, rows and units, of W_ih x + b. About 0 and not about its mean, as the
+        field of the theory has no mean. NaN without any step.
+    critical : tuple of tuple of CriticalGain
+        For a Gaussian W_hh and for an orthogonal one: it is the same g.
+    gain : tuple of tuple of float
+        The g that W_hh has now: ||W_hh||_F / sqrt(H).
+    now : tuple of tuple of MeanField
+        What the theory says of that.
+    """
+
+    input_variance: tuple[tuple[float, ...], ...]
+    critical: tuple[tuple[CriticalGain, ...], ...]
+    gain: tuple[tuple[float, ...], ...]
+    now: tuple[tuple[MeanField, ...], ...]
+
+
+def initial(record: Record) -> Initial:
+    """Measure the input, and solve for the critical gain and for the present one.
+
+    Examples
+    --------
+    >>> import numpy as np, rnncore
+    >>> from rnncore.diagnostics.initial import initial
+    >>> from rnncore.diagnostics.record import record
+    >>> rnn = rnncore.RNN(1, 64, nonlinearity="relu", bias=False, init=rnncore.init.orthogonal(1.0), rng=0)
+    >>> found = initial(record(rnn, np.zeros((2, 1, 1))))
+    >>> round(found.critical[0][0].g, 6), round(found.gain[0][0], 6), round(found.now[0][0].rate, 4)
+    (1.414214, 1.0, -0.3466)
+    """
+    out: list[list[Any]] = [[], [], [], []]
+    with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
+        moments = _Moments(record.nonlinearity, _evaluator(record))
+        for k in range(record.spec.num_layers):
+            rows = [_of_layer(record, moments, k, d) for d in range(record.directions)]
+            for column, values in zip(out, zip(*rows, strict=True), strict=True):
+                column.append(tuple(values))
+    return Initial(*(tuple(column) for column in out))
+
+
+def critical_gain(nonlinearity: Nonlinearity, input_variance: float = 0.0) -> CriticalGain:
+    """The smallest g with chi = 1 at its own q.
+
+    Examples
+    --------
+    >>> import rnncore
+    >>> from rnncore.diagnostics.initial import critical_gain
+    >>> [round(critical_gain(rnncore.get_nonlinearity(name)).g, 6) for name in ("tanh", "relu")]
+    [1.0, 1.414214]
+    """
+    return _critical(_Moments(nonlinearity, _on_host(nonlinearity)), _checked(input_variance, "input_variance"))
+
+
+def mean_field(nonlinearity: Nonlinearity, g: float, input_variance: float = 0.0, *, start: float = 1.0) -> MeanField:
+    """q and chi at a gain; of several stable q, the one that is reached from `start`.
+
+    Examples
+    --------
+    >>> import rnncore
+    >>> from rnncore.diagnostics.initial import mean_field
+    >>> round(mean_field(rnncore.get_nonlinearity("tanh"), 1 / 3**0.5).rate, 4)           # torch's default
+    -0.5493
+    """
+    moments = _Moments(nonlinearity, _on_host(nonlinearity))
+    return _state(moments, _checked(g, "g"), _checked(input_variance, "input_variance"), start)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """E f(sqrt(q) x)^2 and E f'(sqrt(q) x)^2 of a standard normal x."""
+
+    f: Nonlinearity
+    evaluate: Callable[[Host], tuple[Host, Host]]
+
+    def __call__(self, q: float) -> tuple[float, float]:
+        """(E f^2, E f'^2)."""
+        root = math.sqrt(q)
+        x, weights = self._rule if not root else self._with_kinks(root)
+        value, slope = self.evaluate(root * x)
+        return float(weights @ (value * value)), float(weights @ (slope * slope))
+
+    @cached_property
+    def quiet(self) -> bool:
+        """f(0) = 0: without input, the state 0 persists."""
+        return float(self.evaluate(np.zeros(1))[0][0]) == 0
+
+    @cached_property
+    def _rule(self) -> tuple[Host, Host]:
+        return _gauss(_edges())
+
+    def _with_kinks(self, root: float) -> tuple[Host, Host]:
+        at = [z / root for z in _kinks(self.f) if z != 0 and abs(z / root) < REACH]
+        return _gauss(np.unique(np.concatenate([_edges(), at]))) if at else self._rule
+
+
+def _edges() -> Host:
+    """Of the pieces: halved towards 0, and nowhere wider than what the Gaussian itself needs."""
+    half = np.concatenate([REACH * 2.0 ** np.arange(-HALVINGS, -4), np.linspace(REACH / 16, REACH, 16)])
+    return np.concatenate([-half[::-1], [0.0], half])
+
+
+def _gauss(edges: Host) -> tuple[Host, Host]:
+    middle, half = 0.5 * (edges[1:] + edges[:-1]), 0.5 * (edges[1:] - edges[:-1])
+    x = (middle[:, None] + half[:, None] * NODE).ravel()
+    w = (half[:, None] * WEIGHT).ravel() * np.exp(-0.5 * x * x)
+    return x, w / w.sum()
+
+
+def _kinks(f: Nonlinearity) -> list[float]:
+    """Where a named function or its slope jumps, other than at 0."""
+    found = [-f.clip, f.clip] if f.clip is not None else []
+    if f.is_custom:
+        return found
+    if f.name == "thresholded_relu" and f.alpha is not None:
+        found.append(f.alpha)
+    if f.name == "hard_sigmoid" and f.alpha and f.beta is not None:
+        found += [-f.beta / f.alpha, (1 - f.beta) / f.alpha]
+    return found
+
+
+def _on_host(f: Nonlinearity) -> Callable[[Host], tuple[Host, Host]]:
+    xp: Namespace = get_backend("numpy").namespace()
+    return lambda z: (np.asarray(f(z, xp=xp)), np.asarray(f.derivative(z, xp=xp)))
+
+
+def _evaluator(record: Record) -> Callable[[Host], tuple[Host, Host]]:
+    """Where f and f' are evaluated: on the host, but a user's own where its library is."""
+    f, engine = record.nonlinearity, record.engine
+    if not f.is_custom:
+        return _on_host(f)
+
+    def there(z: Host) -> tuple[Host, Host]:
+        x: Array = engine.backend.asarray(z, dtype=engine.dtype, device=engine.device)
+        return record.host(f(x, xp=engine.xp)), record.host(f.derivative(x, xp=engine.xp))
+
+    return there
+
+
+def _of_layer(record: Record, moments: _Moments, k: int, d: int) -> tuple[float, CriticalGain, float, MeanField]:
+    norms = log_norms(recurrent_matrix(record, k, d))
+    gain = math.exp(0.5 * (log_sum(2 * norms) - math.log(len(norms))))
+    v, q = _input_variance(record, k, d), _mean_square(record, record.z[k][d])
+    if not (math.isfinite(v) and math.isfinite(gain)):
+        return v, CriticalGain(None, None), gain, MeanField(math.nan, math.nan)
+    return v, _critical(moments, v), gain, _state(moments, gain, v, q)
+
+
+def _input_variance(record: Record, k: int, d: int) -> float:
+    xp, w = record.xp, record.weights[k][d]
+    share = xp.matmul(record.inputs[k], xp.matrix_transpose(w.weight_ih))
+    return _mean_square(record, share if w.bias is None else share + w.bias)
+
+
+def _mean_square(record: Record, x: Array) -> float:
+    """Over the valid steps and rows, and the units."""
+    xp = record.xp
+    count = sum(record.lengths) * int(x.shape[-1])
+    if not count:
+        return math.nan
+    x = x if record.ragged is None else record.ragged.masked(x)
+    # Divided by the largest first; the device adds up over the units only, the rest is added in float64.
+    largest = xp.max(xp.abs(x))
+    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+    rows = record.host(xp.mean((x / unit) * (x / unit), axis=-1))
+    size = float(record.host(largest))
+    return size * size * float(rows.sum()) * int(x.shape[-1]) / count
+
+
+def _state(moments: _Moments, g: float, v: float, start: float) -> MeanField:
+    def excess(q: float) -> float:
+        return g * g * moments(q)[0] + v - q
+
+    q = start if math.isfinite(start) and start > 0 else 1.0
+    q = min(max(q, v, SMALLEST_Q), LARGEST_Q)
+    rising = excess(q) > 0
+    # Towards the next fixed point on the side to which the map moves; then between the last two.
+    factor, other = (2.0 if rising else 0.5), q
+    while SMALLEST_Q <= other <= LARGEST_Q and ((e := excess(other)) > 0) == rising and e != 0:
+        q, other = other, other * factor
+    if other > LARGEST_Q:
+        return MeanField(math.inf, g * g * moments(LARGEST_Q)[1])
+    if other < SMALLEST_Q:
+        return MeanField(0.0 if v == 0 else v, g * g * moments(max(v, SMALLEST_Q))[1])
+    root = _root(excess, min(q, other), max(q, other))
+    return MeanField(root, g * g * moments(root)[1])
+
+
+def _critical(moments: _Moments, v: float) -> CriticalGain:
+    """By way of q: each q > v belongs to one g^2 = (q - v) / E f^2, and chi to both."""
+
+    def gain(q: float) -> float:
+        square = moments(q)[0]
+        return math.sqrt((q - v) / square) if square > 0 else math.inf
+
+    def excess(q: float) -> float:
+        square, slope = moments(q)
+        return (q - v) * slope - square * (1 + ROUNDING)  # the sign of chi - 1, without a quotient
+
+    if v == 0 and moments.quiet:
+        # Nothing but the weights feeds the state, which stays 0 up to the critical gain.
+        slope = moments(SMALLEST_Q)[1]
+        return CriticalGain(slope**-0.5, 0.0) if slope > 0 else _beyond(moments, v, gain, excess)
+    return _beyond(moments, v, gain, excess)
+
+
+def _beyond(
+    moments: _Moments, v: float, gain: Callable[[float], float], excess: Callable[[float], float]
+) -> CriticalGain:
+    """The smallest gain among the crossings of chi = 1 at q > v; the limit of large q where there is none."""
+    base = v if v > 0 else 1e-6
+    grid = v + base * 2.0 ** np.arange(-20, MOST_FACTORS, 1.0 / PER_DOUBLING)
+    grid = grid[grid <= LARGEST_Q]
+    signs = [excess(float(q)) > 0 for q in grid]
+    roots = [
+        _root(excess, float(a), float(b))
+        for a, b, s, t in zip(grid[:-1], grid[1:], signs[:-1], signs[1:], strict=True)
+        if t > s
+    ]
+    found = [(gain(q), q) for q in roots]
+    if found:
+        g, q = min(found)
+        return CriticalGain(g, q)
+    square, slope = moments(LARGEST_Q)
+    if slope > 0 and square > 0 and abs(LARGEST_Q * slope / square - 1) < LIMIT_TOLERANCE:
+        return CriticalGain(slope**-0.5, math.inf)
+    return CriticalGain(None, None)
+
+
+def _root(function: Callable[[float], float], a: float, b: float) -> float:
+    """A change of sign between a and b, by bisection of the logarithm."""
+    positive = function(a) > 0
+    for _ in range(BISECTIONS):
+        middle = math.sqrt(a) * math.sqrt(b)
+        if not a < middle < b:
+            break
+        a, b = (middle, b) if (function(middle) > 0) == positive else (a, middle)
+    return math.sqrt(a) * math.sqrt(b)
+
+
+def _checked(value: float, name: str) -> float:
+    if not (math.isfinite(value) and value >= 0):
+        raise ArgumentValueError(f"{name}: expected a finite number >= 0, got {value!r}")
+    return float(value)
