@@ -258,8 +258,8 @@ def test_decomposition_of_an_orthogonal_recurrence_over_ten_thousand_steps(backe
     parts = decompose(rec, found, deltas)
     assert parts.weights[0][0] == pytest.approx(math.log(0.9), abs=4 * EPS[dtype])
     assert np.abs(parts.saturation[0]).max() <= 4 * EPS[dtype]
-    # The rounded matrix is orthogonal to a few eps.
-    assert np.abs(parts.alignment[0]).max() < 32 * EPS[dtype]
+    # The rounded matrix is orthogonal to a few eps; and a logarithm of -1053 is itself rounded.
+    assert np.abs(parts.alignment[0]).max() < 32 * EPS[dtype] + 2 * np.spacing(1053.0)
     assert abs(parts.gain[0].sum() - (found.initial[0] - found.total[0][:, -1]).item()) < 10_000 * 4 * EPS[dtype]
     assert parts.gain[0].sum() < -1053
 
@@ -271,7 +271,7 @@ def test_decomposition_tells_dead_from_lost_in_the_arithmetic(backend, dtype):
     z[1] = -1
     rec = seen(backend, dtype, np.eye(4), "relu", z=z)
     parts = decompose(rec, *backward(rec))
-    assert np.array_equal(parts.saturation[0][0, :, 0], [0, -np.inf, 0])
+    assert np.allclose(parts.saturation[0][0, :, 0], [0, -np.inf, 0], rtol=0, atol=4 * EPS[dtype])
     assert parts.gain[0][0, 1, 0] == -np.inf and parts.alignment[0][0, 1, 0] == 0
     assert np.isnan(parts.gain[0][0, 0, 0])  # before it there is no gradient to stretch
     # tanh at 30: the slope is 4e-26, the arithmetic says 0.
@@ -377,36 +377,40 @@ def test_step_jacobians_far_from_one(backend, dtype):
     assert jacobian(seen(backend, dtype, w, steps=1)).log_det[0].item() == pytest.approx(0, abs=300 * 8 * EPS[dtype])
 
 
-def test_sigma_max_brackets_hold_where_they_are_hard():
-    rng = np.random.default_rng(0)
-    u, v = orthogonal(40, 1), orthogonal(40, 2)
-    for values in (
-        np.r_[1.0, np.full(39, 1 - 1e-9)],
-        np.linspace(0.99, 1, 40),
-        np.r_[1.0, 0.5, np.zeros(38)],
-        2.0 ** -np.arange(40.0),
-    ):
-        rec = seen("numpy", "float64", (u * values) @ v.T, steps=1, batch=1)
-        for steps in (2, 8, 24):
-            found = jacobian(rec, sigma_max=True, rng=rng, steps=steps).sigma_max
-            assert found.lower[0].item() <= math.log(values.max()) + 1e-13 <= found.upper[0].item() + 2e-13
-    gap = [
-        float(
-            np.ptp(
-                [
-                    getattr(
-                        jacobian(
-                            seen("numpy", "float64", gaussian(64, 1.0), steps=1), sigma_max=True, steps=s
-                        ).sigma_max,
-                        n,
-                    )[0].item()
-                    for n in ("lower", "upper")
-                ]
-            )
-        )
-        for s in (8, 24)
-    ]
-    assert gap[1] < 0.02 < gap[0]
+def with_jacobian(target, seed=3):
+    """A run whose J is `target`, by slopes of very different size that its W_hh undoes: no bound by ||W_hh|| is any good."""
+    z = np.random.default_rng(seed).uniform(-1.5, 1.5, len(target))
+    return seen("numpy", "float64", target / (1 - np.tanh(z) ** 2)[:, None], "tanh", z=z[None, None])
+
+
+SPECTRA = [
+    pytest.param(np.r_[1.0, np.full(39, 1 - 1e-9)], id="close"),
+    pytest.param(np.linspace(0.99, 1, 40), id="clustered"),
+    pytest.param(np.r_[1.0, 0.5, np.zeros(38)], id="rank 2"),
+    pytest.param(2.0 ** -np.arange(40.0), id="graded"),
+    pytest.param(np.ones(40), id="isometry"),
+]
+
+
+@pytest.mark.parametrize("values", SPECTRA)
+@pytest.mark.parametrize("steps", [1, 2, 8, 24, 40])
+def test_sigma_max_brackets_hold_where_they_are_hard(values, steps):
+    rec = with_jacobian((orthogonal(40, 1) * values) @ orthogonal(40, 2).T)
+    for seed in range(20):
+        found = jacobian(rec, sigma_max=True, rng=seed, steps=steps).sigma_max
+        # The matrix itself is known to a few eps.
+        assert found.lower[0].item() <= 1e-13 and found.upper[0].item() >= -1e-13
+        assert found.lower[0].item() <= found.value[0].item() <= found.upper[0].item()
+
+
+def test_sigma_max_brackets_close_with_more_steps():
+    rec = with_jacobian(gaussian(64, 1.0))
+    closed = jacobian(rec)
+    gaps = [(closed.log_upper[0] - closed.log_lower[0]).item()]
+    for steps in (8, 16, 24, 32):
+        found = jacobian(rec, sigma_max=True, steps=steps).sigma_max
+        gaps.append((found.upper[0] - found.lower[0]).item())
+    assert gaps == sorted(gaps, reverse=True) and gaps[0] > 0.4 and gaps[3] < 0.05 and gaps[4] < 0.01
 
 
 def test_a_network_that_is_not_finite_is_no_error():
@@ -420,7 +424,9 @@ def test_a_network_that_is_not_finite_is_no_error():
         assert np.isnan(bounds(rec).log_sigma_max[0]).all() and not bounds(rec).vanishes[0].any()
         assert saturation(rec).quantiles[0][0, -1] == np.inf
         initial(rec)
-        decompose(rec, *backward(rec))
+        with np.errstate(all="ignore"):
+            arrived = backward(rec)
+        assert np.isnan(decompose(rec, *arrived).saturation[0]).all()
 
 
 # --- saturation -------------------------------------------------------------------------------------------------------
@@ -428,7 +434,7 @@ def test_a_network_that_is_not_finite_is_no_error():
 
 @pytest.mark.parametrize(("backend", "dtype"), WITH_JAX)
 def test_saturation_counts(backend, dtype):
-    far = 9.5 if dtype == "float32" else 20.0
+    far = 12.0 if dtype == "float32" else 20.0  # from 9.1 and 19.1 on, but NumPy's float32 tanh is 1 ulp short there
     z = np.asarray([[[0.0, 3.0], [1.0, 50.0]], [[-far, -2.0], [7.0, 50.0]], [[2.7, 2.6], [7.0, 50.0]]])
     found = saturation(seen(backend, dtype, np.eye(2), "tanh", z=z, lengths=[3, 1]), q=(0.0, 0.5, 1.0))
     # Valid: 0, 3, 1, 50, -far, -2, 2.7, 2.6; artanh(0.99) = 2.6467.
@@ -707,7 +713,8 @@ def numbers(x):
 PROBES = {
     "chain": lambda rec: chain_of_record(rec, 0, 1),
     "decomposition": lambda rec: decompose(rec, *backward(rec, only_last=False)),
-    "jacobian": lambda rec: jacobian(rec, sigma_max=True),
+    "jacobian": jacobian,
+    "sigma_max": lambda rec: [getattr(jacobian(rec, sigma_max=True).sigma_max, n) for n in ("value", "lower")],
     "saturation": saturation,
     "bounds": bounds,
     "span_bounds": lambda rec: span_bounds(jacobian(rec)),
@@ -729,12 +736,19 @@ def test_the_same_trace_gives_the_same_result_on_every_backend(name, nonlinearit
     for backend in ("torch", "strict"):
         assert np.allclose(run(backend, "float64"), want, rtol=0, atol=1e-9, equal_nan=True)
     if nonlinearity == "tanh" and name in ("decomposition", "jacobian", "saturation"):
-        rough = run("numpy", "float32")
-        # The bracket of Lanczos' method widens with eps and is not a number to agree on: only the rest, in float32.
-        got = run("jax", "float32")
-        assert np.array_equal(np.isnan(got), np.isnan(rough))
-        if name != "jacobian":
-            assert np.allclose(got, rough, rtol=1e-4, atol=1e-4, equal_nan=True)
+        # In float32 the two traces themselves part by some eps, on numbers of up to 100 nats.
+        assert np.allclose(run("jax", "float32"), run("numpy", "float32"), rtol=1e-5, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize("backend", ["torch", "strict"])
+def test_upper_ends_of_the_brackets_agree(backend):
+    """To 1e-6, not 1e-9: once the space is exhausted, what they add to the value is a rounding error times 1e9."""
+    found = []
+    for place in ("numpy", backend):
+        rnn = rnncore.RNN(3, 9, backend=place, dtype="float64", rng=11)
+        x = device_array(place, "float64", 2 * np.random.default_rng(12).standard_normal((12, 3, 3)))
+        found.append(jacobian(record(rnn, x), sigma_max=True).sigma_max.upper[0])
+    assert np.abs(found[0] - found[1]).max() < 1e-6
 
 
 @pytest.mark.parametrize("name", [n for n in PROBES if n != "chain"])

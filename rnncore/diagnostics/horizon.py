@@ -41,9 +41,10 @@ class Horizon:
     gain : host array (N + 1, B)
         ln of the norm of what arrives n steps before the loss, less ln of the norm at the loss. For a loss of the last
         state ``ln ||dL/dh_{T-n}|| - ln ||dL/dh_T||``, with n = T for h_0. For a loss at many steps the norm is over all
-        of them, each loss at its own lag n. NaN past a row's first state, -inf where nothing arrives.
-    median : host array (N + 1,)
-        Over the rows that have the lag.
+        of them, each loss at its own lag n, h_0 left out. NaN past a row's first state and in a row without a loss, -inf
+        where nothing arrives.
+    median : host array (n,)
+        Over the rows that have the lag; no longer than the longest of them.
     lag_small, lag_eps : int or None
         The smallest lag from which on the median gain stays below 1e-3, and below the dtype's eps, where it no longer
         changes a sum in this arithmetic. None where it does not within the lags looked at.
@@ -196,9 +197,9 @@ def _gain_of_last(record: Record, flow: Flow, layer: int, direction: int) -> Hos
 
 
 def _less(a: Host, b: Any) -> Host:
-    """a - b, -inf where a is: also where there was nothing to begin with."""
+    """a - b, NaN where there was nothing to begin with."""
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(a == -np.inf, -np.inf, a - b))
+        return np.asarray(np.where(b == -np.inf, np.nan, a - b))
 
 
 def _bias_of_last(record: Record, delta: Scaled, layer: int, direction: int) -> Host:
@@ -300,6 +301,7 @@ def _by_lag(
     while True:
         share, share_log = _gradient(record, e, before)
         left = _minus(left, share, share_log, record)
+        size = _matrix_log(Scaled(xp.expand_dims(share, axis=0), np.full((1, 1), share_log)), record) - total
         logs.append(_matrix_log(left, record))
         n += 1
         if n >= record.steps:
@@ -312,7 +314,8 @@ def _by_lag(
         if not len(reached):
             complete = True
             break
-        if n >= max_lag or (reached.max() < eps and logs[-1] - total < eps):
+        # The share and not what is left of the sum: that ends in rounding, at a few eps.
+        if n >= max_lag or (reached.max() < eps and size < eps):
             break
         e = Scaled(arrived.values * d, arrived.log)
         e = _steady(e, record)
@@ -374,7 +377,8 @@ def _median(gain: Host) -> Host:
         if len(some):
             low, high = some[(len(some) - 1) // 2], some[len(some) // 2]
             out[n] = low if low == high else (low + high) / 2
-    return out
+    some = np.flatnonzero(~np.isnan(out))
+    return out[: some[-1] + 1] if len(some) else out[:1]
 
 
 def _from_on(below: Host) -> int | None:

@@ -202,12 +202,10 @@ def log_sigma_max(w: Host) -> float:
 
 def log_abs_det(w: Host) -> float:
     """ln |det| of a host matrix; -inf for a singular one, NaN for one that is not finite."""
-    largest = float(np.abs(w).max())
-    if not math.isfinite(largest):
+    if not np.isfinite(w).all():
         return math.nan
-    if largest == 0:
-        return -math.inf
-    return len(w) * math.log(largest) + float(np.linalg.slogdet(w / largest)[1])
+    scale, unit = row_scales(w)  # rows of very different size would underflow beside each other
+    return float(scale.sum()) + float(np.linalg.slogdet(unit)[1])
 
 
 def on_device(x: Host, record: Record) -> Array:
@@ -325,9 +323,8 @@ def _ritz(a: Host, b: Host, width: int, eps: float) -> tuple[Host, Host]:
     present = index >= part.sum(axis=-1)[..., None]
     log_beta = np.log(np.maximum(b, ENDED * width * eps * size))
     target = math.log(0.8 * math.sqrt(width) / FAILURE) + np.where(part, 0.0, log_beta).sum(axis=-1)
-    low, high = np.full(top.shape, math.log(eps)), np.full(top.shape, 1.0)
-    reach = math.log(width) + 2.0  # sigma_max^2 is at most 2 H in these units; beyond, the caller's own bound is better
-    high = high * reach
+    # sigma_max^2 <= ||J||_F^2 <= H^2 in these units, however small the largest Ritz value still is.
+    low, high = np.full(top.shape, math.log(eps)), np.log(width**2 / top)
     for _ in range(BISECTIONS):  # of ln (x / theta_1 - 1)
         middle = 0.5 * (low + high)
         x = top * (1 + np.exp(middle))

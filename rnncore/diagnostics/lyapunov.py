@@ -224,14 +224,14 @@ def _student(confidence: float, freedom: int) -> float:
     if freedom == 1:
         return math.tan(math.pi * confidence / 2)
     if freedom == 2:
-        return confidence * math.sqrt(2 / (1 - confidence**2))
+        return float(confidence * math.sqrt(2 / (1 - confidence**2)))
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    return z + sum(t / freedom ** (i + 1) for i, t in enumerate(terms))
+    return float(z + sum(t / freedom ** (i + 1) for i, t in enumerate(terms)))
 
 
 def _log_det(record: Record, layer: int, direction: int, rows: tuple[int, ...], ends: Host, burn: Host) -> Host:

@@ -250,7 +250,7 @@ def product(
         log_condition=_condition(last),
         sweeps=estimates[: int(used.max(initial=2))],
         disagreement=gap,
-        converged=(gap <= limit).all(axis=1),
+        converged=np.asarray((gap <= limit).all(axis=1)),
         tolerance=limit,
         steps=steps,
         rows=chosen,
@@ -540,7 +540,7 @@ def _resolve(r: Host, eps: float, width: int) -> Host:
     none = 4 * math.sqrt(width) * eps * length
     own = ~(np.abs(np.diagonal(r, axis1=1, axis2=2)) <= none)
     r[(~own)[:, :, None] & (np.abs(r) <= none[:, None, :])] = 0.0
-    return own
+    return np.asarray(own)
 
 
 def _lost(r: Host, size: Host, alive: Host, allowed: float, reach: float) -> float:

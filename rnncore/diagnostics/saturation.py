@@ -72,10 +72,11 @@ def saturation(record: Record, *, threshold: float = THRESHOLD, q: Sequence[floa
     >>> import numpy as np, rnncore
     >>> from rnncore.diagnostics.record import record
     >>> from rnncore.diagnostics.saturation import saturation
-    >>> rnn = rnncore.RNN(1, 2, nonlinearity="relu", init=rnncore.init.constant(1.0))
+    >>> init = {"weight_ih": rnncore.init.constant(1.0), "weight_hh": rnncore.init.identity()}
+    >>> rnn = rnncore.RNN(1, 2, nonlinearity="relu", bias=False, init=init)
     >>> found = saturation(record(rnn, -np.ones((3, 1, 1))))
     >>> found.dead, found.dead_units
-    ((array([0.]),), (((),),))
+    ((array([1.]),), (((0, 1),),))
     """
     if not 0 < threshold < 1:
         raise ArgumentValueError(f"threshold: expected a number in (0, 1), got {threshold!r}")

@@ -315,7 +315,7 @@ def undeclared_scans_are_refused(s: Subject) -> None:
 
 
 def _half(s: Subject) -> None:
-    case = Case.make(s, layers=2, bidirectional=True, lengths=(4, 0, 6))
+    case = Case.make(s, bidirectional=True, lengths=(4, 0, 6))
     want = case.truth()
     output, _, pullback = case.model().vjp(case.give(case.x), case.give_state(case.h0), case.lengths)
     s.compare("output", output, want.output, tolerance="half")

@@ -40,7 +40,7 @@ def a_bidirectional_stack(s: Subject) -> None:
 
 @check("RC-GRAD-005", "layers of several widths")
 def several_widths(s: Subject) -> None:
-    Case.make(s, hidden=(5, 3, 4), bidirectional=True).check_gradients()
+    Case.make(s, hidden=(5, 3), bidirectional=True).check_gradients()
 
 
 @check("RC-GRAD-006", "without biases")
@@ -92,7 +92,7 @@ def several_lengths(s: Subject) -> None:
 @check("RC-GRAD-013", "truncated: no gradient is carried across multiples of K, forwards or in reverse")
 def truncated(s: Subject) -> None:
     Case.make(s, layers=2).check_gradients(truncate=3)
-    Case.make(s, bidirectional=True).check_gradients(truncate=4)
+    Case.make(s, bidirectional=True).check_gradients(truncate=3)
 
 
 @check("RC-GRAD-014", "checkpointing changes no gradient")
@@ -279,9 +279,8 @@ def library_gradients(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
     names = list(case.params)
     with s.scope():
-        found = s.backend.grad(_loss(case))(  # type: ignore[attr-defined]
-            case.give(case.x), case.give_state(case.h0), *(s.give(case.params[n]) for n in names)
-        )
+        gradients = _compiled(s, s.backend.grad(_loss(case)))  # type: ignore[attr-defined]
+        found = gradients(case.give(case.x), case.give_state(case.h0), *(s.give(case.params[n]) for n in names))
     want = case.truth()
     s.compare("dL/dx", found[0], want.x, tolerance="gradients")
     s.compare("dL/dh0", found[1], np.concatenate(want.h0), tolerance="gradients")
@@ -310,7 +309,8 @@ def _double_backward(s: Subject, case: Case) -> None:
         return sum((g * s.give(dots[n])).sum() for n, g in zip(names, first, strict=True))
 
     with s.scope():
-        found = grad(slope)(case.give(case.x), case.give_state(case.h0), *(s.give(case.params[n]) for n in names))
+        products = _compiled(s, grad(slope))
+        found = products(case.give(case.x), case.give_state(case.h0), *(s.give(case.params[n]) for n in names))
 
     def gradients(e: float) -> dict[str, Host]:
         moved = {n: v + e * dots[n] for n, v in case.params.items()}
@@ -360,6 +360,12 @@ def compiled_pullback(s: Subject) -> None:
         s.compare("dL/dx", dx, want.x)
         for key, value in want.params.items():
             s.compare(f"dL/d{key}", params[key], value)
+
+
+def _compiled(s: Subject, function: Any) -> Any:
+    """Compiled where the library can: one that compiles each operation by itself would spend a minute on it."""
+    compiler = getattr(s.backend, "jit", None)
+    return function if compiler is None else compiler(function)
 
 
 def _loss(case: Case) -> Any:

@@ -10,7 +10,7 @@ from rnncore.nonlinearity import NONLINEARITIES, Nonlinearity, custom_nonlineari
 
 __all__ = ["requests", "serpentine"]
 
-SHAPES = ((3, 2, 5), (1, 1, 1), (0, 2, 3), (4, 0, 3))
+SHAPES = ((6, 3, 5), (1, 1, 1), (0, 2, 3), (4, 0, 3))
 CLIP = 0.5
 
 
