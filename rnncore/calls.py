@@ -160,7 +160,7 @@ def _vjp(
             if d_output is not None:
                 _check(call, "d_output", d_output, output_shape)
                 d_out = shape.inward(d_output)
-            d_last = None if d_h_n is None else _state_in(call, shape, "d_h_n", d_h_n)
+            d_last = None if d_h_n is None else state_in(call, shape, "d_h_n", d_h_n)
             found = pull(d_out, d_last)
             return Gradients(
                 _named(call, found.parameters),
@@ -191,7 +191,7 @@ def jvp(
             _check(call, "x_dot", x_dot, tuple(x.shape))
             xt_dot = shape.inward(x_dot)
             xt_dot = xt_dot if plan.ragged is None else plan.ragged.masked(xt_dot)
-        h0s_dot = None if h0_dot is None else _state_in(call, shape, "h0_dot", h0_dot)
+        h0s_dot = None if h0_dot is None else state_in(call, shape, "h0_dot", h0_dot)
         weights_dot = None if params_dot is None else nested_weights(call.spec, _complete(call, params_dot))
         output, h_n, output_dot, h_n_dot = network.jvp(
             weights_dot, xt_dot, h0s_dot, nested_weights(call.spec, call.params), xt, h0s, plan
@@ -219,7 +219,7 @@ def trace(call: Call, x: Array, h0: Any = None, lengths: Any = None, training: b
 
 
 @dataclass(frozen=True)
-class _Shape:
+class Layout:
     """The layout of one call's input, and the way to time-first (T, B, .) and back."""
 
     steps: int
@@ -249,7 +249,7 @@ def prepare(
     training: bool,
     rng: Rng,
     truncate: int | None = None,
-) -> tuple[_Shape, Array, PerDirection, Plan]:
+) -> tuple[Layout, Array, PerDirection, Plan]:
     """The arguments of a call, checked and time-first: the layout, x (T, B, I), h0[layer][direction], and the plan."""
     shape = _input_shape(call, x)
     counts = host_lengths(lengths, batch=shape.batch, steps=shape.steps)
@@ -260,7 +260,7 @@ def prepare(
     widest = max(call.spec.hidden_sizes) * call.spec.num_directions
     item = FLOAT64_BYTES if call.engine.dtype_name == "float64" else 4
     check_bytes(f"output of {shape.steps} steps", elements((shape.steps, shape.batch, widest)), item)
-    h0s = _zero_state(call, shape.batch) if h0 is None else _state_in(call, shape, "h0", h0)
+    h0s = _zero_state(call, shape.batch) if h0 is None else state_in(call, shape, "h0", h0)
     engine = call.engine
     ragged = None
     if counts is not None and any(n != shape.steps for n in counts):
@@ -276,7 +276,7 @@ def prepare(
     return shape, xt, h0s, Plan(call.spec, engine, ragged, masks, truncate)
 
 
-def _input_shape(call: Call, x: Array) -> _Shape:
+def _input_shape(call: Call, x: Array) -> Layout:
     spec = call.spec
     _check(call, "x", x, None)
     order = "(B, T, input_size)" if spec.batch_first else "(T, B, input_size)"
@@ -295,10 +295,10 @@ def _input_shape(call: Call, x: Array) -> _Shape:
             f"x: expected at least one time step on axis {time_axis} of {order if batched else '(T, input_size)'}, "
             f"got shape {tuple(x.shape)}"
         )
-    return _Shape(steps, x.shape[1 - time_axis] if batched else 1, batched, spec.batch_first, call)
+    return Layout(steps, x.shape[1 - time_axis] if batched else 1, batched, spec.batch_first, call)
 
 
-def _state_in(call: Call, shape: _Shape, name: str, state: Any) -> PerDirection:
+def state_in(call: Call, shape: Layout, name: str, state: Any) -> PerDirection:
     """h0 or its cotangent from torch's shape, (D*L, B, H) or unbatched (D*L, H), to [layer][direction] (B, H)."""
     spec, xp = call.spec, call.engine.xp
     directions = spec.num_directions
@@ -322,7 +322,7 @@ def _state_in(call: Call, shape: _Shape, name: str, state: Any) -> PerDirection:
     return nested
 
 
-def _state_out(call: Call, shape: _Shape, nested: PerDirection) -> State:
+def _state_out(call: Call, shape: Layout, nested: PerDirection) -> State:
     xp = call.engine.xp
     layers = [xp.stack(row, axis=0) for row in nested]
     if not shape.batched:
@@ -332,7 +332,7 @@ def _state_out(call: Call, shape: _Shape, nested: PerDirection) -> State:
     return layers[0] if len(layers) == 1 else xp.concat(layers, axis=0)
 
 
-def _hint(shape: _Shape) -> str:
+def _hint(shape: Layout) -> str:
     if not shape.batched:
         return " for an unbatched input"
     return " (never batch-first)" if shape.batch_first else ""
@@ -342,7 +342,7 @@ def _zero_state(call: Call, batch: int) -> PerDirection:
     return [[call.engine.zeros((batch, h))] * call.spec.num_directions for h in call.spec.hidden_sizes]
 
 
-def _finish(call: Call, shape: _Shape, output: Array, h_n: PerDirection) -> tuple[Array, State]:
+def _finish(call: Call, shape: Layout, output: Array, h_n: PerDirection) -> tuple[Array, State]:
     public = shape.outward(output), _state_out(call, shape, h_n)
     if call.check_finite:
         check_finite("output", public[0], xp=call.engine.xp, backend=call.engine.backend)
@@ -362,7 +362,7 @@ def _check(call: Call, name: str, x: Any, shape: Sequence[int] | None, hint: str
             raise ShapeError(f"{error}{hint}") from None
 
 
-def _check_all_finite(call: Call, shape: _Shape, x: Array, h0: PerDirection) -> None:
+def _check_all_finite(call: Call, shape: Layout, x: Array, h0: PerDirection) -> None:
     tools = {"xp": call.engine.xp, "backend": call.engine.backend}
     check_finite("x", shape.outward(x), **tools)
     state = _state_out(call, shape, h0)
@@ -431,7 +431,7 @@ def as_generator(rng: Rng) -> np.random.Generator:
     return np.random.default_rng(rng)
 
 
-def _dropout_masks(call: Call, shape: _Shape, rng: Rng) -> tuple[Array, ...]:
+def _dropout_masks(call: Call, shape: Layout, rng: Rng) -> tuple[Array, ...]:
     """One mask for each gap between layers, drawn on the host; kept values are scaled so that the mean stays."""
     spec, engine = call.spec, call.engine
     generator = as_generator(rng)

@@ -910,7 +910,7 @@ CONTRACT = (
     ),
     Wrong(
         "results land on another device",
-        core(calls._Shape, "outward", on_another, of="strict"),
+        core(calls.Layout, "outward", on_another, of="strict"),
         {"RC-TYPE-001": r"output: expected device .*device1.*, got .*device2"},
         of="strict",
     ),

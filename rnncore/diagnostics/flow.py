@@ -86,6 +86,14 @@ def flow(
     deltas : list of list of Scaled
         dL/dz_t by [layer][direction], for what is computed from it next.
     """
+    # Numbers that are not finite are a finding, not a warning.
+    with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
+        return _flow(record, d_output, d_last)
+
+
+def _flow(
+    record: Record, d_output: Array | None, d_last: Sequence[Sequence[Array | None]] | None
+) -> tuple[Flow, list[list[Scaled]]]:
     engine, spec = record.engine, record.spec
     layers, directions = spec.num_layers, record.directions
     above: Scaled | None = None

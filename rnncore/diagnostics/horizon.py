@@ -28,7 +28,7 @@ Host = np.ndarray[Any, Any]
 SMALL = 1e-3
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 # Numbers of matrices (H, H) that wait for their suffix sums; points of the slope.
-WAITING = 2**22
+WAITING = 2**18
 POINTS = 512
 
 
@@ -101,10 +101,11 @@ def horizon(
 
     Notes
     -----
-    For a loss of the last state, every step is a lag: the work is one product ``delta_t^T h_{t-1}`` for each, as in one
-    backward pass, in pieces of bounded memory. Else each lag takes one product of all steps with W and one with the
-    states, about one backward pass without its sequential scan, until what is left is below eps of the whole or max_lag
-    is reached. Memory is a few arrays (T, B, H).
+    For a loss of the last state, every step is a lag: the work is one product ``delta_t^T h_{t-1}`` for each, ``2 T B H^2``
+    operations as in one backward pass, and three passes over (H, H) numbers a step, which take longer than the product
+    where B is small; in pieces of bounded memory. Else each lag takes one product of all steps with W and one with the
+    states, ``4 T B H^2``: about one backward pass without its sequential scan, until what is left is below eps of the
+    whole or max_lag is reached. Memory is a few arrays (T, B, H).
 
     Truncation bias and its geometric decay: Tallec and Ollivier (2017), "Unbiasing truncated backpropagation through
     time"; Aicher, Foti and Fox (2019), "Adaptively truncating backpropagation through time to control gradient bias".
@@ -207,12 +208,15 @@ def _bias_of_last(record: Record, delta: Scaled, layer: int, direction: int) -> 
     engine, xp = record.engine, record.xp
     steps, batch = record.steps, record.batch
     width = int(delta.values.shape[2])
-    values, before = _common(delta, record), record.previous(layer, direction)
+    values, before = _common(_steady(delta, record), record), record.previous(layer, direction)
     if record.ragged is not None and not direction:
         values, before = _lag_order(values, record), _lag_order(before, record)
         lagged = True
     else:
         lagged = bool(direction)
+    # Only ratios are asked for. With both factors of about 1, a square leaves the range where the ratio is far below eps.
+    largest = xp.max(xp.abs(before)) if batch else xp.ones((), dtype=engine.dtype, device=engine.device)
+    before = before / xp.where(largest > 0, largest, xp.ones_like(largest))
     piece = max(1, min(steps, WAITING // width**2))
     carry = xp.zeros((1, width, width), dtype=engine.dtype, device=engine.device)
     norms: list[Array] = []
@@ -223,12 +227,11 @@ def _bias_of_last(record: Record, delta: Scaled, layer: int, direction: int) -> 
         each = xp.matmul(xp.matrix_transpose(values[a:b, ...]), before[a:b, ...])
         far_first = xp.flip(each, axis=0) if lagged else each
         sums = carry + xp.cumulative_sum(far_first, axis=0)
-        norms.append(_log_frobenius_parts(sums, record))
+        norms.append(xp.sum(sums * sums, axis=(1, 2)))
         carry = sums[-1:, ...]
-    host = record.host(xp.concat(norms, axis=1)) if batch else np.zeros((2, steps))
+    squares = record.host(xp.concat(norms, axis=0))[::-1] if batch else np.zeros(steps)
     with np.errstate(divide="ignore", invalid="ignore"):
-        log = np.where(host[0] > 0, np.log(host[0]) + 0.5 * np.log(host[1]), -np.inf)[::-1]
-        log = np.where(np.isnan(host[0][::-1]), np.nan, log)
+        log = 0.5 * np.log(squares)
     return _relative(np.append(log, -np.inf), log[0])
 
 
@@ -237,22 +240,9 @@ def _relative(log: Host, whole: float) -> Host:
         return np.full_like(log, np.nan) if not math.isfinite(whole) else np.exp(log - whole)
 
 
-def _log_frobenius_parts(m: Array, record: Record) -> Array:
-    """The largest magnitude of each matrix, and the sum of squares in its units: (2, n)."""
-    xp = record.xp
-    largest = xp.max(xp.abs(m), axis=(1, 2))
-    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
-    scaled = m / xp.reshape(unit, (-1, 1, 1))
-    return xp.stack([largest, xp.sum(scaled * scaled, axis=(1, 2))], axis=0)
-
-
 def _common(x: Scaled, record: Record) -> Array:
     """All on the scale of the largest: what falls out of the dtype's range there does not count in a sum."""
-    size = log_norm(x, engine=record.engine)
-    top = np.where(np.isfinite(size), size, -np.inf).max(initial=-np.inf)
-    if not np.isfinite(top):
-        return x.values
-    return _scaled_by(x.values, np.where(np.isfinite(size), x.log - top, 0.0), record)
+    return _scaled_by(x.values, x.log - x.log.max(initial=-np.inf), record) if x.log.size else x.values
 
 
 def _scaled_by(x: Array, log: Host, record: Record) -> Array:
@@ -288,11 +278,11 @@ def _by_lag(
     # The share of the losses themselves is what the recurrence does not explain.
     through = times(_after(delta, direction, record), w, engine=engine)
     through = Scaled(through.values * d, through.log)
-    e = add(delta, Scaled(-through.values, through.log), engine=engine)
+    e = _steady(add(delta, Scaled(-through.values, through.log), engine=engine), record)
     base = _over_time(source)
     rows = np.asarray(record.lengths, dtype=np.int64)
     gains = [np.where(rows > 0, _less(base, base), np.nan)]
-    whole, whole_log = _gradient(record, delta, before)
+    whole, whole_log = _gradient(record, _steady(delta, record), before)
     left = Scaled(xp.expand_dims(whole, axis=0), np.full((1, 1), whole_log))
     total = _matrix_log(left, record)
     logs = [total]
@@ -308,7 +298,8 @@ def _by_lag(
             complete = True
             break
         arrived = times(_after(e, direction, record), w, engine=engine)
-        gain = _over_time(np.where(record.valid, log_norm(arrived, engine=engine), -np.inf))
+        norm = log_norm(arrived, engine=engine)
+        gain = _over_time(np.where(record.valid, norm, -np.inf))
         gains.append(np.where(rows > n, _less(gain, base), np.nan))
         reached = gains[-1][np.isfinite(gains[-1])]
         if not len(reached):
@@ -317,8 +308,8 @@ def _by_lag(
         # The share and not what is left of the sum: that ends in rounding, at a few eps.
         if n >= max_lag or (reached.max() < eps and size < eps):
             break
+        arrived = _steady(arrived, record, norm)
         e = Scaled(arrived.values * d, arrived.log)
-        e = _steady(e, record)
     return np.stack(gains), _relative(np.asarray(logs), total), complete
 
 
@@ -330,23 +321,21 @@ def _after(x: Scaled, direction: int, record: Record) -> Scaled:
     return Scaled(values, np.concatenate([edge, x.log[:-1]] if direction else [x.log[1:], edge]))
 
 
-def _steady(x: Scaled, record: Record) -> Scaled:
-    """Every vector on the scale of its own norm."""
-    size = log_norm(x, engine=record.engine)
-    log = np.where(np.isfinite(size), size, x.log)
-    return Scaled(_scaled_by(x.values, x.log - log, record), log)
+def _steady(x: Scaled, record: Record, size: Host | None = None) -> Scaled:
+    """Every vector on the scale of its own norm, if given ln of it; a vector of zeros on the smallest that there is."""
+    size = log_norm(x, engine=record.engine) if size is None else size
+    known = np.isfinite(size)
+    log = np.where(known, size, size[known].min() if known.any() else 0.0)
+    return Scaled(_scaled_by(x.values, np.where(known, x.log - log, 0.0), record), log)
 
 
 def _gradient(record: Record, e: Scaled, before: Array) -> tuple[Array, float]:
     """``sum_t e_t^T h_{t-1}`` as a matrix and the logarithm of its scale."""
     xp = record.xp
-    size = log_norm(e, engine=record.engine)
-    top = float(np.where(np.isfinite(size), size, -np.inf).max(initial=-np.inf))
     values = _common(e, record)
-    width = int(values.shape[2])
-    rows = (record.steps * record.batch, width)
+    rows = (record.steps * record.batch, int(values.shape[2]))
     product = xp.matmul(xp.matrix_transpose(xp.reshape(values, rows)), xp.reshape(before, rows))
-    return product, top if math.isfinite(top) else 0.0
+    return product, float(e.log.max(initial=-np.inf)) if e.log.size else 0.0
 
 
 def _minus(left: Scaled, share: Array, log: float, record: Record) -> Scaled:

@@ -46,6 +46,9 @@ class Record:
         What each layer reads.
     ragged : Ragged or None
         The lengths, where they are not all T.
+    plan : network.Plan
+    layout : calls.Layout
+        How the caller's arrays were laid out.
     """
 
     spec: RNNSpec
@@ -59,6 +62,7 @@ class Record:
     inputs: list[Array]
     ragged: Ragged | None
     plan: network.Plan
+    layout: calls.Layout
 
     @property
     def xp(self) -> Namespace:
@@ -141,10 +145,21 @@ def record(
         raise ArgumentTypeError(f"rnn: expected an rnncore.RNN, got {describe(rnn)}")
     call = rnn._call
     with call.engine.scope():
-        _, xt, h0s, plan = calls.prepare(call, x, h0, lengths, training, rng)
+        layout, xt, h0s, plan = calls.prepare(call, x, h0, lengths, training, rng)
         weights = calls.nested_weights(call.spec, call.params)
         found = network.trace(weights, xt, h0s, plan)
         inputs = network.inputs(xt, found.h, plan)
     return Record(
-        call.spec, dict(call.params), call.engine, weights, xt, h0s, found.h, found.z, inputs, plan.ragged, plan
+        spec=call.spec,
+        params=dict(call.params),
+        engine=call.engine,
+        weights=weights,
+        x=xt,
+        h0=h0s,
+        h=found.h,
+        z=found.z,
+        inputs=inputs,
+        ragged=plan.ragged,
+        plan=plan,
+        layout=layout,
     )

@@ -54,7 +54,9 @@ def log_norm(x: Scaled, *, engine: Engine) -> Host:
     largest = xp.max(xp.abs(x.values), axis=-1)
     usable = xp.logical_and(largest > 0, xp.isfinite(largest))
     unit = xp.where(usable, largest, xp.ones_like(largest))
-    scaled = x.values / xp.expand_dims(unit, axis=-1)
+    # Twice by the root: a library may divide by way of the reciprocal, which is no normal number where `unit` is the largest.
+    root = xp.expand_dims(1 / xp.sqrt(unit), axis=-1)
+    scaled = x.values * root * root
     squares = xp.sum(scaled * scaled, axis=-1)
     both = engine.backend.to_numpy(xp.stack([largest, squares], axis=0)).astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
