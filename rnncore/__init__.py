@@ -9,6 +9,8 @@
 Importing it imports no backend.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from rnncore import errors, functional, init, optim
 from rnncore.errors import RnncoreError
 from rnncore.model import RNN, bound_to, load
@@ -17,7 +19,22 @@ from rnncore.registry import BackendStatus, backends, get_backend, use_backend
 from rnncore.rnn_cell import RNNCell
 from rnncore.spec import RNNSpec
 
+if TYPE_CHECKING:
+    from rnncore import diagnostics
+    from rnncore.diagnostics import diagnose
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # At first use, as the diagnostics are half of the library and a program that only runs a network needs none of them.
+    if name in ("diagnose", "diagnostics"):
+        from importlib import import_module
+
+        found = import_module("rnncore.diagnostics")
+        return found if name == "diagnostics" else found.diagnose
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "RNN",
@@ -30,6 +47,8 @@ __all__ = [
     "backends",
     "bound_to",
     "custom_nonlinearity",
+    "diagnose",
+    "diagnostics",
     "errors",
     "functional",
     "get_backend",

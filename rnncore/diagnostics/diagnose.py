@@ -1,0 +1,237 @@
+"""diagnose: run the probes that a level pays for, and put what they found into one report with a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+from rnncore import calls
+from rnncore.arrays import check_array
+from rnncore.backend import Array
+from rnncore.diagnostics.bounds import bounds
+from rnncore.diagnostics.decomposition import decompose
+from rnncore.diagnostics.flow import flow
+from rnncore.diagnostics.gradcheck import gradcheck
+from rnncore.diagnostics.horizon import horizon
+from rnncore.diagnostics.initial import initial
+from rnncore.diagnostics.jacobian import jacobian
+from rnncore.diagnostics.lyapunov import lyapunov
+from rnncore.diagnostics.nonfinite import nonfinite
+from rnncore.diagnostics.product import product
+from rnncore.diagnostics.record import Record, record
+from rnncore.diagnostics.report import Report, Subject
+from rnncore.diagnostics.saturation import saturation
+from rnncore.diagnostics.verdict import decide
+from rnncore.diagnostics.weight_gradient import weight_gradient
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameError
+from rnncore.model import RNN
+from rnncore.spec import positive_int
+
+__all__ = ["diagnose"]
+
+Level: TypeAlias = Literal["cheap", "standard", "deep"]
+Cotangents: TypeAlias = "tuple[Array | None, Any] | Callable[[Array, Any], tuple[Array | None, Any]] | None"
+
+# How many directions the products and spectra of each level follow; "cheap" follows none.
+DIRECTIONS = {"standard": 1, "deep": 8}
+ITEM = 8
+PROBES = (
+    "flow",
+    "horizon",
+    "saturation",
+    "bounds",
+    "decomposition",
+    "jacobian",
+    "initial",
+    "weight_gradient",
+    "product",
+    "lyapunov",
+    "gradcheck",
+)
+
+
+def diagnose(
+    rnn: RNN,
+    x: Array,
+    cotangent: Cotangents = None,
+    *,
+    h0: Any = None,
+    lengths: Any = None,
+    dependency_length: int | None = None,
+    level: Level = "cheap",
+    rng: int = 0,
+    max_bytes: int | None = None,
+) -> Report:
+    """Say why a network does not learn, with evidence and what to change.
+
+    Parameters
+    ----------
+    rnn : RNN
+        Of any backend.
+    x, h0, lengths
+        As for a call of the network.
+    cotangent : (d_output, d_h_n), or a function of (output, h_n) that returns them, optional
+        Where the loss pulls, in the shapes that a pullback takes; None in the pair is zero. By default a vector of norm 1 on
+        each row's last valid output.
+    dependency_length : int, optional
+        Over how many steps the task has to carry something; by default the whole run.
+    level : {"cheap", "standard", "deep"}
+        "cheap" costs at most about one extra backward pass: flow, horizon, saturation, bounds, decomposition, initial,
+        weight_gradient, nonfinite. "standard" adds the Jacobian of every step and the largest singular value of their
+        product; "deep" more singular values, the Lyapunov spectrum and a check of the gradients.
+    rng : int
+        Seed of every random start.
+    max_bytes : int, optional
+        Refuse, before anything is allocated, a run whose states and gradients would need more.
+
+    Returns
+    -------
+    Report
+        ``print(report)``; ``report.verdict``; one attribute for each probe.
+
+    Raises
+    ------
+    RnncoreError
+        For arguments that make no sense. Numbers that are not finite are no error: the verdict is "nonfinite".
+
+    Examples
+    --------
+    >>> import numpy as np, rnncore
+    >>> from rnncore.diagnostics import diagnose
+    >>> x = np.random.default_rng(0).standard_normal((200, 4, 3))
+    >>> diagnose(rnncore.RNN(3, 32, rng=0), x).verdict.label
+    'vanishing'
+    >>> repaired = rnncore.RNN(3, 32, nonlinearity="identity", init=rnncore.init.orthogonal(1.0), rng=0)
+    >>> diagnose(repaired, x).assert_healthy(min_horizon=200)
+    """
+    if level not in get_args(Level):
+        close = get_close_matches(str(level), get_args(Level), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UnknownNameError(f"level: expected one of {', '.join(get_args(Level))}, got {level!r}{hint}")
+    if dependency_length is not None:
+        dependency_length = positive_int("dependency_length", dependency_length)
+    _check_budget(rnn, x, max_bytes)
+    with np.errstate(all="ignore"):  # what is not finite is what this is about
+        seen = record(rnn, x, h0, lengths)
+        d_output, d_last = _cotangents(rnn, seen, cotangent, x, h0, lengths)
+        return _report(rnn, seen, d_output, d_last, dependency_length, level, rng, (x, h0, lengths))
+
+
+def _report(
+    rnn: RNN,
+    seen: Record,
+    d_output: Array | None,
+    d_last: Any,
+    dependency_length: int | None,
+    level: Level,
+    rng: int,
+    call: tuple[Any, Any, Any],
+) -> Report:
+    found: dict[str, Any] = dict.fromkeys(PROBES)
+    left_out: dict[str, str] = {}
+    wanted = max(seen.lengths, default=0) if dependency_length is None else dependency_length
+    fault = nonfinite(seen, d_output, d_last)
+    if fault is not None:
+        left_out |= dict.fromkeys(found, "the run is not finite: see nonfinite")
+    elif seen.batch == 0 or max(seen.lengths, default=0) < 1:
+        left_out |= dict.fromkeys(found, "no row has a step")
+    else:
+        found["flow"], deltas = flow(seen, d_output, d_last)
+        found["horizon"] = _each(seen, lambda k, d: horizon(seen, found["flow"], deltas, layer=k, direction=d))
+        found["saturation"], found["bounds"], found["initial"] = saturation(seen), bounds(seen), initial(seen)
+        found["decomposition"] = decompose(seen, found["flow"], deltas)
+        found["weight_gradient"] = weight_gradient(seen, deltas)
+        if level == "cheap":
+            left_out |= dict.fromkeys(("jacobian", "product"), 'level="standard" runs it')
+            left_out |= dict.fromkeys(("lyapunov", "gradcheck"), 'level="deep" runs it')
+        else:
+            _costly(rnn, seen, found, left_out, level, rng, call)
+    verdict = decide(
+        seen,
+        dependency_length=wanted,
+        nonfinite=fault,
+        **{n: found[n] for n in ("flow", "horizon", "saturation", "decomposition", "jacobian", "initial", "product")},
+    )
+    subject = Subject(
+        repr(rnn), rnn.backend, seen.engine.dtype_name, seen.steps, seen.batch, seen.lengths, level, wanted
+    )
+    return Report(subject=subject, verdict=verdict, nonfinite=fault, left_out=left_out, **found)
+
+
+def _costly(
+    rnn: RNN, seen: Record, found: dict[str, Any], left_out: dict[str, str], level: Level, rng: int, call: Any
+) -> None:
+    found["jacobian"] = jacobian(seen, sigma_max=level == "deep", rng=rng)
+    widths = seen.spec.hidden_sizes
+
+    def directions(k: int) -> int:
+        return min(DIRECTIONS[level], widths[k])
+
+    found["product"] = _each(seen, lambda k, d: product(seen, directions(k), layer=k, direction=d, seed=rng))
+    if level == "standard":
+        left_out |= dict.fromkeys(("lyapunov", "gradcheck"), 'level="deep" runs it')
+        return
+    found["lyapunov"] = _each(seen, lambda k, d: lyapunov(seen, directions(k), layer=k, direction=d, seed=rng))
+    x, h0, lengths = call
+    found["gradcheck"] = gradcheck(rnn, x, h0, lengths, rng)
+
+
+def _each(seen: Record, probe: Callable[[int, int], Any]) -> tuple[tuple[Any, ...], ...]:
+    return tuple(tuple(probe(k, d) for d in range(seen.directions)) for k in range(seen.spec.num_layers))
+
+
+def _cotangents(
+    rnn: RNN, seen: Record, cotangent: Cotangents, x: Array, h0: Any, lengths: Any
+) -> tuple[Array | None, Sequence[Sequence[Array | None]] | None]:
+    """In time-first shapes: d_output (T, B, D*H) and d_last[layer][direction] (B, H)."""
+    if cotangent is None:
+        return _unit_on_the_last_output(seen), None
+    pair = cotangent(*rnn(x, h0, lengths)) if callable(cotangent) else cotangent
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise ArgumentTypeError(
+            f"cotangent: expected a pair (d_output, d_h_n), a function of (output, h_n) that returns one, or None, "
+            f"got {type(pair).__name__}"
+        )
+    d_output, d_h_n = pair
+    layout, engine = seen.layout, seen.engine
+    if d_output is not None:
+        top = seen.spec.hidden_sizes[-1] * seen.directions
+        shape: tuple[int, ...] = (seen.steps, seen.batch, top) if layout.batched else (seen.steps, top)
+        if layout.batched and seen.spec.batch_first:
+            shape = (seen.batch, seen.steps, top)
+        place = {"backend": engine.backend, "dtype": engine.dtype, "device": engine.device, "xp": engine.xp}
+        check_array("cotangent[0]", d_output, shape=shape, **place)
+        d_output = layout.inward(d_output)
+        d_output = d_output if seen.ragged is None else seen.ragged.masked(d_output)
+    d_last = None if d_h_n is None else calls.state_in(layout.call, layout, "cotangent[1]", d_h_n)
+    return d_output, d_last
+
+
+def _unit_on_the_last_output(seen: Record) -> Array:
+    width = seen.spec.hidden_sizes[-1] * seen.directions
+    host = np.zeros((seen.steps, seen.batch, width))
+    for row, end in enumerate(seen.lengths):
+        if end:
+            host[end - 1, row] = 1 / math.sqrt(width)
+    engine = seen.engine
+    return engine.backend.asarray(host, dtype=engine.dtype, device=engine.device)
+
+
+def _check_budget(rnn: RNN, x: Any, max_bytes: int | None) -> None:
+    if max_bytes is None:
+        return
+    limit = positive_int("max_bytes", max_bytes)
+    shape = tuple(getattr(x, "shape", ()))
+    if not isinstance(rnn, RNN) or len(shape) < 2:
+        return  # the call itself says what is wrong with it
+    numbers = math.prod(shape[:-1]) * sum(rnn.spec.hidden_sizes) * rnn.spec.num_directions
+    # States, pre-activations, slopes and gradients, and the logarithms of four parts on the host.
+    needed = 6 * numbers * ITEM
+    if needed > limit:
+        raise ArgumentValueError(
+            f"max_bytes: expected at least {needed} for {shape[0]} x {shape[1]} steps and rows of {rnn!r}, got {limit}"
+        )
