@@ -121,6 +121,9 @@ class Backend(Protocol):
         The library's own reverse mode: ``grad(f)(*arrays)`` is the tuple of the gradients of the scalar ``f(*arrays)``.
     ``jit(function) -> Callable``
         The library's own compiler, for a function of arrays.
+    ``from_module(module) -> rnncore.RNN``
+        A library's own recurrent module as a network with copies of its weights, dtype and device kept: what lets
+        :func:`rnncore.diagnose` take it as it is. ArgumentTypeError, with what was expected and got, for any other module.
     ``precision(device) -> str``
         "full", or "tf32" where the user's own settings let the library round the inputs of float32 products to 10 bits.
     """

@@ -1,5 +1,5 @@
 """The command ``rnncore``: ``demo`` trains on real digits and shows what gradients do, ``backends`` lists what can run,
-``conform`` runs the conformance suite.
+``conform`` runs the conformance suite, ``diagnose`` says why a saved network does not learn.
 
 typer and rich are imported when the command runs, never by ``import rnncore``; where they are missing one line says how to
 get them.
@@ -7,6 +7,7 @@ get them.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -24,16 +25,37 @@ INSTALL_DEMO = 'pip install "rnncore[demo]"'
 FAILED, USAGE = 1, 2
 PIPE_WIDTH = 120  # in a pipe there is no width to fit: a table is then as wide as it needs to be
 INTERRUPTED = 130  # what a shell reports for Ctrl-C
+PIPE_CLOSED = 141  # and for SIGPIPE
 
 
 def main() -> None:
     """Entry point of the command. Whatever is wrong ends it with one line on stderr and status 1, or 2 for a bad call."""
+    try:
+        _main()
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # Who read has gone: as a program that dies of the signal, and without Python's own complaint at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(PIPE_CLOSED) from None
+    except OSError as error:  # a full disk, a closed output
+        _fail(f"the output cannot be written: {error}", FAILED)
+
+
+def _main() -> None:
+    if sys.stdout is None:  # closed by the shell
+        raise OSError("standard output is closed")
+    for stream in (sys.stdout, sys.stderr):
+        # A report may hold what the terminal's encoding lacks: escaped is better than nothing at all.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app = _app()
     except ModuleNotFoundError as error:
         _fail(f"the command needs {_package(error)}: {INSTALL}", FAILED)
     try:
         status = app(prog_name="rnncore", standalone_mode=False)
+        sys.stdout.flush()
     except Exception as error:
         # typer's own errors: the package that defines them has changed with its releases, their shape has not.
         kind, words = type(error).__name__, getattr(error, "format_message", None)
@@ -130,13 +152,58 @@ def _app() -> typer.Typer:
             command.write(report, json=as_json, html=as_html)
         except RnncoreError as error:
             _fail(str(error), USAGE)
-        except OSError as error:
-            _fail(str(error), FAILED)
         if as_json != command.STANDARD_OUTPUT:
             command.print_report(report, Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH))
         return 0 if report.ok else FAILED
 
     app.command()(conform)
+
+    def diagnose(
+        weights: str = typer.Argument(help="What RNN.save wrote: .safetensors or .npz."),
+        x: str = typer.Option(..., "--input", metavar="FILE.npy", help="The input, in the network's own layout."),
+        backend: str = typer.Option(None, help="Which backend to run on; by default the selected one."),
+        device: str = typer.Option(None, help="By default the backend's own default one."),
+        level: str = typer.Option("cheap", help="What to pay for: cheap, standard or deep."),
+        lengths: str = typer.Option(None, metavar="N,N,...", help="The valid steps of each row."),
+        dependency_length: int = typer.Option(
+            None, min=1, help="Steps that the task has to reach over; by default all."
+        ),
+        cotangent: str = typer.Option(None, metavar="FILE.npy", help="dL/d output; by default one on the last output."),
+        as_html: str = typer.Option(None, "--html", metavar="FILE", help="Also write the report as one HTML page."),
+        as_json: str = typer.Option(
+            None, "--json", metavar="FILE", help="Also write the report as JSON; - for stdout."
+        ),
+    ) -> int:
+        """Say why a saved network does not learn. Status 0 if it is healthy, 1 if not, 2 for an error."""
+        from rnncore import diagnose_command as command
+
+        try:
+            report = command.run(
+                weights,
+                x,
+                backend=backend,
+                device=device,
+                level=level,
+                lengths=lengths,
+                dependency_length=dependency_length,
+                cotangent=cotangent,
+                outputs={"--json": as_json, "--html": as_html},
+            )
+            command.write(report, json=as_json, html=as_html)
+        except (RnncoreError, OSError) as error:
+            _fail(str(error), USAGE)
+        except MemoryError as error:
+            _fail(f"there is not enough memory: {error}", USAGE)
+        except Exception:  # a mistake in the program: shown whole, and with another status than a verdict's
+            import traceback
+
+            traceback.print_exc()
+            return USAGE
+        if as_json != command.STANDARD_OUTPUT:
+            report.show(Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH))
+        return 0 if report.verdict.label == "healthy" else FAILED
+
+    app.command()(diagnose)
     return app
 
 
@@ -214,9 +281,13 @@ def _report(demo: Demo, as_json: bool, plot: str | None) -> None:
 
 def _check_writable(path: str) -> None:
     """Before the training, not after it."""
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(path):
-        _fail(f"--plot: expected a file that can be written, got {path!r}", USAGE)
+    from rnncore.conform import check_writable
+    from rnncore.errors import RnncoreError
+
+    try:
+        check_writable("--plot", path)
+    except RnncoreError as error:
+        _fail(str(error), USAGE)
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:

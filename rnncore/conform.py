@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING
 
 from rnncore.errors import ArgumentValueError
@@ -42,14 +44,16 @@ def run(
         def on_outcome(outcome: Outcome, number: int, count: int) -> None:
             progress.update(task, completed=number, total=count, description=outcome.id)
 
-        return check_backend(
-            backend,
-            device=device,
-            kernel=kernel,
-            only=only,
-            expected_failures=expected_failures,
-            on_outcome=on_outcome,
-        )
+        # A plugin, or its library, may print: the report has standard output to itself.
+        with redirect_stdout(sys.stderr):
+            return check_backend(
+                backend,
+                device=device,
+                kernel=kernel,
+                only=only,
+                expected_failures=expected_failures,
+                on_outcome=on_outcome,
+            )
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -84,7 +88,9 @@ def check_writable(option: str, path: str | None) -> None:
     if path is None or (path == STANDARD_OUTPUT and option == "--json"):
         return
     folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK) or os.path.isdir(path):
+    there = os.path.exists(path)
+    possible = os.path.isdir(folder) and os.access(path if there else folder, os.W_OK) and not os.path.isdir(path)
+    if not path or not possible:
         raise ArgumentValueError(f"{option}: expected a file that can be written, got {path!r}")
 
 
@@ -105,5 +111,6 @@ def expectations(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
+    # What a plugin's error holds may be no Unicode at all; a report that shows it escaped is better than none.
+    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)

@@ -13,7 +13,7 @@ from rnncore.arrays import check_array, check_mapping, device_name, dtype_name, 
 from rnncore.backend import Array, Backend, Device, KernelMode, ScanRequest
 from rnncore.dispatch import Choice, Engine, check_kernel_mode, make_engine
 from rnncore.errors import ArgumentTypeError, BackendUnavailableError, StateDictError, UnknownNameError
-from rnncore.registry import MEMBERS, describe, get_backend, owner_name
+from rnncore.registry import MEMBERS, check_members, describe, get_backend, owner_name
 from rnncore.spec import RNNSpec, positive_int
 
 __all__ = ["Explanation", "Parameterised", "resolve_backend"]
@@ -58,6 +58,7 @@ def resolve_backend(backend: str | Backend | None) -> Backend:
         raise ArgumentTypeError(
             f"backend: expected a name or a backend, got {backend!r}, which lacks {', '.join(missing)}"
         )
+    check_members(backend, "backend: the object")
     return backend
 
 

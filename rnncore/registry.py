@@ -273,7 +273,7 @@ def _owner(x: object, prefer: str | None) -> str:
 
 
 def _is_native(name: str, plugin: Backend, x: object) -> bool:
-    answer = _ask(f"backend {name!r}: its is_native failed", partial(plugin.is_native, x))
+    answer = ask_plugin(f"backend {name!r}: its is_native failed", partial(plugin.is_native, x))
     if not isinstance(answer, bool):
         raise BackendUnavailableError(f"backend {name!r}: its is_native returned {describe(answer)}, not a bool")
     return answer
@@ -341,15 +341,33 @@ class _Plugin:
 def _plugin(claim: Claim) -> _Plugin:
     who, unloadable = f"backend {claim.entry.name!r}: {claim.source}", _unloadable
     try:
-        plugin = _ask(f"{who} failed to load", claim.entry.load)
+        plugin = ask_plugin(f"{who} failed to load", claim.entry.load)
     except BackendUnavailableError as error:
         # So that arrays do not try it again and again; but not if this call came from its own, unfinished import.
         if claim.entry.value.partition(":")[0].strip() not in sys.modules:
             unloadable[claim] = str(error)
         raise
     unloadable.pop(claim, None)
+    members = check_members(plugin, who)
+    if members["name"] != claim.entry.name:
+        raise BackendUnavailableError(f"{who} calls itself {members['name']!r}; the two must be the same")
+    if not all(part.isidentifier() for part in members["native_package"].split(".")):
+        raise BackendUnavailableError(
+            f"{who}: its native_package must be a module's name, got {members['native_package']!r}"
+        )
+    return _Plugin(plugin, members["native_package"])
+
+
+def check_members(plugin: object, who: str) -> dict[str, Any]:
+    """The members of the contract, each of its kind, and of this version.
+
+    Raises
+    ------
+    BackendUnavailableError
+        Beginning with `who`.
+    """
     # Before anything else: another contract may have other members.
-    version = _ask(f"{who}: its contract_version cannot be read", partial(_other_version, plugin))
+    version = ask_plugin(f"{who}: its contract_version cannot be read", partial(_other_version, plugin))
     if version:
         raise BackendUnavailableError(
             f"{who} speaks version {version} of the contract, and this {DISTRIBUTION} version {CONTRACT_VERSION}"
@@ -357,7 +375,7 @@ def _plugin(claim: Claim) -> _Plugin:
     absent = object()
 
     def member(n: str) -> Any:
-        return _ask(f"{who}: its {n} cannot be read", partial(getattr, plugin, n, absent))
+        return ask_plugin(f"{who}: its {n} cannot be read", partial(getattr, plugin, n, absent))
 
     members = {n: member(n) for n in MEMBERS}
     if missing := [n for n, value in members.items() if value is absent]:
@@ -366,13 +384,7 @@ def _plugin(claim: Claim) -> _Plugin:
         if not (isinstance(value, str) if n in STRINGS else callable(value)):
             kind = "a string" if n in STRINGS else "a function"
             raise BackendUnavailableError(f"{who}: its {n} must be {kind}, got {describe(value)}")
-    if members["name"] != claim.entry.name:
-        raise BackendUnavailableError(f"{who} calls itself {members['name']!r}; the two must be the same")
-    if not all(part.isidentifier() for part in members["native_package"].split(".")):
-        raise BackendUnavailableError(
-            f"{who}: its native_package must be a module's name, got {members['native_package']!r}"
-        )
-    return _Plugin(plugin, members["native_package"])
+    return members
 
 
 def _other_version(plugin: object) -> str:
@@ -389,7 +401,7 @@ def _prepare(name: str, plugin: _Plugin, failed: dict[str, str]) -> None:
         return bool(tuple(plugin.backend.devices() or ()))
 
     try:
-        if _ask(what, first_use):
+        if ask_plugin(what, first_use):
             return
     except BackendUnavailableError as error:
         failed[name] = str(error).removeprefix(f"{what}: ")
@@ -423,7 +435,7 @@ def _status(name: str, claim: Claim) -> BackendStatus:
 def _is_installed(package: str) -> bool:
     # Of a dotted name the first part only: to look for the rest would import it.
     look = partial(importlib.util.find_spec, _top(package))
-    return _is_imported(package) or _ask(f"{package} cannot be looked up", look) is not None
+    return _is_imported(package) or ask_plugin(f"{package} cannot be looked up", look) is not None
 
 
 def _unusable(plugin: _Plugin) -> str:
@@ -433,13 +445,13 @@ def _unusable(plugin: _Plugin) -> str:
         question = getattr(plugin.backend, "unusable", None)
         return None if question is None else question()
 
-    answer = _ask("its unusable failed", ask)
+    answer = ask_plugin("its unusable failed", ask)
     if answer is not None and not isinstance(answer, str):
         raise BackendUnavailableError(f"its unusable returned {describe(answer)}, not a string or None")
     return answer or ""
 
 
-def _ask(what: str, question: Callable[[], T]) -> T:
+def ask_plugin(what: str, question: Callable[[], T]) -> T:
     """Run a stranger's code; whatever it raises or exits with becomes an error of ours that says what was asked."""
     try:
         return question()

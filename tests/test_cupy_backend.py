@@ -919,7 +919,7 @@ def test_gpu_check_asks_for_each_librarys_own_gpu(gpu_check, tmp_path, monkeypat
     assert [c[2:-2] for c, _ in calls] == [
         ["conform", "cupy"],
         ["conform", "torch", "--device", "cuda"],
-        ["conform", "jax", "--device", "gpu"],
+        ["conform", "jax", "--device", "cuda"],
     ]
     assert [x64 for _, x64 in calls] == [None, None, "1"]
 

@@ -11,16 +11,27 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 from collections import Counter
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rnncore_numpy
 from wrong_backends import ZOO, Altered, honest_tf32
 
+import rnncore
 from rnncore import get_backend, registry
-from rnncore.errors import ArgumentTypeError, BackendUnavailableError, DeviceError, UnknownNameError
+from rnncore.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    BackendUnavailableError,
+    DeviceError,
+    UnknownNameError,
+)
+from rnncore.scan import nonlinear as reference
 from rnncore.testing import CHECKS, BackendConformance, Outcome, Report, check_backend
 
 FEWEST = 24
@@ -167,9 +178,240 @@ def test_an_expected_failure_that_passes_is_a_failure(wrong):
     assert report.outcomes[0].reason == f"expected to fail ({KNOWN}), and passed: take it off the list"
 
 
-def test_an_expected_failure_that_is_skipped_stays_skipped():
+def test_an_expected_failure_that_cannot_run_is_taken_off_the_list_too():
     report = check_backend("numpy", only=["RC-TYPE-004", QUICK], expected_failures={"RC-TYPE-004": KNOWN})
-    assert {o.status for o in report.outcomes} == {"passed", "skipped"}
+    assert {o.status for o in report.outcomes} == {"passed", "failed"}
+    reason = next(o.reason for o in report.outcomes if o.status == "failed")
+    assert "cannot run here, as the backend has one device: take it off the list" in reason
+
+
+def test_an_expected_failure_must_be_among_the_chosen():
+    with pytest.raises(ArgumentValueError, match="'RC-NUM-001' is not among the checks"):
+        check_backend("numpy", only=[QUICK], expected_failures={"RC-NUM-001": KNOWN})
+
+
+def test_another_version_of_the_contract_is_refused():
+    class Newer:
+        contract_version = 2
+
+        def __getattr__(self, name):
+            return getattr(rnncore_numpy, name)
+
+    with pytest.raises(BackendUnavailableError, match="speaks version 2 of the contract, and this rnncore version 1"):
+        check_backend(Newer())
+    with pytest.raises(BackendUnavailableError, match="speaks version 2"):
+        rnncore.RNN(2, 3, backend=Newer())
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "words"),
+    [
+        ("scans", lambda: 1 / 0, r"its scans.* failed: ZeroDivisionError"),
+        ("scans", lambda: sys.exit(0), r"its scans.* failed: SystemExit"),
+        ("devices", lambda: 1 / 0, "its devices failed: ZeroDivisionError"),
+        ("devices", lambda: (), "no usable device"),
+        ("device_name", lambda device: 1 / 0, "its device_name failed: ZeroDivisionError"),
+        ("precision", lambda device: 1 / 0, "its precision failed: ZeroDivisionError"),
+        ("namespace", lambda: None, "its namespace failed: AttributeError"),
+        ("native_package", 3, "native_package must be a string"),
+        ("name", b"a", "name must be a string"),
+        ("to_numpy", 3, "to_numpy must be a function"),
+    ],
+)
+def test_a_fault_in_what_a_plugin_says_of_itself_is_one_error(member, value, words):
+    class Odd:
+        def __getattr__(self, name):
+            return value if name == member else getattr(rnncore_numpy, name)
+
+    with pytest.raises(BackendUnavailableError, match=words):
+        check_backend(Odd(), only=[QUICK])
+
+
+def test_exits_panics_and_skips_of_a_backend_are_failures():
+    class Panic(BaseException):
+        pass
+
+    for error in (SystemExit(0), Panic("rust"), pytest.skip.Exception("not today")):
+
+        class Leaves:
+            def __getattr__(self, name):
+                return getattr(rnncore_numpy, name)
+
+            def to_numpy(self, x, /, error=error):
+                raise error
+
+        report = check_backend(Leaves(), only=["RC-CON-004"])
+        assert report.count("failed") == 1 and type(error).__name__ in report.outcomes[0].reason
+        assert "begin with RC-CON-004" in str(report)
+
+
+def test_a_namespace_without_dtypes_is_no_backend_and_not_a_pass():
+    class Info:
+        def __getattr__(self, name):
+            return getattr(rnncore_numpy.namespace().__array_namespace_info__(), name)
+
+        def dtypes(self, **options):
+            return {}
+
+    class Namespace:
+        __array_namespace_info__ = Info
+
+        def __getattr__(self, name):
+            return getattr(rnncore_numpy.namespace(), name)
+
+    class Bare:
+        namespace = Namespace
+
+        def __getattr__(self, name):
+            return getattr(rnncore_numpy, name)
+
+    with pytest.raises(BackendUnavailableError, match="lists float32 or float64"):
+        check_backend(Bare())
+
+
+class _Partial:
+    """NumPy's scans, honest about what they take."""
+
+    def __init__(self, takes):
+        self.takes = takes
+
+    def __getattr__(self, name):
+        return getattr(rnncore_numpy.scans(), name)
+
+    def unsupported(self, request, /):
+        return rnncore_numpy.scans().unsupported(request) or (None if self.takes(request) else "not taken here")
+
+
+@pytest.mark.parametrize(
+    "takes",
+    [lambda r: r.dtype == "float32", lambda r: r.scan == "nonlinear", lambda r: r.scan == "linear"],
+    ids=["float32 only", "nonlinear only", "linear only"],
+)
+def test_scans_that_decline_honestly_pass(takes):
+    class Backend:
+        def __getattr__(self, name):
+            return getattr(rnncore_numpy, name)
+
+        def scans(self):
+            return _Partial(takes)
+
+    report = check_backend(Backend())
+    assert report.ok, str(report)
+
+
+def test_scans_that_take_nothing_are_no_scans():
+    class Backend:
+        def __getattr__(self, name):
+            return getattr(rnncore_numpy, name)
+
+        def scans(self):
+            return _Partial(lambda r: False)
+
+    report = check_backend(Backend(), only=["RC-KER-001"])
+    assert report.count("failed") == 1 and "refuse a tanh network" in report.outcomes[0].reason
+
+
+@pytest.mark.parametrize(
+    ("wrong", "ids"),
+    [
+        (lambda f, reverse, dtype: reverse and f.name == "sigmoid", {"RC-KER-005", "RC-FWD-010", "RC-GRAD-008"}),
+        (lambda f, reverse, dtype: reverse and f.clip is not None, {"RC-KER-005", "RC-FWD-011", "RC-GRAD-009"}),
+        (lambda f, reverse, dtype: dtype == "float16" and f.name != "tanh", {"RC-KER-005"}),
+    ],
+    ids=["sigmoid in reverse", "a clip in reverse", "float16 but for tanh"],
+)
+def test_a_scan_that_is_wrong_in_one_corner_is_caught(wrong, ids):
+    class Scans:
+        def __getattr__(self, name):
+            return getattr(rnncore_numpy.scans(), name)
+
+        def unsupported(self, request, /):
+            return None if request.dtype == "float16" else rnncore_numpy.scans().unsupported(request)
+
+        def nonlinear(self, p, h0, w_hh, /, *, nonlinearity, reverse, overwrite=False):
+            h = reference(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=rnncore_numpy.namespace())
+            return h * 0 + 0.25 if wrong(nonlinearity, reverse, p.dtype.name) else h
+
+    class Backend:
+        def __getattr__(self, name):
+            return getattr(rnncore_numpy, name)
+
+        def scans(self):
+            return Scans()
+
+    report = check_backend(Backend(), only=sorted(ids))
+    assert {o.id for o in report.outcomes if o.status == "failed"} == ids, str(report)
+
+
+def test_arrays_of_numpy_are_not_another_backends():
+    strict = rnncore.get_backend("strict")
+
+    class Greedy:
+        def __getattr__(self, name):
+            return getattr(strict, name)
+
+        def is_native(self, x, /):
+            return isinstance(x, np.ndarray) or strict.is_native(x)
+
+    report = check_backend(Greedy(), only=["RC-CON-007"])
+    assert report.count("failed") == 1
+
+
+LEAKS = {
+    "a mask": lambda h: h[h > 0],
+    "to('cpu')": lambda h: h.to("cpu"),
+    "dlpack": lambda h: np.from_dlpack(h.detach()),
+    "torch.equal": lambda h: __import__("torch").equal(h, h),
+    "torch.allclose": lambda h: __import__("torch").allclose(h, h),
+    "nonzero": lambda h: h.nonzero(),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_way_to_the_host_in_every_step_is_seen(leak):
+    torch = rnncore.get_backend("torch")
+
+    class Scans:
+        def __getattr__(self, name):
+            return getattr(torch.scans(), name)
+
+        def nonlinear(self, p, h0, w_hh, /, *, nonlinearity, reverse, overwrite=False):
+            h = torch.scans().nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse)
+            for t in range(len(h)):
+                LEAKS[leak](h[t])
+            return h
+
+    class Backend:
+        def __getattr__(self, name):
+            return getattr(torch, name)
+
+        def scans(self):
+            return Scans()
+
+    report = check_backend(Backend(), only=["RC-SYNC-001", "RC-SYNC-002"])
+    assert report.count("failed") == 2, str(report)
+
+
+def test_runs_at_once_do_not_see_each_other_and_leave_nothing_behind():
+    import torch
+
+    before = {name: getattr(torch.Tensor, name) for name in ("__bool__", "item", "to", "__getitem__")}
+    reports = []
+    run = lambda: reports.append(check_backend("torch", only=["RC-SYNC", "RC-NUM-011"]))  # noqa: E731
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(reports) == 3 and all(r.ok for r in reports)
+    assert {name: getattr(torch.Tensor, name) for name in before} == before
+
+
+def test_what_cannot_be_looked_at_is_skipped_and_says_so():
+    skipped = {o.id: o.reason for o in check_backend("numpy").outcomes if o.status == "skipped"}
+    assert "cannot be changed for a check to look at it" in skipped["RC-SYNC-005"]
+    hidden = {o.id: o.reason for o in check_backend("strict").outcomes if o.status == "skipped"}
+    assert "does not tell where an array lies" in hidden["RC-PURE-002"]
 
 
 def test_nothing_run_is_a_failure():

@@ -878,7 +878,6 @@ CONTRACT = (
         members(devices=lambda: ("cpu", "cpu")),
         {"RC-CON-003": r"names that differ, got cpu, cpu"},
     ),
-    Wrong("another version of the contract", members(contract_version=2), {"RC-CON-002": r"expected 1, got 2"}),
     Wrong("a precision without a name", members(precision=lambda device: "bf16"), {"RC-CON-012": r"got 'bf16'"}),
     Wrong(
         "synchronize has an answer",
@@ -1063,7 +1062,7 @@ PATHS = (
     Wrong(
         "an error in a scan is swallowed, and the reference run",
         core(Engine, "nonlinear", swallows_errors),
-        {"RC-KER-004": r"expected ZeroDivisionError, got an answer"},
+        {"RC-KER-004": r"expected one attempt, got|expected ZeroDivisionError, got an answer"},
     ),
     Wrong(
         "kernel='require' is answered by the reference",
@@ -1095,12 +1094,12 @@ PATHS = (
     Wrong(
         "the scans are never run",
         core(Engine, "nonlinear", lambda right, self, *a, **o: right(replace(self, kernel="reference"), *a, **o)),
-        {"RC-KER-001": r"expected one nonlinear scan, got \[\]"},
+        {"RC-KER-001": r"expected the scans nonlinear, got none"},
     ),
     Wrong(
         "explain() tells of kernels whatever runs",
         core(Parameterised, "explain", kernels_only),
-        {"RC-KER-006": r"expected reference, got {'nonlinear': 'kernel'"},
+        {"RC-KER-006": r"expected {'nonlinear': 'reference'.*, got {'nonlinear': 'kernel'"},
     ),
 )
 

@@ -42,7 +42,13 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "BackendConformance":  # the only one that needs pytest, which a user of the others may not have
-        from rnncore.testing.conformance import BackendConformance
-
+        try:
+            from rnncore.testing.conformance import BackendConformance
+        except ModuleNotFoundError as error:
+            if error.name != "pytest":
+                raise
+            raise AttributeError(
+                "BackendConformance needs pytest: pip install pytest; check_backend and `rnncore conform` do not"
+            ) from error
         return BackendConformance
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

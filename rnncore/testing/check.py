@@ -53,6 +53,9 @@ CAPABILITIES: Mapping[str, str] = {
     "grad": "the backend names no reverse mode of its library's own (grad)",
     "jit": "the backend names no compiler of its library's own (jit)",
     "two_devices": "the backend has one device",
+    "addressable": "the library does not tell where an array lies, and to_numpy copies: sharing cannot be seen",
+    "watchable": "the arrays' class cannot be changed for a check to look at it; its arrays are the host's",
+    "open": "the backend is an object whose functions cannot be replaced for a check to look at them",
     "registered": "the backend is not installed under its name",
     "lacks_a_dtype": "the device has every floating dtype",
 }

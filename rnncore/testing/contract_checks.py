@@ -7,7 +7,7 @@ import sys
 import numpy as np
 
 from rnncore.arrays import FLOATS, device_name, device_of, find_device, floating_dtypes, index_dtype
-from rnncore.backend import CONTRACT_VERSION, Backend, Scans
+from rnncore.backend import CONTRACT_VERSION, Backend
 from rnncore.errors import ArgumentTypeError, DeviceError, DTypeError, KernelUnsupportedError
 from rnncore.model import RNN
 from rnncore.testing.case import INPUT, WIDTH, Case
@@ -60,9 +60,9 @@ def has_the_names(s: Subject) -> None:
     missing = [n for n in wanted if not hasattr(s.backend, n)]
     s.expect(not missing, f"the backend lacks {', '.join(missing)}")
     scans = s.backend.scans()
-    s.expect(
-        scans is None or isinstance(scans, Scans), f"scans(): expected unsupported, nonlinear, linear, got {scans!r}"
-    )
+    # Not isinstance: from Python 3.12 on, a Protocol does not see what an object passes on by __getattr__.
+    complete = scans is None or all(callable(getattr(scans, n, None)) for n in ("unsupported", "nonlinear", "linear"))
+    s.expect(complete, f"scans(): expected unsupported, nonlinear, linear, got {scans!r}")
     for name in ("name", "native_package"):
         value = getattr(s.backend, name)
         s.expect(isinstance(value, str) and value, f"{name}: expected a string, got {value!r}")
@@ -129,7 +129,7 @@ def asarray_takes_any_layout(s: Subject) -> None:
 def knows_its_own_arrays(s: Subject) -> None:
     s.expect(s.backend.is_native(s.give([1.0])), "is_native: expected True for an array of asarray's, got False")
     others: list[object] = [None, 1.0, [1.0], (1.0,), "x", object(), np.float32(1.0)]
-    if s.backend.native_package != "numpy" and not s.backend.is_native(np.ones(1)):
+    if not isinstance(s.give([1.0]), np.ndarray):  # else NumPy's are its own
         others.append(np.ones(1))
     for other in others:
         s.expect(not s.backend.is_native(other), f"is_native: expected False for {other!r}, got True")
@@ -169,8 +169,8 @@ def namespace_is_complete(s: Subject) -> None:
 
 @check("RC-CON-011", "synchronize waits for the device and answers nothing", dtypes=("float32",))
 def synchronizes(s: Subject) -> None:
-    case = Case.make(s)
-    case.model()(case.give(case.x))
+    with s.scope():
+        s.xp.matmul(s.give(np.ones((3, 3))), s.give(np.ones((3, 3))))
     answer: object = s.backend.synchronize(s.device)  # type: ignore[func-returns-value]
     s.expect(answer is None, f"synchronize: expected None, got {answer!r}")
 
@@ -258,12 +258,15 @@ def missing_dtypes_are_refused(s: Subject) -> None:
         )
 
 
-@check("RC-TYPE-004", "an input on another device is refused, and both devices are named", needs=("two_devices",))
+@check(
+    "RC-TYPE-004",
+    "an input on another device is refused, and both devices are named",
+    needs=("two_devices",),
+    dtypes=("float32",),
+)
 def other_devices_are_refused(s: Subject) -> None:
     case = Case.make(s)
     other = next(d for d in s.backend.devices() if d != s.device)
-    if s.dtype_name not in floating_dtypes(xp=s.xp, device=other):
-        return
     x = s.backend.asarray(case.x, dtype=s.dtype, device=other)
     error = s.raises(DeviceError, "an input on another device", lambda: case.model()(x))
     for device in (s.device, other):
@@ -291,7 +294,10 @@ def foreign_arrays_are_refused(s: Subject) -> None:
     class Foreign:
         shape, ndim, dtype, device = case.x.shape, 3, s.dtype, s.device
 
-    for other in (Foreign(), case.x.tolist(), None):
+    others = [Foreign(), case.x.tolist(), None]
+    if not isinstance(case.give(case.x), np.ndarray):
+        others.append(case.x.astype(s.dtype_name))
+    for other in others:
         s.raises(ArgumentTypeError, f"an input of type {type(other).__name__}", lambda x=other: case.model()(x))  # type: ignore[misc]
 
 

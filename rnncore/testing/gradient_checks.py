@@ -57,13 +57,13 @@ def layouts(s: Subject) -> None:
 @check("RC-GRAD-008", "each of the named functions, by its derivative from h or from z")
 def named_functions(s: Subject) -> None:
     for name in FUNCTIONS:
-        Case.make(s, name=name).check_gradients()
+        Case.make(s, name=name, bidirectional=True).check_gradients()
 
 
 @check("RC-GRAD-009", "the derivative is 0 where the pre-activation is limited")
 def clipped(s: Subject) -> None:
     for name in ("tanh", "relu"):
-        Case.make(s, layers=2, name=name, clip=0.5).check_gradients()
+        Case.make(s, layers=2, name=name, clip=0.5, bidirectional=True).check_gradients()
 
 
 @check("RC-GRAD-010", "the cotangent of output alone, and that of h_n alone")

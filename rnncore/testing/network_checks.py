@@ -72,13 +72,13 @@ def unbatched(s: Subject) -> None:
 @check("RC-FWD-010", "each of the named functions in a network")
 def named_functions(s: Subject) -> None:
     for name in FUNCTIONS:
-        Case.make(s, name=name).check_forward()
+        Case.make(s, name=name, bidirectional=True).check_forward()
 
 
 @check("RC-FWD-011", "the pre-activation is limited to [-clip, clip]")
 def clipped(s: Subject) -> None:
     for name in ("tanh", "relu", "softplus"):
-        Case.make(s, layers=2, name=name, clip=0.5).check_forward()
+        Case.make(s, layers=2, name=name, clip=0.5, bidirectional=True).check_forward()
 
 
 @check("RC-FWD-012", "without h0 the network begins from zero")

@@ -131,9 +131,13 @@ class Report:
     def heading(self) -> list[str]:
         """What was checked, and the largest error."""
         worst = self.worst
-        largest = "no error was measured"
+        measured = any(o.error_eps is not None for o in self.outcomes)
+        largest = "no passed check has an error above 0" if measured else "no number was compared"
         if worst is not None:
             largest = f"largest error {worst.error_eps:.1f} eps ({worst.id}, {worst.dtype}, {worst.what})"
+        first = next((o for o in self.outcomes if o.status == "failed"), None)
+        if first is not None:
+            largest = f"begin with {first.id}: {first.rule}"
         if self.ran == 0:
             largest = "no check ran: that is a failure, as nothing is known of this backend"
         return [

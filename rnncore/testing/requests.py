@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rnncore.arrays import FLOATS
 from rnncore.backend import Device, ScanRequest
 from rnncore.nonlinearity import NONLINEARITIES, Nonlinearity, custom_nonlinearity
 
@@ -21,7 +22,8 @@ def requests(dtype: str, device: Device, make: Callable[..., Nonlinearity]) -> I
     for k, (steps, batch, width) in enumerate(SHAPES):
         for reverse in (False, True):
             yield ScanRequest("linear", steps, batch, width, dtype, device, reverse)
-            for f in functions[:1] if k or reverse else functions:
+            # In half precision forwards is enough: it is there to see that a function that is taken is not another.
+            for f in functions[:1] if k or (reverse and dtype in FLOATS[:2]) else functions:
                 yield ScanRequest("nonlinear", steps, batch, width, dtype, device, reverse, f)
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import platform
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module, metadata
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from rnncore.arrays import device_name, find_device, floating_dtypes
 from rnncore.backend import Backend, Device, KernelMode
+from rnncore.discovery import words
 from rnncore.dispatch import check_kernel_mode
-from rnncore.errors import ArgumentTypeError, UnknownNameError
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, BackendUnavailableError, UnknownNameError
 from rnncore.parameterised import resolve_backend
-from rnncore.registry import get_backend
-from rnncore.testing.check import CAPABILITIES, CHECKS, Check, CheckFailed
+from rnncore.registry import ask_plugin, backends, get_backend, one_line
+from rnncore.testing.check import BOTH, CAPABILITIES, CHECKS, Check, CheckFailed
 from rnncore.testing.report import SUITE_VERSION, Outcome, Report
 from rnncore.testing.subject import Measured, Subject, capabilities, precision_of
 
@@ -31,38 +33,78 @@ for _group in GROUPS:
 
 SHOWN = 300
 
+T = TypeVar("T")
+
+_running = threading.RLock()
+
 
 class Session:
     """One backend on one device, with what it declares: runs a check and says what came of it."""
 
     def __init__(self, backend: str | Backend, *, device: Any = None, kernel: KernelMode = "auto") -> None:
         self.backend: Backend = resolve_backend(backend)
-        self.device: Device = find_device(device, backend=self.backend)
         self.kernel = check_kernel_mode(kernel)
+        # What a plugin says of itself is asked once, here, and before any check: a fault in it is an error of one line.
+        devices = self._ask("devices", lambda: tuple(self.backend.devices()))
+        self._ask("device_name", lambda: [device_name(self.backend, d) for d in devices])
+        self.device: Device = find_device(device, backend=self.backend)
+        self.dtypes = self._ask(
+            "namespace", lambda: tuple(floating_dtypes(xp=self.backend.namespace(), device=self.device))
+        )
+        if not set(BOTH) & set(self.dtypes):
+            raise BackendUnavailableError(
+                f"backend {self.backend.name!r}: expected a namespace that lists float32 or float64 for device "
+                f"{device_name(self.backend, self.device)!r}, got {', '.join(self.dtypes) or 'none'}"
+            )
         registered = isinstance(backend, str) or _is_registered(self.backend)
-        self.capabilities = capabilities(self.backend, self.device, registered=registered)
-        self.dtypes = tuple(floating_dtypes(xp=self.backend.namespace(), device=self.device))
+        self.capabilities = self._ask(
+            "scans, writable, devices or asarray",
+            lambda: capabilities(self.backend, self.device, registered=registered),
+        )
+        self.precision = self._ask("precision", lambda: precision_of(self.backend, self.device))
+        self.versions = dict(_versions(self.backend))
+
+    def _fault_in_any(self, check: Check, dtypes: list[str], measured: list[tuple[str, Measured]]) -> str:
+        for dtype in dtypes:
+            subject = Subject(
+                self.backend, self.device, dtype, self.kernel, check, self.capabilities, precision=self.precision
+            )
+            fault = _fault(check, subject)
+            measured += [(dtype, m) for m in subject.measured]
+            if fault:
+                return f"{dtype}: {fault}"
+        return ""
+
+    def asks(self, check: Check) -> bool:
+        """Whether the backend declares what the check needs."""
+        return not self._missing(check) and bool(self._dtypes(check))
+
+    def _missing(self, check: Check) -> list[str]:
+        return [n for n in check.needs if n not in self.capabilities]
+
+    def _dtypes(self, check: Check) -> list[str]:
+        return [n for n in check.dtypes if n in self.dtypes]
+
+    def _ask(self, what: str, question: Callable[[], T]) -> T:
+        return ask_plugin(f"backend {self.backend.name!r}: its {what} failed", question)
 
     def run(self, check: Check, expected: str | None = None) -> Outcome:
         """Run one check in each of its dtypes that the device has.
 
         `expected` is the reason why it is known to fail: it is then strictly expected to.
         """
-        missing = [n for n in check.needs if n not in self.capabilities]
-        dtypes = [n for n in check.dtypes if n in self.dtypes]
+        missing, dtypes = self._missing(check), self._dtypes(check)
         if missing or not dtypes:
-            lacking = missing or list(check.dtypes)
-            return Outcome.of(check, "skipped", "; ".join(CAPABILITIES[n] for n in lacking))
+            why = "; ".join(CAPABILITIES[n] for n in missing or check.dtypes)
+            if expected is not None:
+                why = f"expected to fail ({expected}), and cannot run here, as {why}: take it off the list"
+                return Outcome.of(check, "failed", why)
+            return Outcome.of(check, "skipped", why)
         started = time.perf_counter()
         measured: list[tuple[str, Measured]] = []
-        fault = ""
-        for dtype in dtypes:
-            subject = Subject(self.backend, self.device, dtype, self.kernel, check, self.capabilities)
-            fault = _fault(check, subject)
-            measured += [(dtype, m) for m in subject.measured]
-            if fault:
-                fault = f"{dtype}: {fault}"
-                break
+        # One check at a time in a process: some look at the library while they run, and would see each other.
+        with _running:
+            fault = self._fault_in_any(check, dtypes, measured)
         seconds = time.perf_counter() - started
         if fault:
             status, reason = ("failed", fault) if expected is None else ("expected to fail", f"{expected}: {fault}")
@@ -117,7 +159,12 @@ def check_backend(
     7 ran: 7 passed, 0 failed, 0 expected to fail; 0 skipped
     """
     chosen = selected(only)
-    known = _known_failures(expected_failures)
+    known = known_failures(expected_failures)
+    if on_outcome is not None and not callable(on_outcome):
+        raise ArgumentTypeError(f"on_outcome: expected a function or None, got {on_outcome!r}")
+    for id in known:
+        if id not in {check.id for check in chosen}:
+            raise ArgumentValueError(f"expected_failures: {id!r} is not among the checks that `only` chooses")
     session = Session(backend, device=device, kernel=kernel)
     started = time.perf_counter()
     outcomes = []
@@ -129,8 +176,8 @@ def check_backend(
         backend=session.backend.name,
         device=device_name(session.backend, session.device),
         kernel=session.kernel,
-        precision=precision_of(session.backend, session.device),
-        versions=dict(_versions(session.backend)),
+        precision=session.precision,
+        versions=session.versions,
         outcomes=tuple(outcomes),
         seconds=time.perf_counter() - started,
     )
@@ -142,6 +189,8 @@ def selected(only: Iterable[str] | None) -> list[Check]:
         return list(CHECKS.values())
     if isinstance(only, str):
         raise ArgumentTypeError(f"only: expected ids or beginnings of ids, got the string {only!r}; put it in a list")
+    if not isinstance(only, Iterable) or isinstance(only, bytes):
+        raise ArgumentTypeError(f"only: expected ids or beginnings of ids in a list, got {only!r}")
     wanted = list(only)
     for start in wanted:
         if not isinstance(start, str):
@@ -157,7 +206,8 @@ def _begins(id: str, start: str) -> bool:
     return id == start or id.startswith(start.rstrip("-") + "-")
 
 
-def _known_failures(expected: Mapping[str, str] | None) -> dict[str, str]:
+def known_failures(expected: Mapping[str, str] | None) -> dict[str, str]:
+    """The checks that are expected to fail, with the reason of each; ids and reasons checked."""
     if expected is None:
         return {}
     if not isinstance(expected, Mapping):
@@ -181,9 +231,12 @@ def _fault(check: Check, subject: Subject) -> str:
             check.run(subject)
         except CheckFailed as failure:
             return str(failure)
-        except Exception as error:  # whatever a stranger's backend raises is a failed check, not the end of the run
-            text = " ".join(str(error).split())
-            return f"raised {type(error).__name__}: {text[:SHOWN]}"
+        except KeyboardInterrupt:
+            raise
+        except (
+            BaseException
+        ) as error:  # an exit, a panic or a skip of a stranger's backend is a failed check all the same
+            return f"raised {one_line(words(error))[:SHOWN]}"
     return ""
 
 
@@ -196,6 +249,9 @@ def _is_registered(backend: Backend) -> bool:
 
 def _versions(backend: Backend) -> Iterator[tuple[str, str]]:
     yield "suite", SUITE_VERSION
+    brings = [b for b in backends() if b.name == backend.name and b.distribution]
+    if brings and _is_registered(backend):
+        yield brings[0].distribution, brings[0].version
     for package in dict.fromkeys(("rnncore", backend.native_package, "numpy", "array-api-compat")):
         try:
             yield package, metadata.version(package)

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from rnncore.arrays import FLOATS, device_name, device_scope, floating_dtypes
+from rnncore.arrays import FLOATS, device_scope, floating_dtypes
 from rnncore.backend import Array, Backend, Device, KernelMode, Namespace
 from rnncore.dispatch import Engine, make_engine
 from rnncore.model import RNN
 from rnncore.spec import RNNSpec
 from rnncore.testing.check import TOLERANCES, Check, CheckFailed
 from rnncore.testing.oracle import Host
+from rnncore.testing.watch import can_be_patched, tells_where
 
 __all__ = ["Measured", "Subject", "capabilities"]
 
 # What one unit in the last place is. TF32 keeps ten bits of the inputs of a product.
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "tf32": 2.0**-10}
-CPU_NAMES = ("cpu", "CPU_DEVICE")
 # What can be told apart from 0 in the smallest dtype: the scale of an array of exact zeros.
 SMALLEST_SCALE = 1e-30
 
@@ -50,6 +50,8 @@ class Subject:
         The one that is running: its id is the seed, its tolerance the default.
     capabilities : frozenset of str
     measured : list of Measured
+    precision : {"full", "tf32"}
+        The backend's word on float32 products.
     """
 
     backend: Backend
@@ -59,6 +61,7 @@ class Subject:
     check: Check
     capabilities: frozenset[str]
     measured: list[Measured] = field(default_factory=list)
+    precision: str = "full"
 
     @cached_property
     def xp(self) -> Namespace:
@@ -78,14 +81,9 @@ class Subject:
     @property
     def eps(self) -> float:
         """The unit of errors: the dtype's, or that of the products the user's settings ask for."""
-        if self.dtype_name == "float32" and precision_of(self.backend, self.device) == "tf32":
+        if self.dtype_name == "float32" and self.precision == "tf32":
             return EPS["tf32"]
         return EPS[self.dtype_name]
-
-    @property
-    def on_host(self) -> bool:
-        """Whether the device is the host's memory."""
-        return device_name(self.backend, self.device).split(":")[0] in CPU_NAMES
 
     # --- numbers in and out ------------------------------------------------------------------------------------------
 
@@ -187,10 +185,18 @@ def capabilities(backend: Backend, device: Device, *, registered: bool) -> froze
     if getattr(backend, "writable", False):
         found.add("writable")
     found.add("no_scans" if backend.scans() is None else "scans")
-    if len(backend.devices()) > 1:
+    if len(tuple(backend.devices())) > 1:
         found.add("two_devices")
     if registered:
         found.add("registered")
+    try:
+        x = backend.asarray(np.ones(3, dtype="f4"), dtype=dtypes[min(dtypes, key=FLOATS[::-1].index)], device=device)
+        seen = tells_where(backend, x), can_be_patched(type(x), "__matmul__"), can_be_patched(backend, "synchronize")
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # asarray or to_numpy is at fault: the checks that need them are to say so
+        seen = (True, True, True)
+    found |= {name for name, yes in zip(("addressable", "watchable", "open"), seen, strict=True) if yes}
     return frozenset(found)
 
 
@@ -198,11 +204,6 @@ def precision_of(backend: Backend, device: Device) -> str:
     """ "full" or "tf32", by the backend's own word."""
     ask = getattr(backend, "precision", None)
     return "full" if ask is None else str(ask(device))
-
-
-def named(names: Sequence[str]) -> str:
-    """A list for a message."""
-    return ", ".join(names) if names else "nothing"
 
 
 def _first(bad: Host) -> list[int]:
