@@ -82,7 +82,9 @@ class Check:
     tolerance : str
         A name in :data:`TOLERANCES`, for comparisons that name no other.
     dtypes : tuple of str
-        It is run once in each of these that the device has.
+        It is run in each of these that the device has.
+    once : bool
+        Only in the first of them: for a rule in which precision plays no part.
     """
 
     id: str
@@ -91,6 +93,7 @@ class Check:
     needs: tuple[str, ...]
     tolerance: str
     dtypes: tuple[str, ...]
+    once: bool = False
 
     @property
     def group(self) -> str:
@@ -110,6 +113,7 @@ def check(
     needs: tuple[str, ...] = (),
     tolerance: str = "none",
     dtypes: tuple[str, ...] = BOTH,
+    once: bool = False,
 ) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
     """Register a function as a check."""
     unknown = [n for n in needs if n not in CAPABILITIES]
@@ -117,7 +121,7 @@ def check(
         raise AssertionError(f"{id}: registered twice, or unknown {unknown} or {tolerance}")
 
     def register(run: Callable[[Subject], None]) -> Callable[[Subject], None]:
-        CHECKS[id] = Check(id, rule, run, needs, tolerance, dtypes)
+        CHECKS[id] = Check(id, rule, run, needs, tolerance, dtypes, once)
         return run
 
     return register

@@ -137,7 +137,7 @@ def no_detour_through_float32(s: Subject) -> None:
 # --- purity -----------------------------------------------------------------------------------------------------------
 
 
-@check("RC-PURE-001", "no call changes its inputs or the weights", tolerance="exact")
+@check("RC-PURE-001", "no call changes its inputs or the weights", tolerance="exact", once=True)
 def nothing_is_changed(s: Subject) -> None:
     for lengths in (None, LENGTHS):
         case = Case.make(s, layers=2, bidirectional=True, lengths=lengths)
@@ -176,7 +176,7 @@ def nothing_is_shared(s: Subject) -> None:
                 s.expect(not overlaps(s.backend, arrays[i], arrays[k]), f"{names[i]} and {names[k]} share memory")
 
 
-@check("RC-PURE-003", "inputs that are views, transposed or strided, are read as they are")
+@check("RC-PURE-003", "inputs that are views, transposed or strided, are read as they are", once=True)
 def views_are_read(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     want = {k: s.host(v) for k, v in case.results().items()}
@@ -208,7 +208,10 @@ def read_only_inputs(s: Subject) -> None:
 
 
 @check(
-    "RC-DET-001", "the same call gives the same bits, and so does a new model with the same weights", tolerance="exact"
+    "RC-DET-001",
+    "the same call gives the same bits, and so does a new model with the same weights",
+    tolerance="exact",
+    once=True,
 )
 def same_bits_again(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
@@ -256,19 +259,19 @@ def same_weights(s: Subject) -> None:
 # --- no transfers, no waiting -----------------------------------------------------------------------------------------
 
 
-@check("RC-SYNC-001", "a forward pass brings nothing to the host and waits for nothing")
+@check("RC-SYNC-001", "a forward pass brings nothing to the host and waits for nothing", once=True)
 def forward_stays_on_the_device(s: Subject) -> None:
     _count(s, lambda model, x, h0: model(x, h0))
 
 
-@check("RC-SYNC-002", "neither do vjp and its pullback, jvp and trace")
+@check("RC-SYNC-002", "neither do vjp and its pullback, jvp and trace", once=True)
 def derivatives_stay_on_the_device(s: Subject) -> None:
     _count(s, lambda model, x, h0: model.vjp(x, h0)[2](model(x, h0)[0]))
     _count(s, lambda model, x, h0: model.jvp(x, h0, x_dot=x))
     _count(s, lambda model, x, h0: model.trace(x, h0))
 
 
-@check("RC-SYNC-003", "with lengths, what crosses to the device does not grow with the number of steps")
+@check("RC-SYNC-003", "with lengths, what crosses to the device does not grow with the number of steps", once=True)
 def lengths_cross_once(s: Subject) -> None:
     crossed = []
     for steps in (STEPS, 2 * STEPS):

@@ -38,17 +38,17 @@ def a_bidirectional_stack(s: Subject) -> None:
     Case.make(s, layers=2, bidirectional=True).check_gradients()
 
 
-@check("RC-GRAD-005", "layers of several widths")
+@check("RC-GRAD-005", "layers of several widths", once=True)
 def several_widths(s: Subject) -> None:
     Case.make(s, hidden=(5, 3), bidirectional=True).check_gradients()
 
 
-@check("RC-GRAD-006", "without biases")
+@check("RC-GRAD-006", "without biases", once=True)
 def without_bias(s: Subject) -> None:
     Case.make(s, layers=2, bias=False).check_gradients()
 
 
-@check("RC-GRAD-007", "batch-first and unbatched")
+@check("RC-GRAD-007", "batch-first and unbatched", once=True)
 def layouts(s: Subject) -> None:
     Case.make(s, layers=2, batch_first=True).check_gradients()
     Case.make(s, layers=2, bidirectional=True, batched=False).check_gradients()
@@ -60,7 +60,7 @@ def named_functions(s: Subject) -> None:
         Case.make(s, name=name, bidirectional=True).check_gradients()
 
 
-@check("RC-GRAD-009", "the derivative is 0 where the pre-activation is limited")
+@check("RC-GRAD-009", "the derivative is 0 where the pre-activation is limited", once=True)
 def clipped(s: Subject) -> None:
     for name in ("tanh", "relu"):
         Case.make(s, layers=2, name=name, clip=0.5, bidirectional=True).check_gradients()
@@ -95,14 +95,14 @@ def truncated(s: Subject) -> None:
     Case.make(s, bidirectional=True).check_gradients(truncate=3)
 
 
-@check("RC-GRAD-014", "checkpointing changes no gradient")
+@check("RC-GRAD-014", "checkpointing changes no gradient", once=True)
 def checkpointed(s: Subject) -> None:
     Case.make(s, layers=2).check_gradients(checkpoint=True)
     Case.make(s, layers=2, lengths=LENGTHS).check_gradients(checkpoint=3, truncate=2)
     Case.make(s, layers=2, bidirectional=True).check_gradients(checkpoint=True)
 
 
-@check("RC-GRAD-015", "through dropout: the masks of the forward pass")
+@check("RC-GRAD-015", "through dropout: the masks of the forward pass", once=True)
 def through_dropout(s: Subject) -> None:
     case = Case.make(s, layers=2, dropout=0.5)
     mask = (np.random.default_rng(7).random((STEPS, 3, WIDTH)) < 0.5) / 0.5
@@ -114,7 +114,9 @@ def long_sequences(s: Subject) -> None:
     Case.make(s, steps=LONG).check_gradients()
 
 
-@check("RC-GRAD-017", "a pullback may be called again, with other cotangents or with none", tolerance="exact")
+@check(
+    "RC-GRAD-017", "a pullback may be called again, with other cotangents or with none", tolerance="exact", once=True
+)
 def pullbacks_are_pure(s: Subject) -> None:
     case = Case.make(s, layers=2)
     pullback = case.model().vjp(case.give(case.x), case.give_state(case.h0))[2]
@@ -143,7 +145,7 @@ def tangents_of_several_lengths(s: Subject) -> None:
     Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS).check_tangents()
 
 
-@check("RC-JVP-004", "functions whose derivative needs z, a limit, several widths, no bias")
+@check("RC-JVP-004", "functions whose derivative needs z, a limit, several widths, no bias", once=True)
 def tangents_of_the_rest(s: Subject) -> None:
     Case.make(s, name="relu").check_tangents()
     Case.make(s, clip=0.5).check_tangents()
@@ -323,7 +325,11 @@ def _double_backward(s: Subject, case: Case) -> None:
 
 
 @check(
-    "RC-SECOND-006", "compiled by the library, the network gives the same numbers", needs=("jit",), tolerance="states"
+    "RC-SECOND-006",
+    "compiled by the library, the network gives the same numbers",
+    needs=("jit",),
+    tolerance="states",
+    once=True,
 )
 def compiled(s: Subject) -> None:
     for lengths in (None, LENGTHS):
@@ -343,6 +349,7 @@ def compiled(s: Subject) -> None:
     "compiled by the library, a pullback gives the same gradients",
     needs=("jit",),
     tolerance="gradients",
+    once=True,
 )
 def compiled_pullback(s: Subject) -> None:
     for kernel in ("reference", "auto"):

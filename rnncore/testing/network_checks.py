@@ -40,13 +40,13 @@ def a_bidirectional_stack(s: Subject) -> None:
     Case.make(s, layers=3, bidirectional=True).check_forward()
 
 
-@check("RC-FWD-005", "layers of several widths")
+@check("RC-FWD-005", "layers of several widths", once=True)
 def several_widths(s: Subject) -> None:
     Case.make(s, hidden=(5, 3, 4)).check_forward()
     Case.make(s, hidden=(5, 3), bidirectional=True).check_forward()
 
 
-@check("RC-FWD-006", "without biases")
+@check("RC-FWD-006", "without biases", once=True)
 def without_bias(s: Subject) -> None:
     Case.make(s, layers=2, bias=False).check_forward()
 
@@ -59,12 +59,12 @@ def both_biases(s: Subject) -> None:
         case.check_forward()
 
 
-@check("RC-FWD-008", "batch-first input and output; h0 and h_n never are")
+@check("RC-FWD-008", "batch-first input and output; h0 and h_n never are", once=True)
 def batch_first(s: Subject) -> None:
     Case.make(s, layers=2, bidirectional=True, batch_first=True).check_forward()
 
 
-@check("RC-FWD-009", "unbatched input")
+@check("RC-FWD-009", "unbatched input", once=True)
 def unbatched(s: Subject) -> None:
     Case.make(s, layers=2, bidirectional=True, batched=False).check_forward()
 
@@ -75,7 +75,7 @@ def named_functions(s: Subject) -> None:
         Case.make(s, name=name, bidirectional=True).check_forward()
 
 
-@check("RC-FWD-011", "the pre-activation is limited to [-clip, clip]")
+@check("RC-FWD-011", "the pre-activation is limited to [-clip, clip]", once=True)
 def clipped(s: Subject) -> None:
     for name in ("tanh", "relu", "softplus"):
         Case.make(s, layers=2, name=name, clip=0.5, bidirectional=True).check_forward()
@@ -101,7 +101,10 @@ def traces(s: Subject) -> None:
 
 
 @check(
-    "RC-FWD-014", "an empty batch gives empty results in the right shape, and gradients that are 0", tolerance="exact"
+    "RC-FWD-014",
+    "an empty batch gives empty results in the right shape, and gradients that are 0",
+    tolerance="exact",
+    once=True,
 )
 def an_empty_batch(s: Subject) -> None:
     for lengths in (None, ()):
@@ -123,7 +126,7 @@ def bad_shapes(s: Subject) -> None:
     )
 
 
-@check("RC-FWD-016", "dropout: between layers, in training only, by masks that every backend draws alike")
+@check("RC-FWD-016", "dropout: between layers, in training only, by masks that every backend draws alike", once=True)
 def dropout(s: Subject) -> None:
     case = Case.make(s, layers=2, dropout=0.5)
     model, x, h0 = case.model(), case.give(case.x), case.give_state(case.h0)
@@ -133,7 +136,7 @@ def dropout(s: Subject) -> None:
     s.compare("output in training", got, case.truth(masks=[mask]).output, tolerance="states")
 
 
-@check("RC-FWD-017", "dropout of everything leaves zeros to the next layer, never NaN")
+@check("RC-FWD-017", "dropout of everything leaves zeros to the next layer, never NaN", once=True)
 def dropout_of_everything(s: Subject) -> None:
     case = Case.make(s, layers=2, dropout=1.0)
     mask = np.zeros((STEPS, BATCH, WIDTH))
@@ -163,13 +166,18 @@ def several_lengths(s: Subject) -> None:
     Case.make(s, layers=2, lengths=LENGTHS).check_forward()
 
 
-@check("RC-LEN-002", "the reverse direction starts at each sequence's own end")
+@check("RC-LEN-002", "the reverse direction starts at each sequence's own end", once=True)
 def reverse_starts_at_the_end(s: Subject) -> None:
     Case.make(s, bidirectional=True, lengths=LENGTHS).check_forward()
     Case.make(s, layers=2, bidirectional=True, lengths=(1, 6, 3)).check_forward()
 
 
-@check("RC-LEN-003", "padding is never read: NaN, infinity and huge numbers in it change no bit", tolerance="exact")
+@check(
+    "RC-LEN-003",
+    "padding is never read: NaN, infinity and huge numbers in it change no bit",
+    tolerance="exact",
+    once=True,
+)
 def padding_is_never_read(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, name="relu", lengths=LENGTHS)
     clean = {k: s.host(v) for k, v in case.results().items()}
@@ -181,7 +189,7 @@ def padding_is_never_read(s: Subject) -> None:
             s.compare(f"{name} with {garbage} in the padding", value, clean[name])
 
 
-@check("RC-LEN-004", "outputs and gradients in the padding are exactly 0", tolerance="exact")
+@check("RC-LEN-004", "outputs and gradients in the padding are exactly 0", tolerance="exact", once=True)
 def padding_gets_nothing(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
     found = case.results()
@@ -191,7 +199,7 @@ def padding_gets_nothing(s: Subject) -> None:
         s.compare(f"{name} in the padding", rows, np.zeros(rows.shape))
 
 
-@check("RC-LEN-005", "a relu network that would overflow in the padding does not", tolerance="exact")
+@check("RC-LEN-005", "a relu network that would overflow in the padding does not", tolerance="exact", once=True)
 def nothing_explodes_in_the_padding(s: Subject) -> None:
     huge = 1e10 if s.dtype_name == "float32" else 1e40  # its square is a number of the dtype, its tenth power is not
     short, steps = (2, 0, 1), 2 * STEPS
@@ -206,7 +214,9 @@ def nothing_explodes_in_the_padding(s: Subject) -> None:
         s.expect(np.isfinite(got).all(), f"{name}: expected finite numbers, got {got.ravel()[:4]}")
 
 
-@check("RC-LEN-006", "a row without steps hands h0 to h_n and the cotangent of h_n to h0's", tolerance="exact")
+@check(
+    "RC-LEN-006", "a row without steps hands h0 to h_n and the cotangent of h_n to h0's", tolerance="exact", once=True
+)
 def rows_without_steps(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
     found = case.results()
@@ -215,7 +225,7 @@ def rows_without_steps(s: Subject) -> None:
     s.compare("dL/dh0 of the empty row", s.host(found["dL/dh0"])[:, 1], d_h_n[:, 1])
 
 
-@check("RC-LEN-007", "each sequence is as if it were alone")
+@check("RC-LEN-007", "each sequence is as if it were alone", once=True)
 def each_sequence_alone(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
     model = case.model()
@@ -226,7 +236,7 @@ def each_sequence_alone(s: Subject) -> None:
             s.compare(f"row {b}", output[:end, b : b + 1], s.host(model(x, h0)[0]), tolerance="states")
 
 
-@check("RC-LEN-008", "full lengths are the same as none", tolerance="exact")
+@check("RC-LEN-008", "full lengths are the same as none", tolerance="exact", once=True)
 def full_lengths(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     want = {k: s.host(v) for k, v in case.results().items()}
@@ -258,7 +268,7 @@ def cells_step(s: Subject) -> None:
         s.compare(f"h at step {t}", h, want[t])
 
 
-@check("RC-CELL-002", "a cell's pullback is the network's over one step")
+@check("RC-CELL-002", "a cell's pullback is the network's over one step", once=True)
 def cells_pull_back(s: Subject) -> None:
     case = Case.make(s, steps=1)
     want = case.truth(d_h_n=None)
@@ -271,7 +281,10 @@ def cells_pull_back(s: Subject) -> None:
 
 
 @check(
-    "RC-CELL-003", "a sequence fed in pieces with the carried state gives the numbers of the whole", tolerance="states"
+    "RC-CELL-003",
+    "a sequence fed in pieces with the carried state gives the numbers of the whole",
+    tolerance="states",
+    once=True,
 )
 def pieces_of_a_sequence(s: Subject) -> None:
     case = Case.make(s, layers=2)
@@ -295,7 +308,9 @@ def clips_norms(s: Subject) -> None:
         s.compare(f"clipped at {scale:g}", s.host(clipped["a"]) / scale, np.asarray([0.6, 0.0]), tolerance="gradients")
 
 
-@check("RC-OPT-002", "three steps of Adam and of SGD with momentum follow their formulas", needs=("registered",))
+@check(
+    "RC-OPT-002", "three steps of Adam and of SGD with momentum follow their formulas", needs=("registered",), once=True
+)
 def optimisers_step(s: Subject) -> None:
     start, g = s.draw(3, 4), s.draw(3, 4)
     adam, sgd = optim.Adam(0.25), optim.SGD(0.25, momentum=0.5)

@@ -23,7 +23,7 @@ def _compare_all(s: Subject, got: Mapping[str, Host], want: Mapping[str, Host]) 
         s.compare(name, got[name], value, tolerance=tolerance)
 
 
-@check("RC-META-001", "rows of the batch in another order: results in that order, the same weight gradients")
+@check("RC-META-001", "rows of the batch in another order: results in that order, the same weight gradients", once=True)
 def batch_permutation(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     want, order = _host(s, case.results()), [2, 0, 1]
@@ -33,7 +33,7 @@ def batch_permutation(s: Subject) -> None:
     _compare_all(s, _host(s, case.results()), {k: v if k.startswith(weights) else v[:, order] for k, v in want.items()})
 
 
-@check("RC-META-002", "a batch in two parts: results side by side, weight gradients that add up")
+@check("RC-META-002", "a batch in two parts: results side by side, weight gradients that add up", once=True)
 def batch_split(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     want, parts = _host(s, case.results()), []
@@ -50,7 +50,9 @@ def batch_split(s: Subject) -> None:
     _compare_all(s, joined, want)
 
 
-@check("RC-META-003", "time in two parts with the state carried: the results of the whole", tolerance="states")
+@check(
+    "RC-META-003", "time in two parts with the state carried: the results of the whole", tolerance="states", once=True
+)
 def time_split(s: Subject) -> None:
     case = Case.make(s, layers=2)
     model, h0 = case.model(), case.give_state(case.h0)
@@ -62,7 +64,7 @@ def time_split(s: Subject) -> None:
         s.compare(f"h_n cut at {cut}", state, s.host(last))
 
 
-@check("RC-META-004", "hidden units in another order (P W_hh P^T): states and gradients in that order")
+@check("RC-META-004", "hidden units in another order (P W_hh P^T): states and gradients in that order", once=True)
 def hidden_permutation(s: Subject) -> None:
     case = Case.make(s)
     want, order = _host(s, case.results()), [3, 0, 4, 1, 2]
@@ -81,7 +83,12 @@ def hidden_permutation(s: Subject) -> None:
     _compare_all(s, _host(s, case.results()), moved)
 
 
-@check("RC-META-005", "a stack of two layers is two networks, one fed with the other's output", tolerance="states")
+@check(
+    "RC-META-005",
+    "a stack of two layers is two networks, one fed with the other's output",
+    tolerance="states",
+    once=True,
+)
 def layer_split(s: Subject) -> None:
     case = Case.make(s, layers=2)
     whole, h_n = case.model()(case.give(case.x), case.give_state(case.h0))
@@ -95,7 +102,7 @@ def layer_split(s: Subject) -> None:
     s.compare("h_n", np.concatenate([s.host(first), s.host(second)]), s.host(h_n))
 
 
-@check("RC-META-006", "more padding changes nothing: neither results nor gradients")
+@check("RC-META-006", "more padding changes nothing: neither results nor gradients", once=True)
 def padding_invariance(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=(4, 1, 6))
     want = _host(s, case.results())
@@ -109,7 +116,7 @@ def padding_invariance(s: Subject) -> None:
     _compare_all(s, got, want)
 
 
-@check("RC-META-007", "time reversed and directions exchanged: the same network seen from the other end")
+@check("RC-META-007", "time reversed and directions exchanged: the same network seen from the other end", once=True)
 def time_reversal(s: Subject) -> None:
     case = Case.make(s, bidirectional=True)
     want = _host(s, case.results())
@@ -132,7 +139,7 @@ def _halves_exchanged(a: Host) -> Host:
     return np.concatenate([a[..., WIDTH:], a[..., :WIDTH]], axis=-1)
 
 
-@check("RC-META-008", "without a recurrent weight every step stands alone", tolerance="states")
+@check("RC-META-008", "without a recurrent weight every step stands alone", tolerance="states", once=True)
 def no_recurrence(s: Subject) -> None:
     case = Case.make(s)
     case.params["weight_hh_l0"] = np.zeros((WIDTH, WIDTH))
@@ -142,7 +149,7 @@ def no_recurrence(s: Subject) -> None:
     s.compare("output of the steps in another order", got, want[order])
 
 
-@check("RC-META-009", "one step is a cell, forwards and in reverse", tolerance="states")
+@check("RC-META-009", "one step is a cell, forwards and in reverse", tolerance="states", once=True)
 def one_step(s: Subject) -> None:
     case = Case.make(s, steps=1, bidirectional=True)
     output, h_n = case.model()(case.give(case.x), case.give_state(case.h0))
@@ -152,7 +159,9 @@ def one_step(s: Subject) -> None:
     s.compare("h_n", s.host(h_n)[0], s.host(output)[0][:, :WIDTH])
 
 
-@check("RC-META-010", "tanh is odd: a network with everything negated gives the negative", tolerance="states")
+@check(
+    "RC-META-010", "tanh is odd: a network with everything negated gives the negative", tolerance="states", once=True
+)
 def odd_symmetry(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     want = s.host(case.model()(case.give(case.x), case.give_state(case.h0))[0])
@@ -162,7 +171,10 @@ def odd_symmetry(s: Subject) -> None:
 
 
 @check(
-    "RC-META-011", "relu scales: input, states and biases times 4 give results times 4, to the bit", tolerance="exact"
+    "RC-META-011",
+    "relu scales: input, states and biases times 4 give results times 4, to the bit",
+    tolerance="exact",
+    once=True,
 )
 def homogeneity(s: Subject) -> None:
     case = Case.make(s, layers=2, name="relu")
@@ -175,6 +187,7 @@ def homogeneity(s: Subject) -> None:
 @check(
     "RC-META-012",
     "input features in another order, with the columns of W_ih: nothing changes but their gradients' order",
+    once=True,
 )
 def input_permutation(s: Subject) -> None:
     case = Case.make(s, bidirectional=True)
@@ -185,7 +198,7 @@ def input_permutation(s: Subject) -> None:
     _compare_all(s, _host(s, case.results()), moved)
 
 
-@check("RC-META-013", "a bias moved from bias_ih to bias_hh changes nothing", tolerance="states")
+@check("RC-META-013", "a bias moved from bias_ih to bias_hh changes nothing", tolerance="states", once=True)
 def bias_split(s: Subject) -> None:
     case = Case.make(s, layers=2)
     want = s.host(case.model()(case.give(case.x))[0])
@@ -199,6 +212,7 @@ def bias_split(s: Subject) -> None:
     "RC-META-014",
     "the identity network is linear: the response to a sum is the sum of responses",
     tolerance="gradients",
+    once=True,
 )
 def superposition(s: Subject) -> None:
     case = Case.make(s, layers=2, name="identity", bias=False)
@@ -211,6 +225,7 @@ def superposition(s: Subject) -> None:
     "RC-META-015",
     "two networks side by side in one (block-diagonal) weights do not hear each other",
     tolerance="states",
+    once=True,
 )
 def block_diagonal(s: Subject) -> None:
     a, b = Case.make(s), Case.make(s)
@@ -224,7 +239,7 @@ def block_diagonal(s: Subject) -> None:
     s.compare("the second network", output[..., WIDTH:], s.host(b.model()(both.give(both.x))[0]))
 
 
-@check("RC-META-016", "the pullback is linear in its cotangents", tolerance="gradients")
+@check("RC-META-016", "the pullback is linear in its cotangents", tolerance="gradients", once=True)
 def linear_pullback(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     pullback, other = case.model().vjp(case.give(case.x), case.give_state(case.h0))[2], s.draw(*case.d_output.shape)
@@ -235,7 +250,7 @@ def linear_pullback(s: Subject) -> None:
         s.compare(f"dL/d{key}", both.params[key], 2 * s.host(one.params[key]) - s.host(two.params[key]))
 
 
-@check("RC-META-017", "a cotangent at one step reaches no later step", tolerance="exact")
+@check("RC-META-017", "a cotangent at one step reaches no later step", tolerance="exact", once=True)
 def gradients_are_causal(s: Subject) -> None:
     case = Case.make(s, layers=2)
     case.d_output[:] = 0.0

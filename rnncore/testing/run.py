@@ -83,7 +83,8 @@ class Session:
         return [n for n in check.needs if n not in self.capabilities]
 
     def _dtypes(self, check: Check) -> list[str]:
-        return [n for n in check.dtypes if n in self.dtypes]
+        there = [n for n in check.dtypes if n in self.dtypes]
+        return there[:1] if check.once else there
 
     def _ask(self, what: str, question: Callable[[], T]) -> T:
         return ask_plugin(f"backend {self.backend.name!r}: its {what} failed", question)
