@@ -20,6 +20,7 @@ from rnncore.diagnostics.clip import GradientNorms, NormSummary
 from rnncore.diagnostics.decomposition import Decomposition, decompose
 from rnncore.diagnostics.diagnose import diagnose
 from rnncore.diagnostics.flow import Flow, flow
+from rnncore.diagnostics.foreign import as_rnn
 from rnncore.diagnostics.gradcheck import Gradcheck, gradcheck
 from rnncore.diagnostics.horizon import Horizon, horizon
 from rnncore.diagnostics.initial import Initial, critical_gain, initial
@@ -55,6 +56,7 @@ __all__ = [
     "SpanBounds",
     "Verdict",
     "WeightGradient",
+    "as_rnn",
     "bounds",
     "chain",
     "chain_of_record",

@@ -15,6 +15,7 @@ from rnncore.backend import Array
 from rnncore.diagnostics.bounds import bounds
 from rnncore.diagnostics.decomposition import decompose
 from rnncore.diagnostics.flow import flow
+from rnncore.diagnostics.foreign import as_rnn, detached
 from rnncore.diagnostics.gradcheck import gradcheck
 from rnncore.diagnostics.horizon import horizon
 from rnncore.diagnostics.initial import initial
@@ -31,7 +32,7 @@ from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameErr
 from rnncore.model import RNN
 from rnncore.spec import positive_int
 
-__all__ = ["diagnose"]
+__all__ = ["Level", "check_level", "diagnose"]
 
 Level: TypeAlias = Literal["cheap", "standard", "deep"]
 Cotangents: TypeAlias = "tuple[Array | None, Any] | Callable[[Array, Any], tuple[Array | None, Any]] | None"
@@ -55,7 +56,7 @@ PROBES = (
 
 
 def diagnose(
-    rnn: RNN,
+    rnn: RNN | Any,
     x: Array,
     cotangent: Cotangents = None,
     *,
@@ -70,8 +71,8 @@ def diagnose(
 
     Parameters
     ----------
-    rnn : RNN
-        Of any backend.
+    rnn : RNN, torch.nn.RNN or torch.nn.RNNCell
+        Of any backend. See :func:`rnncore.diagnostics.as_rnn` for what becomes of PyTorch's own modules.
     x, h0, lengths
         As for a call of the network.
     cotangent : (d_output, d_h_n), or a function of (output, h_n) that returns them, optional
@@ -108,17 +109,24 @@ def diagnose(
     >>> repaired = rnncore.RNN(3, 32, nonlinearity="identity", init=rnncore.init.orthogonal(1.0), rng=0)
     >>> diagnose(repaired, x).assert_healthy(min_horizon=200)
     """
-    if level not in get_args(Level):
-        close = get_close_matches(str(level), get_args(Level), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UnknownNameError(f"level: expected one of {', '.join(get_args(Level))}, got {level!r}{hint}")
+    check_level(level)
     if dependency_length is not None:
         dependency_length = positive_int("dependency_length", dependency_length)
+    rnn, x, h0 = as_rnn(rnn), detached(x), detached(h0)
+    cotangent = cotangent if callable(cotangent) else detached(cotangent)
     _check_budget(rnn, x, max_bytes)
     with np.errstate(all="ignore"):  # what is not finite is what this is about
         seen = record(rnn, x, h0, lengths)
         d_output, d_last = _cotangents(rnn, seen, cotangent, x, h0, lengths)
         return _report(rnn, seen, d_output, d_last, dependency_length, level, rng, (x, h0, lengths))
+
+
+def check_level(level: Any) -> None:
+    """One of the three, or an error with the closest."""
+    if level not in get_args(Level):
+        close = get_close_matches(str(level), get_args(Level), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UnknownNameError(f"level: expected one of {', '.join(get_args(Level))}, got {level!r}{hint}")
 
 
 def _report(
@@ -159,7 +167,23 @@ def _report(
     subject = Subject(
         repr(rnn), rnn.backend, seen.engine.dtype_name, seen.steps, seen.batch, seen.lengths, level, wanted
     )
-    return Report(subject=subject, verdict=verdict, nonfinite=fault, left_out=left_out, **found)
+    return Report(
+        subject=subject,
+        verdict=verdict,
+        nonfinite=fault,
+        left_out=left_out,
+        eigenvalues=tuple(np.stack([_eigenvalues(seen.host(w.weight_hh)) for w in row]) for row in seen.weights),
+        **found,
+    )
+
+
+def _eigenvalues(w: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Real and imaginary parts, (H, 2), the largest in magnitude first."""
+    if not np.isfinite(w).all():
+        return np.full((len(w), 2), np.nan)
+    found = np.linalg.eigvals(w)
+    found = found[np.lexsort((found.imag, -np.abs(found).round(12)))]
+    return np.stack([found.real, found.imag], axis=1)
 
 
 def _costly(

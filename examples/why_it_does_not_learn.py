@@ -1,0 +1,237 @@
+"""Two networks that do not learn handwritten digits: what `diagnose` says of each, and what its own remedies change.
+
+Each of scikit-learn's 1,797 digits is a sequence of 64 pixels, one a step; a softmax of the last state says which digit it
+was. `diagnose` sees the first batch before training. The remedies are read from its report: no number of them stands here.
+Run it with ``python examples/why_it_does_not_learn.py``; it needs ``rnncore[demo]`` and a few seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import rnncore
+from rnncore import init
+from rnncore.diagnostics import GradientNorms, Remedy, Report, diagnose
+from rnncore.optim import SGD, Adam, clip_grad_norm
+
+HIDDEN, CLASSES, BATCH, EPOCHS = 64, 10, 32, 15
+Host = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A network and how it is trained; what the remedies change is all in here."""
+
+    name: str
+    what: str
+    nonlinearity: str
+    optimiser: Callable[[], SGD | Adam]
+    init: Mapping[str, Any] = field(default_factory=dict)
+    max_norm: float = math.inf
+    clip_at_quantile: bool = False
+
+
+SETUPS = (
+    Setup("vanishing", "tanh, weights as torch draws them", "tanh", lambda: SGD(0.04), max_norm=1.0),
+    Setup(
+        "exploding",
+        "relu, W_hh = 1.5 I",
+        "relu",
+        lambda: Adam(1e-3),
+        {
+            "weight_ih": init.gaussian(1.0),
+            "weight_hh": init.identity(1.5),
+            "bias_ih": init.constant(0.01),
+            "bias_hh": init.constant(0.0),
+        },
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Pixels (N, 64) in [0, 1] and labels (N,)."""
+
+    train_x: Host
+    train_y: Host
+    test_x: Host
+    test_y: Host
+
+
+@dataclass(frozen=True)
+class Story:
+    """One network before its remedies and after: the reports are of the first batch, before any training."""
+
+    setup: Setup
+    repaired: Setup
+    before: Report
+    after: Report
+    accuracy: float
+    repaired_accuracy: float
+
+
+def digits(limit: int | None = None) -> Data:
+    """Every digit in the same share of training and held-out data."""
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+
+    pixels, labels = load_digits(return_X_y=True)
+    parts = train_test_split(
+        pixels[:limit] / 16, labels[:limit], test_size=0.25, stratify=labels[:limit], random_state=0
+    )
+    return Data(parts[0], parts[2], parts[1], parts[3])
+
+
+def sequences(pixels: Host) -> Host:
+    """(N, 64) to (64, N, 1): one pixel a step."""
+    return pixels.T[:, :, None].astype(np.float32)
+
+
+class Classifier:
+    """An RNN with a softmax of its last state."""
+
+    def __init__(self, setup: Setup, rng: np.random.Generator):
+        self.rnn = rnncore.RNN(
+            1, HIDDEN, nonlinearity=setup.nonlinearity, init=setup.init, rng=rng, backend="numpy", dtype="float32"
+        )
+        weight = rng.standard_normal((CLASSES, HIDDEN)) / math.sqrt(HIDDEN)
+        self.readout = {"out_weight": weight.astype(np.float32), "out_bias": np.zeros(CLASSES, np.float32)}
+
+    def logits(self, h: Host) -> Host:
+        """(N, 10) of the last state (N, 64)."""
+        return h @ self.readout["out_weight"].T + self.readout["out_bias"]
+
+    def d_logits(self, h: Host, labels: Host) -> tuple[float, Host]:
+        """The mean cross-entropy, and its gradient."""
+        logits = self.logits(h)
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        target = np.eye(CLASSES, dtype=np.float32)[labels]
+        return -float((log_p * target).sum()) / len(labels), (np.exp(log_p) - target) / np.float32(len(labels))
+
+    def gradients(self, pixels: Host, labels: Host) -> tuple[float, dict[str, Host]]:
+        """The loss of a batch, and the gradients of all parameters."""
+        _, h_n, pullback = self.rnn.vjp(sequences(pixels))
+        loss, d_logits = self.d_logits(h_n[0], labels)
+        grads = pullback(d_h_n=(d_logits @ self.readout["out_weight"])[None])
+        of_readout = {"out_weight": d_logits.T @ h_n[0], "out_bias": d_logits.sum(axis=0)}
+        return loss, {**grads.params, **of_readout}
+
+    def diagnose(self, pixels: Host, labels: Host) -> Report:
+        """What the library says of the network on this batch and with this loss."""
+
+        def cotangent(output: Host, h_n: Host) -> tuple[None, Host]:
+            return None, (self.d_logits(h_n[0], labels)[1] @ self.readout["out_weight"])[None]
+
+        return diagnose(self.rnn, sequences(pixels), cotangent)
+
+    def accuracy(self, pixels: Host, labels: Host) -> float:
+        """The share that is named right."""
+        _, h_n = self.rnn(sequences(pixels))
+        return float((self.logits(h_n[0]).argmax(axis=1) == labels).mean())
+
+
+def apply(setup: Setup, remedy: Remedy) -> Setup:
+    """The setup with what the remedy says changed, by the number that it gives: in this setting only these can come."""
+    if remedy.parameter == "weight_hh gain" and remedy.value is not None:
+        return replace(setup, init={**setup.init, "weight_hh": init.orthogonal(remedy.value)})
+    if remedy.parameter == "clip_grad_norm":
+        return replace(setup, clip_at_quantile=True)
+    raise ValueError(f"no way to apply {remedy}")
+
+
+def train(setup: Setup, data: Data, epochs: int, seed: int = 0) -> tuple[float, Report]:
+    """The held-out accuracy after training, and the report on the first batch before it."""
+    rng = np.random.default_rng(seed)
+    model = Classifier(setup, rng)
+    batches = np.array_split(rng.permutation(len(data.train_y)), -(-len(data.train_y) // BATCH))
+    report = model.diagnose(data.train_x[batches[0]], data.train_y[batches[0]])
+    max_norm = setup.max_norm
+    if setup.clip_at_quantile:  # one pass without a step: the norms that this network has
+        norms = GradientNorms()
+        for rows in batches:
+            norms.add(model.gradients(data.train_x[rows], data.train_y[rows])[1])
+        max_norm = norms.summary().recommended[1]
+    optimiser = setup.optimiser()
+    first = optimiser.lr
+    for epoch in range(epochs):
+        optimiser.lr = first * (1 - epoch / epochs)
+        for k in rng.permutation(len(batches)):
+            rows = batches[k]
+            loss, grads = model.gradients(data.train_x[rows], data.train_y[rows])
+            if not math.isfinite(loss):
+                return math.nan, report
+            grads, _ = clip_grad_norm(grads, max_norm)
+            stepped = optimiser.step({**model.rnn.params, **model.readout}, grads)
+            model.readout = {name: stepped.pop(name) for name in model.readout}
+            model.rnn.set_params(stepped)
+    return model.accuracy(data.test_x, data.test_y), report
+
+
+def tell(setup: Setup, data: Data, epochs: int, seed: int = 0) -> Story:
+    """Train as it is; apply every remedy of the report; train that from the same seed."""
+    accuracy, before = train(setup, data, epochs, seed)
+    repaired = setup
+    for remedy in before.verdict.remedies:
+        repaired = apply(repaired, remedy)
+    repaired_accuracy, after = train(repaired, data, epochs, seed)
+    return Story(setup, repaired, before, after, accuracy, repaired_accuracy)
+
+
+def draw(story: Story, path: Path) -> None:
+    """ln ||dL/dh_t|| at every step before training, the median and the middle half of the rows, before and after."""
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    both = (
+        (story.before, "C3", f"{story.setup.what}: {story.accuracy:.0%} right"),
+        (story.after, "C0", f"with the remedies: {story.repaired_accuracy:.0%} right"),
+    )
+    for report, colour, label in both:
+        assert report.flow is not None
+        low, middle, high = report.flow.quantiles(0, (0.25, 0.5, 0.75))[:, 0]
+        steps = np.arange(len(middle))
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(steps, middle, color=colour, label=label)
+    axes.set_xlabel("step t (one pixel each; the loss is at the last)")
+    axes.set_ylabel(r"$\ln\ \|\partial L / \partial h_t\|$, before training")
+    axes.set_title(f"verdict: {story.before.verdict.label}, then {story.after.verdict.label}")
+    axes.set_xlim(0, len(middle) - 1)
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments: list[str] | None = None) -> list[Story]:
+    """Tell both stories, print them, and write the pictures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--digits", type=int, help="only so many of the 1,797")
+    parser.add_argument("--images", type=Path, help="a folder for the pictures")
+    options = parser.parse_args(arguments)
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    data, stories = digits(options.digits), []
+    # One thread: the products are small, and the numbers are then the same in every run.
+    with threadpool_limits(1), np.errstate(over="ignore", invalid="ignore"):
+        for setup in SETUPS:
+            story = tell(setup, data, options.epochs)
+            stories.append(story)
+            print(f"--- {setup.what}\n{story.before}")
+            print(f"held-out accuracy after {options.epochs} epochs: {story.accuracy:.2f}")
+            print(f"with the remedies, {story.after.verdict.label}: {story.repaired_accuracy:.2f}\n")
+            if options.images is not None:
+                options.images.mkdir(parents=True, exist_ok=True)
+                draw(story, options.images / f"why-{setup.name}.png")
+    return stories
+
+
+if __name__ == "__main__":
+    main()
