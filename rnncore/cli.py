@@ -169,7 +169,6 @@ def _app() -> typer.Typer:
             None, min=1, help="Steps that the task has to reach over; by default all."
         ),
         cotangent: str = typer.Option(None, metavar="FILE.npy", help="dL/d output; by default one on the last output."),
-        as_html: str = typer.Option(None, "--html", metavar="FILE", help="Also write the report as one HTML page."),
         as_json: str = typer.Option(
             None, "--json", metavar="FILE", help="Also write the report as JSON; - for stdout."
         ),
@@ -187,9 +186,9 @@ def _app() -> typer.Typer:
                 lengths=lengths,
                 dependency_length=dependency_length,
                 cotangent=cotangent,
-                outputs={"--json": as_json, "--html": as_html},
+                outputs={"--json": as_json},
             )
-            command.write(report, json=as_json, html=as_html)
+            command.write(report, json=as_json)
         except (RnncoreError, OSError) as error:
             _fail(str(error), USAGE)
         except MemoryError as error:

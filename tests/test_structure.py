@@ -50,10 +50,11 @@ ORDER = (
     "demo_report",
     "demo_plot",
     "conform",
+    "diagnose_command",
     "cli",
 )
 # These stand above the public names: they are users of the library.
-USERS = ("conform", "demo", "demo_report", "demo_plot", "cli", "flow")
+USERS = ("conform", "diagnose_command", "demo", "demo_report", "demo_plot", "cli", "flow")
 ARRAY_LIBRARIES = {
     "torch",
     "cupy",
@@ -82,6 +83,7 @@ NUMPY_ALLOWED = {
     "flow",
     "testing",
     "diagnostics",
+    "diagnose_command",
     "demo",
     "demo_report",
 }

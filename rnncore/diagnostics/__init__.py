@@ -26,6 +26,8 @@ from rnncore.diagnostics.horizon import Horizon, horizon
 from rnncore.diagnostics.initial import Initial, critical_gain, initial
 from rnncore.diagnostics.jacobian import Jacobian, jacobian
 from rnncore.diagnostics.lyapunov import Lyapunov, lyapunov
+from rnncore.diagnostics.monitor import Monitor, VerdictChange
+from rnncore.diagnostics.monitor_log import Entry, NormQuantiles, read_log
 from rnncore.diagnostics.nonfinite import NonFinite, nonfinite
 from rnncore.diagnostics.product import Product, product
 from rnncore.diagnostics.record import Record, record
@@ -38,6 +40,7 @@ __all__ = [
     "Bounds",
     "Chain",
     "Decomposition",
+    "Entry",
     "Evidence",
     "Flow",
     "Gradcheck",
@@ -46,7 +49,9 @@ __all__ = [
     "Initial",
     "Jacobian",
     "Lyapunov",
+    "Monitor",
     "NonFinite",
+    "NormQuantiles",
     "NormSummary",
     "Product",
     "Record",
@@ -55,6 +60,7 @@ __all__ = [
     "Saturation",
     "SpanBounds",
     "Verdict",
+    "VerdictChange",
     "WeightGradient",
     "as_rnn",
     "bounds",
@@ -71,6 +77,7 @@ __all__ = [
     "lyapunov",
     "nonfinite",
     "product",
+    "read_log",
     "record",
     "saturation",
     "span_bounds",

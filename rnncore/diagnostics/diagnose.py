@@ -81,9 +81,10 @@ def diagnose(
     dependency_length : int, optional
         Over how many steps the task has to carry something; by default the whole run.
     level : {"cheap", "standard", "deep"}
-        "cheap" costs at most about one extra backward pass: flow, horizon, saturation, bounds, decomposition, initial,
-        weight_gradient, nonfinite. "standard" adds the Jacobian of every step and the largest singular value of their
-        product; "deep" more singular values, the Lyapunov spectrum and a check of the gradients.
+        "cheap" runs what costs a few products of the run's own arrays, some ten backward passes in all: flow, horizon,
+        saturation, bounds, decomposition, initial, weight_gradient, nonfinite. "standard" adds the Jacobian of every
+        step and the largest singular value of their product; "deep" more singular values, the Lyapunov spectrum and a
+        check of the gradients.
     rng : int
         Seed of every random start.
     max_bytes : int, optional

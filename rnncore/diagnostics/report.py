@@ -26,6 +26,9 @@ from rnncore.diagnostics.weight_gradient import WeightGradient
 from rnncore.errors import ArgumentValueError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
     from rich.console import Console
 
 __all__ = ["SCHEMA_VERSION", "Report", "Subject"]
@@ -62,6 +65,8 @@ class Report:
         None also where everything was finite: then it is not in `left_out`.
     left_out : mapping of str to str
         The reason, by probe.
+    eigenvalues : tuple of array (D, H, 2)
+        Of W_hh, for each layer: real and imaginary parts, on the host; NaN where the weights are not finite.
     """
 
     subject: Subject
@@ -79,6 +84,7 @@ class Report:
     gradcheck: Gradcheck | None
     nonfinite: NonFinite | None
     left_out: Mapping[str, str]
+    eigenvalues: tuple[np.ndarray[Any, Any], ...] = ()
 
     def __str__(self) -> str:
         s = self.subject
@@ -99,6 +105,12 @@ class Report:
         style = "bold green" if self.verdict.label == "healthy" else "bold red"
         for number, line in enumerate(str(self).splitlines()):
             console.print(Text(line, style=style if number == 0 else ""), soft_wrap=True)
+
+    def plot(self, kind: str, path: str | Path | None = None) -> Figure:
+        """One picture; see :func:`rnncore.diagnostics.plots.plot`. Needs matplotlib."""
+        from rnncore.diagnostics.plots import plot
+
+        return plot(self, kind, path)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data with a schema version: arrays as nested lists, numbers that JSON lacks as "nan", "inf" and "-inf"."""

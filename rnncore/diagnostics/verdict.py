@@ -306,7 +306,7 @@ def _wake_up(record: Record) -> tuple[Remedy, ...]:
     name = record.nonlinearity.name
     return (
         Remedy(
-            "raise the biases, or start from the identity: init.irnn() with relu",
+            "raise the biases, or start weight_hh from the identity (init.identity()) with biases of 0",
             "a unit that is never active has no gradient and stays as it is",
             "bias",
         ),
