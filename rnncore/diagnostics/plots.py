@@ -452,7 +452,8 @@ def _exponents(report: Report, axes: Axes, lanes: Sequence[tuple[int, int]], zer
         style: Any = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 5}
         at = np.arange(len(found.exponents)) + 1 + _offset(i, len(lanes))
         finite = np.isfinite(found.exponents)
-        bars = np.nan_to_num(np.abs(found.interval - found.exponents), nan=0.0, posinf=0.0)
+        with np.errstate(invalid="ignore"):  # -inf less -inf: a direction that dies has no interval
+            bars = np.nan_to_num(np.abs(found.interval - found.exponents), nan=0.0, posinf=0.0)
         shown = np.where(finite, found.exponents, np.nan)
         axes.errorbar(at, shown, bars, label=_name(report, k, d), linestyle="none", capsize=2, elinewidth=1, **style)
         if (gone := np.isneginf(found.exponents)).any():
