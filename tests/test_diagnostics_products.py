@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import mpmath
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 
 import rnncore
 from rnncore import diagnostics
-from rnncore.diagnostics import horizon as horizon_file
 from rnncore.diagnostics.horizon import horizon, theil_sen
 from rnncore.diagnostics.lyapunov import exponents, kaplan_yorke, lyapunov
 from rnncore.diagnostics.product import Chain, _Triangle, advance, orthonormal, product, singular_values, start_frame
 from rnncore.errors import ArgumentTypeError, ArgumentValueError
+
+# In the package, a function stands under the name of its file.
+FILES = {name: sys.modules[f"rnncore.diagnostics.{name}"] for name in ("horizon", "product")}
 
 FLOAT64 = ("numpy", "torch", "strict")
 LONG = 10_000
@@ -237,7 +240,7 @@ def test_orthonormal_without_the_extension(backend):
 
 def test_products_without_the_extension_are_the_same(monkeypatch):
     record, w = driven(h=6, steps=100, batch=1)
-    import rnncore.diagnostics.product as file
+    file = FILES["product"]
 
     real = file.orthonormal
     monkeypatch.setattr(file, "orthonormal", lambda v, *, xp, engine: real(v, xp=xp, engine=engine, extension=False))
@@ -551,9 +554,9 @@ def test_both_ways_say_the_same_of_a_loss_of_the_last_state(direction, lengths):
     last = np.random.default_rng(0).standard_normal((2, 5))
     flow, deltas = diagnostics.flow(record, None, [[last, last]])
     found = horizon(record, flow, deltas, direction=direction)
-    source = horizon_file._source_log(record, flow, 0, direction)
-    assert horizon_file._only_last(record, source, direction)
-    gain, bias, _ = horizon_file._by_lag(record, deltas[0][direction], source, 0, direction, 30)
+    source = FILES["horizon"]._source_log(record, flow, 0, direction)
+    assert FILES["horizon"]._only_last(record, source, direction)
+    gain, bias, _ = FILES["horizon"]._by_lag(record, deltas[0][direction], source, 0, direction, 30)
     np.testing.assert_allclose(bias, found.bias[: len(bias)], atol=1e-13)
     # What reaches h_0 is a lag of its own only where it is known apart.
     own = np.arange(len(gain))[:, None] < np.asarray(record.lengths)[None, :]
