@@ -176,8 +176,8 @@ def _tables(report: Report) -> str:
         columns["passed"] = [("yes, at a kink" if c.kink else "yes") if c.passed else "NO" for c in rows.values()]
         out.append(_table(f"Gradients checked by {check.method}", list(rows), columns))
     if (bad := report.nonfinite) is not None:
-        fields = ("phase", "cause", "quantity", "where", "layer", "direction", "step", "row", "unit", "value", "growth")
-        shown = {n: getattr(bad, n) for n in (*fields, "log_value")}
+        asked = ("phase", "cause", "quantity", "where", "layer", "direction", "step", "row", "unit", "value", "growth")
+        shown: dict[str, Any] = {n: getattr(bad, n) for n in (*asked, "log_value")}
         shown |= {f"smallest and largest finite {n}": f"{_number(a)}, {_number(b)}" for n, (a, b) in bad.ranges.items()}
         out.append(_table("The first number that is not finite", list(shown), {"": list(shown.values())}))
     return "\n".join(out)

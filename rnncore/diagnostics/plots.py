@@ -36,6 +36,8 @@ SPECIAL = {
 }
 ABSENT = ("#b4b4b4", "no such step")
 MAP = "cividis"
+# On the map itself; not black and white, which a page may exchange.
+DARK, LIGHT = "#010101", "#fefefe"
 WIDTH = 8.0
 # A heat map of more columns, and a curve of more points, shows medians, or means, of equal pieces of time.
 COLUMNS = 1000
@@ -43,6 +45,8 @@ POINTS = 400
 ALL_POINTS = 6000
 # Of a gain no more decades are shown: a float64 has gone to 0, or overflowed, long before.
 DECADES = 40.0
+# An eigenvalue is outside the unit circle from so many eps of the dtype on.
+ROUNDING = 32
 LN10 = math.log(10)
 
 
@@ -126,7 +130,6 @@ def _flow(report: Report, figure: Figure, width: float) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.collections import LineCollection
     from matplotlib.colors import Normalize, to_rgba
-    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     assert report.flow is not None
@@ -153,7 +156,7 @@ def _flow(report: Report, figure: Figure, width: float) -> None:
         colours[gone] = to_rgba(ABSENT[0])
         legend.append(Patch(facecolor=ABSENT[0], label=ABSENT[1]))
 
-    figure.set_size_inches(width, 1.9 + 0.34 * len(lanes))
+    figure.set_size_inches(width, max(3.0, 1.9 + 0.34 * len(lanes)))
     axes = figure.subplots()
     n = table.shape[1]
     axes.imshow(colours, aspect="auto", interpolation="nearest", extent=(0, n, len(lanes) - 0.5, -0.5))
@@ -161,11 +164,10 @@ def _flow(report: Report, figure: Figure, width: float) -> None:
     lost = [_below(row, math.log10(eps)) for row in table]
     if any(r.any() for r in lost):
         boxes = [box for lane, row in enumerate(lost) for box in _outlines(row, lane)]
-        axes.add_collection(LineCollection(boxes, colors="#fdfdfd", linewidths=2.6))
-        axes.add_collection(LineCollection(boxes, colors=RED, linewidths=1.2))
-        # The legend's line has the colour of the contour's core: its light rim is for dark parts of the map.
+        axes.add_collection(LineCollection(boxes, colors=LIGHT, linewidths=3.0))
+        axes.add_collection(LineCollection(boxes, colors=DARK, linewidths=1.2))
         label = f"below eps = {eps:.1e} of its row's largest"
-        legend.append(Line2D([], [], color=RED, linewidth=1.6, label=label))
+        legend.append(Patch(facecolor=LIGHT, edgecolor=DARK, linewidth=1.2, label=label))
     _time_axis(axes, edges, n)
     axes.set_yticks(range(len(lanes)), [_name(report, k, d) for k, d in lanes])
     axes.set_xlabel(_time_label(steps, n))
@@ -219,7 +221,8 @@ def _below(row: Host, log_eps: float) -> Host:
     finite = row[np.isfinite(row)]
     if not len(finite):
         return np.zeros(len(row), dtype=bool)
-    below: Host = (row < finite.max() + log_eps) & ~np.isnan(row)
+    # What is exactly 0 has a colour that says so.
+    below: Host = np.isfinite(row) & (row < finite.max() + log_eps)
     return below
 
 
@@ -288,7 +291,8 @@ def _horizon(report: Report, figure: Figure, width: float) -> None:
         axes.set_ylim(low, high)
         axes.set_xlim(0, max(reach, 1))
     _close(figure, panels, "steps before the loss (lag n)", r"$\log_{10}$ of the gain", width)
-    note = f"; past lag {reach} it is outside 1e±{DECADES:.0f}" if cut else ""
+    zero = all(np.isneginf(m[reach + 1 :]).all() for m in median_of.values())
+    note = f"; {'0' if zero else f'outside 1e±{DECADES:.0f}'} past lag {reach}" if cut else ""
     figure.suptitle(f"What is left of the gradient, by lag{note}", fontsize=10)
 
 
@@ -340,7 +344,7 @@ def _decomposition(report: Report, figure: Figure, width: float) -> None:
     steps = report.subject.steps
     n = min(steps, points)
     edges = np.linspace(0, steps, n + 1).round().astype(int)
-    largest = 0.0
+    top = bottom = 0.0
     for (k, d), axes in panels.items():
         found = report.decomposition
         gain = found.gain[k][d]
@@ -360,10 +364,11 @@ def _decomposition(report: Report, figure: Figure, width: float) -> None:
         _band(axes, edges, zero, SPECIAL["zero"][0], "all of a row's gradient lost: -inf")
         _band(axes, edges, silent, ABSENT[0], "no gradient here, or no such step (NaN)")
         if n:
-            largest = max(largest, float(up.max()), float(-down.min()))
+            top, bottom = max(top, float(up.max())), min(bottom, float(down.min()))
         axes.set_xlim(0, max(steps, 1))
+    room = 0.1 * (top - bottom) + 0.02
     for axes in panels.values():
-        axes.set_ylim(-1.12 * largest - 0.05, 1.12 * largest + 0.05)
+        axes.set_ylim(bottom - room, top + room)
     note = "" if n == steps else f" (means of about {steps / max(n, 1):.0f})"
     _close(figure, panels, f"step t{note}", "nats per step", width)
     figure.suptitle(f"What stretches the gradient at every step{_rows(report, 'mean')}", fontsize=10)
@@ -428,6 +433,8 @@ def _spectrum(report: Report, figure: Figure, width: float) -> None:
         axes.set_xlim(0.4, count + 0.6)
         axes.set_xticks(range(1, count + 1))
         axes.margins(y=0.12)
+        if not any(np.isfinite(c.lines[0].get_ydata()).any() for c in axes.containers):
+            axes.set_ylim(-1, 1)
     handles, labels = left.get_legend_handles_labels()
     more = right.get_legend_handles_labels()
     for handle, label in zip(*more, strict=True):
@@ -493,7 +500,7 @@ def _eigenvalues(report: Report, figure: Figure, width: float) -> None:
         columns = 2
     rows = math.ceil(len(lanes) / columns)
     size = min(width / columns, 3.4)
-    figure.set_size_inches(width, size * rows + 0.7)
+    figure.set_size_inches(width if columns > 1 else min(width, 4.6), size * rows + 0.7)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     turn = np.exp(2j * np.pi * np.linspace(0, 1, 181))
     for axes, (k, d) in zip(grid, lanes, strict=False):
@@ -503,7 +510,7 @@ def _eigenvalues(report: Report, figure: Figure, width: float) -> None:
         axes.plot(turn.real, turn.imag, color=GREY, linewidth=1.2, label="unit circle")
         axes.axhline(0, color=GREY, linewidth=0.5)
         axes.axvline(0, color=GREY, linewidth=0.5)
-        outside = np.hypot(re, im) > 1
+        outside = np.hypot(re, im) > 1 + ROUNDING * EPS[report.subject.dtype]
         for some, colour, marker, label in (
             (~outside, BLUE, "o", "inside or on it"),
             (outside, RED, "^", "outside it"),
@@ -517,12 +524,12 @@ def _eigenvalues(report: Report, figure: Figure, width: float) -> None:
         axes.set_ylim(-limit, limit)
         axes.set_aspect("equal")
         axes.locator_params(nbins=5)
+        axes.set_xlabel("real part", fontsize=9)
+        axes.set_ylabel("imaginary part", fontsize=9)
         text = "" if math.isnan(radius) else f"\nspectral radius {radius:.3g}"
         axes.set_title(_name(report, k, d) + text, fontsize=9)
     for axes in grid[len(lanes) :]:
         axes.set_visible(False)
-    figure.supxlabel("real part", fontsize=10)
-    figure.supylabel("imaginary part", fontsize=10)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
 
@@ -546,7 +553,7 @@ def _saturation(report: Report, figure: Figure, width: float) -> None:
     left.imshow(colours, aspect="auto", interpolation="nearest")
     for (i, j), share in np.ndenumerate(table):
         text = "no bounds\n(NaN)" if math.isnan(share) else _share(float(share))
-        ink = "#010101" if math.isnan(share) or share > 0.5 else "#fefefe"
+        ink = DARK if math.isnan(share) or share > 0.5 else LIGHT
         left.text(j, i, text, ha="center", va="center", color=ink, fontsize=9 if not math.isnan(share) else 7)
     left.set_xticks(range(3), ["states near\ntheir ends", "dead\nunits", "slopes that\nround to 0"], fontsize=8)
     left.set_yticks(range(len(lanes)), [_name(report, k, d) for k, d in lanes])
@@ -566,7 +573,7 @@ def _saturation(report: Report, figure: Figure, width: float) -> None:
             right.plot(v, i, linestyle="none", marker=marker, color=BLUE, markersize=6 if marker != "D" else 4)
     positive = [float(v) for k, d in lanes for v in found.quantiles[k][d] if math.isfinite(v)]
     right.set_xscale("symlog", linthresh=0.1 if max(positive, default=1) > 0.1 else 1e-3)
-    right.set_xlim(left=0)
+    right.set_xlim(0, 1.25 * max(positive, default=1.0) or 1.0)
     right.set_yticks(range(len(lanes)), [_name(report, k, d) for k, d in lanes])
     right.set_ylim(len(lanes) - 0.5, -0.5)
     right.tick_params(axis="y", labelleft=not wide)
@@ -632,8 +639,10 @@ def _odd_marks(axes: Axes, at: Host, y: Host, low: float, high: float) -> None:
 
 def _close(figure: Figure, panels: dict[tuple[int, int], Axes], x: str, y: str, width: float) -> None:
     """Common labels, and one legend of all that any panel shows."""
-    figure.supxlabel(x, fontsize=10)
-    figure.supylabel(y, fontsize=10)
+    last = max(k for k, _ in panels)
+    for (k, d), axes in panels.items():  # not supxlabel: a legend below the axes would run into it
+        axes.set_xlabel(x if k == last else "")
+        axes.set_ylabel(y if d == 0 else "")
     handles: dict[str, Any] = {}
     for axes in panels.values():
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
