@@ -17,6 +17,7 @@ True
 from rnncore.diagnostics.bounds import Bounds, SpanBounds, bounds, span_bounds
 from rnncore.diagnostics.chain import Chain, chain, chain_of_record
 from rnncore.diagnostics.clip import GradientNorms, NormSummary
+from rnncore.diagnostics.compare import Change, Comparison, compare
 from rnncore.diagnostics.decomposition import Decomposition, decompose
 from rnncore.diagnostics.diagnose import diagnose
 from rnncore.diagnostics.flow import Flow, flow
@@ -39,6 +40,8 @@ from rnncore.diagnostics.weight_gradient import WeightGradient, weight_gradient
 __all__ = [
     "Bounds",
     "Chain",
+    "Change",
+    "Comparison",
     "Decomposition",
     "Entry",
     "Evidence",
@@ -66,6 +69,7 @@ __all__ = [
     "bounds",
     "chain",
     "chain_of_record",
+    "compare",
     "critical_gain",
     "decompose",
     "diagnose",

@@ -281,7 +281,7 @@ def _horizon(report: Report, figure: Figure, width: float) -> None:
         _odd_marks(axes, at, median, low, high)
         bound = _bound(report, k, d, at)
         if bound is not None:
-            label = r"certain: $n\,\ln(\sigma_{\max}\,\gamma)$"
+            label = r"certain: $(\sigma_{\max}\,\gamma)^n$"
             axes.plot(at, bound, color=ORANGE, linewidth=1.4, linestyle="-.", label=label)
         certain = _measured_bound(report, k, d, at)
         if certain is not None:
@@ -573,7 +573,7 @@ def _saturation(report: Report, figure: Figure, width: float) -> None:
             right.plot(v, i, linestyle="none", marker=marker, color=BLUE, markersize=6 if marker != "D" else 4)
     positive = [float(v) for k, d in lanes for v in found.quantiles[k][d] if math.isfinite(v)]
     right.set_xscale("symlog", linthresh=0.1 if max(positive, default=1) > 0.1 else 1e-3)
-    right.set_xlim(0, 1.25 * max(positive, default=1.0) or 1.0)
+    right.set_xlim(0, 2 * max(positive, default=1.0) or 1.0)
     right.set_yticks(range(len(lanes)), [_name(report, k, d) for k, d in lanes])
     right.set_ylim(len(lanes) - 0.5, -0.5)
     right.tick_params(axis="y", labelleft=not wide)

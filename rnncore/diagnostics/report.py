@@ -112,6 +112,12 @@ class Report:
 
         return plot(self, kind, path)
 
+    def to_html(self, path: str | Path | None = None) -> str:
+        """One page with everything; see :func:`rnncore.diagnostics.page.page`. Needs matplotlib."""
+        from rnncore.diagnostics.page import page
+
+        return page(self, path)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data with a schema version: arrays as nested lists, numbers that JSON lacks as "nan", "inf" and "-inf"."""
         return {"schema_version": SCHEMA_VERSION, **_plain(self)}
