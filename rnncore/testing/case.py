@@ -14,8 +14,9 @@ from rnncore.model import RNN
 from rnncore.spec import RNNSpec
 from rnncore.testing.oracle import Host, Solution, solve, solve_tangent
 from rnncore.testing.subject import Subject
+from rnncore.testing.watch import noted, patched
 
-__all__ = ["BATCH", "INPUT", "LENGTHS", "LONG", "STEPS", "WIDTH", "Case"]
+__all__ = ["BATCH", "INPUT", "LENGTHS", "LONG", "STEPS", "WIDTH", "Case", "methods_asked"]
 
 # Few shapes, and the same ones throughout: a library that compiles for each shape would else spend its time on that.
 STEPS, BATCH, INPUT, WIDTH = 6, 3, 4, 5
@@ -219,3 +220,18 @@ class Case:
     def _clip(self) -> float:
         clip = self.spec.nonlinearity.clip
         return math.inf if clip is None else clip
+
+
+def methods_asked(s: Subject, *methods: str) -> list[str]:
+    """Which of these methods of the arrays' class all kinds of calls use, on the reference and on the backend's scans."""
+    case, asked = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS), list[str]()
+    x, h0 = case.give(case.x), case.give_state(case.h0)
+    d_output, d_h_n = case.give(case.d_output), case.give_state(case.d_h_n)
+    models = [case.model(kernel="reference"), case.model(kernel="auto")]
+    with patched(type(x), methods, noted(asked)):
+        for model in models:
+            model.vjp(x, h0, LENGTHS)[2](d_output, d_h_n)
+            model.jvp(x, h0, LENGTHS, x_dot=x, h0_dot=h0, params_dot=dict(model.params))
+            model.trace(x, h0, LENGTHS)
+            model(x, h0)
+    return asked

@@ -27,7 +27,7 @@ from rnncore.testing.subject import Measured, Subject, capabilities, precision_o
 __all__ = ["Session", "check_backend"]
 
 # In this order the checks are listed and run: what a failure makes the later ones fail comes first.
-GROUPS = ("contract", "scan", "network", "gradient", "relation", "extreme", "kernel")
+GROUPS = ("contract", "scan", "network", "gradient", "relation", "extreme", "purity", "transfer", "kernel")
 for _group in GROUPS:
     import_module(f"rnncore.testing.{_group}_checks")
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from rnncore.backend import Array, Backend
 
-__all__ = ["Watched", "can_be_patched", "overlaps", "patched", "tells_where"]
+__all__ = ["Watched", "can_be_patched", "noted", "overlaps", "patched", "tells_where"]
 
 # Ways by which an array's numbers reach the host, or are waited for, without the backend being asked, in any library.
 SILENT = (
@@ -71,6 +71,19 @@ def patched(target: Any, names: Iterable[str], wrap: Wrap) -> Iterator[list[str]
                     setattr(target, name, own[name])
                 else:  # it was inherited, or a method of the object's class
                     delattr(target, name)
+
+
+def noted(calls: list[str]) -> Wrap:
+    """Wraps a function so that each call of it leaves its name in `calls`."""
+
+    def wrap(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return function(*args, **kwargs)
+
+        return call
+
+    return wrap
 
 
 def can_be_patched(target: Any, name: str) -> bool:
