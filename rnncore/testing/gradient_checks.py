@@ -8,7 +8,7 @@ import numpy as np
 
 from rnncore import calls, scan
 from rnncore.nonlinearity import as_nonlinearity
-from rnncore.testing.case import LENGTHS, LONG, STEPS, WIDTH, Case
+from rnncore.testing.case import BATCH, LENGTHS, LONG, STEPS, WIDTH, Case
 from rnncore.testing.check import check
 from rnncore.testing.oracle import FUNCTIONS, Host, linear_scan, nonlinear_scan, solve
 from rnncore.testing.subject import Subject
@@ -256,7 +256,7 @@ def jvp_of_the_linear_scan(s: Subject) -> None:
 def hessian_vector_product(s: Subject) -> None:
     """Forward over reverse: the tangent of delta, the cotangent of p, along a direction of p, h0 and W."""
     for reverse in (False, True):
-        p, h0, w, c = s.draw(STEPS, 2, WIDTH), s.draw(2, WIDTH), s.weights(WIDTH), s.draw(STEPS, 2, WIDTH)
+        p, h0, w, c = s.draw(STEPS, BATCH, WIDTH), s.draw(BATCH, WIDTH), s.weights(WIDTH), s.draw(STEPS, BATCH, WIDTH)
         dots = [s.draw(*a.shape, scale=0.5) for a in (p, h0, w)]
         f, engine, xp = as_nonlinearity("tanh"), s.engine(), s.xp
         with s.scope():
@@ -392,9 +392,9 @@ def _loss(case: Case) -> Any:
 
 
 def _linear_arguments(s: Subject) -> tuple[Host, Host, Host, Host, Host]:
-    u, d = s.draw(STEPS, 2, WIDTH), s.draw(STEPS, 2, WIDTH, scale=0.5)
+    u, d = s.draw(STEPS, BATCH, WIDTH), s.draw(STEPS, BATCH, WIDTH, scale=0.5)
     d[2, 0, 1] = 0.0  # a dead unit: its cotangent is not what s / d would say
-    return u, d, s.draw(2, WIDTH), s.weights(WIDTH), s.draw(STEPS, 2, WIDTH)
+    return u, d, s.draw(BATCH, WIDTH), s.weights(WIDTH), s.draw(STEPS, BATCH, WIDTH)
 
 
 def _linear_vjp(u: Host, d: Host, s0: Host, m: Host, c: Host, reverse: bool) -> tuple[Host, Host, Host, Host]:

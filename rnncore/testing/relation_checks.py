@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.testing.case import BATCH, INPUT, LONG, STEPS, WIDTH, Case
+from rnncore.testing.case import BATCH, INPUT, LENGTHS, LONG, STEPS, WIDTH, Case
 from rnncore.testing.check import check
 from rnncore.testing.oracle import Host
 from rnncore.testing.subject import Subject
@@ -104,7 +104,7 @@ def layer_split(s: Subject) -> None:
 
 @check("RC-META-006", "more padding changes nothing: neither results nor gradients", once=True)
 def padding_invariance(s: Subject) -> None:
-    case = Case.make(s, layers=2, bidirectional=True, lengths=(4, 1, 6))
+    case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
     want = _host(s, case.results())
     extra = np.full((STEPS, BATCH, 1), np.nan)
     case.x = np.concatenate([case.x, np.broadcast_to(extra, case.x.shape)])
@@ -328,8 +328,8 @@ def nilpotent(s: Subject) -> None:
 def scalar_chain(s: Subject) -> None:
     case = Case.make(s, hidden=1, inputs=1, batch=1, name="sigmoid", steps=30)
     case.params |= {"weight_hh_l0": np.asarray([[2.0]]), "weight_ih_l0": np.asarray([[1.0]])}
-    model, x, h0 = case.model(), case.give(case.x), case.give_state(case.h0)
-    grads = model.vjp(x, h0)[2](None, s.give(np.ones((1, 1, 1))))
-    z = s.host(model.trace(x, h0).z[0])[0, :, 0, 0]
+    pullback = case.model().vjp(case.give(case.x), case.give_state(case.h0))[2]
+    grads = pullback(None, s.give(np.ones((1, 1, 1))))
+    z = case.truth().z[0][0][:, 0, 0]
     slopes = 1 / (2 * np.cosh(z / 2)) ** 2
     s.compare("dL/dh0", grads.h0, np.asarray([[[np.prod(2.0 * slopes)]]]))
