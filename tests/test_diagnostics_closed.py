@@ -228,7 +228,7 @@ def test_decomposition_is_its_definition(backend, dtype):
     x = np.random.default_rng(2).standard_normal((7, 3, 3))
     rec = record(rnn, device_array(backend, dtype, x), lengths=[7, 4, 0])
     found, deltas = backward(rec, only_last=False)
-    parts = decompose(rec, found, deltas)
+    parts = decompose(rec, found)
     for k in range(2):
         for d in range(2):
             # delta = f' * g, and tanh' is nowhere 0 here.
@@ -242,8 +242,8 @@ def test_decomposition_adds_up_and_telescopes(backend, dtype):
     rnn = rnncore.RNN(2, 16, backend=backend, dtype=dtype, rng=1)
     x = np.random.default_rng(2).standard_normal((40, 2, 2))
     rec = record(rnn, device_array(backend, dtype, x))
-    found, deltas = backward(rec)
-    parts = decompose(rec, found, deltas)
+    found, _ = backward(rec)
+    parts = decompose(rec, found)
     whole = parts.weights[0][:, None, None] + parts.saturation[0] + parts.alignment[0]
     assert np.abs(whole - parts.gain[0]).max() < 1e-14
     ends = found.initial[0] - found.total[0][:, -1]
@@ -254,8 +254,8 @@ def test_decomposition_adds_up_and_telescopes(backend, dtype):
 def test_decomposition_of_an_orthogonal_recurrence_over_ten_thousand_steps(backend, dtype):
     w = rounded(0.9 * orthogonal(8), dtype)
     rec = seen(backend, dtype, w, steps=10_000)
-    found, deltas = backward(rec)
-    parts = decompose(rec, found, deltas)
+    found, _ = backward(rec)
+    parts = decompose(rec, found)
     assert parts.weights[0][0] == pytest.approx(math.log(0.9), abs=4 * EPS[dtype])
     assert np.abs(parts.saturation[0]).max() <= 4 * EPS[dtype]
     # The rounded matrix is orthogonal to a few eps; and a logarithm of -1053 is itself rounded.
@@ -270,17 +270,17 @@ def test_decomposition_tells_dead_from_lost_in_the_arithmetic(backend, dtype):
     z = np.ones((3, 1, 4))
     z[1] = -1
     rec = seen(backend, dtype, np.eye(4), "relu", z=z)
-    parts = decompose(rec, *backward(rec))
+    parts = decompose(rec, backward(rec)[0])
     assert np.allclose(parts.saturation[0][0, :, 0], [0, -np.inf, 0], rtol=0, atol=4 * EPS[dtype])
     assert parts.gain[0][0, 1, 0] == -np.inf and parts.alignment[0][0, 1, 0] == 0
     assert np.isnan(parts.gain[0][0, 0, 0])  # before it there is no gradient to stretch
     # tanh at 30: the slope is 4e-26, the arithmetic says 0.
     rec = seen(backend, dtype, np.eye(4), "tanh", z=np.full((2, 1, 4), 30.0))
-    parts = decompose(rec, *backward(rec))
+    parts = decompose(rec, backward(rec)[0])
     assert parts.saturation[0][0, 1, 0] == pytest.approx(2 * math.log(2) - 60, rel=4 * EPS[dtype])
     assert parts.gain[0][0, 1, 0] == -np.inf and parts.alignment[0][0, 1, 0] == -np.inf
     # And a recurrence that is not there.
-    parts = decompose(rec := seen(backend, dtype, np.zeros((3, 3)), "tanh", steps=2), *backward(rec))
+    parts = decompose(rec := seen(backend, dtype, np.zeros((3, 3)), "tanh", steps=2), backward(rec)[0])
     assert parts.weights[0][0] == -np.inf and parts.gain[0][0, 1, 0] == -np.inf and parts.alignment[0][0, 1, 0] == 0
 
 
@@ -426,7 +426,7 @@ def test_a_network_that_is_not_finite_is_no_error():
         initial(rec)
         with np.errstate(all="ignore"):
             arrived = backward(rec)
-        assert np.isnan(decompose(rec, *arrived).saturation[0]).all()
+        assert np.isnan(decompose(rec, arrived[0]).saturation[0]).all()
 
 
 # --- saturation -------------------------------------------------------------------------------------------------------
@@ -534,7 +534,7 @@ def test_a_spectral_radius_of_zero_and_a_gradient_that_doubles():
     w = 2 * np.asarray([[1.0, -1.0], [1.0, -1.0]])
     rec = seen("numpy", "float64", w, "relu", z=np.tile([1.0, -1.0], (50, 1, 1)))
     assert bounds(rec).log_spectral_radius[0].item() == -math.inf and bounds(rec).may_explode[0].item()
-    parts = decompose(rec, *flow(rec, None, [[np.asarray([[1.0, 1.0]])]]))
+    parts = decompose(rec, flow(rec, None, [[np.asarray([[1.0, 1.0]])]])[0])
     assert np.allclose(parts.gain[0][0, :-1, 0], math.log(2), atol=1e-12)
 
 
@@ -712,7 +712,7 @@ def numbers(x):
 
 PROBES = {
     "chain": lambda rec: chain_of_record(rec, 0, 1),
-    "decomposition": lambda rec: decompose(rec, *backward(rec, only_last=False)),
+    "decomposition": lambda rec: decompose(rec, backward(rec, only_last=False)[0]),
     "jacobian": jacobian,
     "sigma_max": lambda rec: [getattr(jacobian(rec, sigma_max=True).sigma_max, n) for n in ("value", "lower")],
     "saturation": saturation,

@@ -1,4 +1,4 @@
-"""``mlx.core`` as an Array API namespace: its own functions, and five names that it lacks or has otherwise."""
+"""``mlx.core`` as an Array API namespace: its own functions, and seven names that it lacks or has otherwise."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ empty = zeros
 def astype(x: mx.array, dtype: Any, /, *, copy: Any = True, device: Any = None) -> mx.array:
     """``mx.astype``, which knows no ``copy``: nothing here is changed in place."""
     return mx.astype(x, dtype, stream=device)
+
+
+def vecdot(x1: mx.array, x2: mx.array, /, *, axis: int = -1) -> mx.array:
+    """The sum of products over an axis, which MLX has no name for."""
+    return mx.sum(x1 * x2, axis=axis)
+
+
+def sort(x: mx.array, /, *, axis: int = -1, descending: Any = False, stable: Any = True) -> mx.array:
+    """``mx.sort``, which knows no ``stable``: equal numbers are equal."""
+    ordered = mx.sort(x, axis=axis)
+    return mx.flip(ordered, axis=axis) if descending else ordered
 
 
 def exp(x: mx.array, /) -> mx.array:

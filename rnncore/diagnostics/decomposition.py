@@ -14,7 +14,6 @@ sums over time telescope: the total of all three is ln ||dL/dh_0|| - ln ||dL/dh_
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,6 @@ import numpy as np
 from rnncore.diagnostics.flow import Flow
 from rnncore.diagnostics.jacobian import log_frobenius, log_norms, log_slopes, log_sum, recurrent_matrix
 from rnncore.diagnostics.record import Record
-from rnncore.diagnostics.scaled import Scaled, log_norm, times
 
 __all__ = ["Decomposition", "decompose"]
 
@@ -56,15 +54,14 @@ class Decomposition:
     alignment: tuple[Host, ...]
 
 
-def decompose(record: Record, flow: Flow, deltas: Sequence[Sequence[Scaled]]) -> Decomposition:
+def decompose(record: Record, flow: Flow) -> Decomposition:
     """Split every step's logarithmic gain.
 
     Parameters
     ----------
     record : Record
     flow : Flow
-    deltas : list of list of Scaled
-        Both as :func:`rnncore.diagnostics.flow` returned them for this record.
+        As :func:`rnncore.diagnostics.flow` returned it for this record.
 
     Examples
     --------
@@ -73,7 +70,7 @@ def decompose(record: Record, flow: Flow, deltas: Sequence[Sequence[Scaled]]) ->
     >>> from rnncore.diagnostics.decomposition import decompose
     >>> rnn = rnncore.RNN(1, 4, nonlinearity="identity", init=rnncore.init.orthogonal(0.5), rng=0)
     >>> seen = record(rnn, np.zeros((3, 1, 1)))
-    >>> found = decompose(seen, *flow(seen, None, [[np.ones((1, 4))]]))
+    >>> found = decompose(seen, flow(seen, None, [[np.ones((1, 4))]])[0])
     >>> np.exp(found.gain[0][0, :, 0]).round(6), np.exp(found.weights[0]).round(6), abs(found.alignment[0]).max() < 1e-12
     (array([0.5, 0.5, 0.5]), array([0.5]), np.True_)
     """
@@ -81,16 +78,14 @@ def decompose(record: Record, flow: Flow, deltas: Sequence[Sequence[Scaled]]) ->
     # Numbers that are not finite are a finding, not a warning.
     with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
         for k in range(record.spec.num_layers):
-            rows = [_split(record, flow, deltas[k][d], k, d) for d in range(record.directions)]
+            rows = [_split(record, flow, k, d) for d in range(record.directions)]
             for name, values in zip(parts, zip(*rows, strict=True), strict=True):
                 parts[name].append(np.stack(values))
     return Decomposition(*(tuple(values) for values in parts.values()))
 
 
-def _split(record: Record, flow: Flow, delta: Scaled, k: int, d: int) -> tuple[Host, ...]:
-    engine = record.engine
-    arrived = log_norm(times(delta, record.weights[k][d].weight_hh, engine=engine), engine=engine)
-    total = flow.total[k][d]
+def _split(record: Record, flow: Flow, k: int, d: int) -> tuple[Host, ...]:
+    arrived, total = _arrived(record, flow, k, d), flow.total[k][d]
     nothing = np.isneginf(total)
     gain = np.where(nothing, np.nan, arrived - np.where(nothing, 0.0, total))
 
@@ -109,3 +104,15 @@ def _split(record: Record, flow: Flow, delta: Scaled, k: int, d: int) -> tuple[H
         x if x.ndim == 0 else np.where(record.valid, x, np.nan)
         for x in (gain, np.asarray(weights), saturation, alignment)
     )
+
+
+def _arrived(record: Record, flow: Flow, k: int, d: int) -> Host:
+    """ln ||J_t^T g_t||, (T, B): what came back through the recurrence to the step before, or to h_0."""
+    recurrent, initial = flow.recurrent[k][d], flow.initial[k][d]
+    if not d:
+        return np.concatenate([initial[None], recurrent[:-1]])
+    out = np.concatenate([recurrent[1:], initial[None]])
+    ends = np.asarray(record.lengths, dtype=np.int64) - 1
+    own = np.flatnonzero(ends >= 0)
+    out[ends[own], own] = initial[own]
+    return out

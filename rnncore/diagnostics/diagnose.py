@@ -150,9 +150,12 @@ def _report(
         left_out |= dict.fromkeys(found, "no row has a step")
     else:
         found["flow"], deltas = flow(seen, d_output, d_last)
-        found["horizon"] = _each(seen, lambda k, d: horizon(seen, found["flow"], deltas, layer=k, direction=d))
+        found["horizon"] = _each(
+            seen,
+            lambda k, d: horizon(seen, found["flow"], deltas, layer=k, direction=d, every_loss=level == "deep"),
+        )
         found["saturation"], found["bounds"], found["initial"] = saturation(seen), bounds(seen), initial(seen)
-        found["decomposition"] = decompose(seen, found["flow"], deltas)
+        found["decomposition"] = decompose(seen, found["flow"])
         found["weight_gradient"] = weight_gradient(seen, deltas)
         if level == "cheap":
             left_out |= dict.fromkeys(("jacobian", "product"), 'level="standard" runs it')

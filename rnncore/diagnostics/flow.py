@@ -18,7 +18,7 @@ import numpy as np
 from rnncore import scan
 from rnncore.backend import Array
 from rnncore.diagnostics.record import Record
-from rnncore.diagnostics.scaled import Scaled, add, from_array, linear, log_norm, times
+from rnncore.diagnostics.scaled import Scaled, add, divided, from_array, linear, log_norm, take_rows, times
 from rnncore.errors import ArgumentValueError
 
 __all__ = ["Flow", "flow"]
@@ -105,20 +105,22 @@ def _flow(
         row: list[Scaled] = []
         for d in range(directions):
             columns = slice(d * width, (d + 1) * width)
-            direct = _direct(record, k, d, d_output if k == layers - 1 else None, d_last, columns)
+            direct, of_direct = _direct(record, k, d, d_output if k == layers - 1 else None, d_last, columns)
             sources, here = direct, None
             if above is not None:
                 here = Scaled(above.values[..., columns], above.log)
                 sources = add(direct, here, engine=engine)
             w, reverse = record.weights[k][d].weight_hh, bool(d)
-            delta = linear(sources, record.slope(k, d), w, reverse=not reverse, engine=engine)
-            carried = times(_next(record, delta, d), w, engine=engine)
-            total = add(sources, carried, engine=engine)
             nothing = np.full((record.steps, record.batch), -np.inf)
-            found["direct"].append(log_norm(direct, engine=engine))
-            found["above"].append(nothing if here is None else log_norm(here, engine=engine))
-            found["recurrent"].append(log_norm(carried, engine=engine))
-            found["total"].append(log_norm(total, engine=engine))
+            of_here = nothing if here is None else log_norm(here, engine=engine)
+            of_sources = of_direct if here is None else log_norm(sources, engine=engine)
+            slope = record.slope(k, d)
+            delta = linear(sources, slope, w, reverse=not reverse, engine=engine, size_of_u=of_sources)
+            of_carried, of_total = _of_recurrence(sources, of_sources, delta, slope, k, d, record)
+            found["direct"].append(of_direct)
+            found["above"].append(of_here)
+            found["recurrent"].append(of_carried)
+            found["total"].append(of_total)
             found["initial"].append(_initial(record, delta, k, d, d_last))
             row.append(delta)
         for name, values in found.items():
@@ -135,24 +137,63 @@ def _flow(
     return Flow(**{n: tuple(rows) for n, rows in parts.items()}, lengths=record.lengths), deltas
 
 
-def _direct(record: Record, k: int, d: int, d_output: Array | None, d_last: Any, columns: slice) -> Scaled:
-    """What the loss gives the states themselves: through the output, and through the last state."""
-    xp, ragged = record.xp, record.ragged
-    u = xp.zeros_like(record.h[k][d]) if d_output is None else d_output[..., columns]
+def _direct(record: Record, k: int, d: int, d_output: Array | None, d_last: Any, columns: slice) -> tuple[Scaled, Host]:
+    """What the loss gives the states themselves, through the output and through the last state, and ln of its norms."""
+    xp, ragged, engine = record.xp, record.ragged, record.engine
+    last = None if d_last is None else d_last[k][d]
+    if d_output is None:  # as with a loss of the last state: all but one step of each row is 0, and known to be
+        logs = np.full((record.steps, record.batch), -np.inf)
+        if last is None:
+            return from_array(xp.zeros_like(record.h[k][d])), logs
+        at = _at_last(record, last, k, d)
+        own = np.flatnonzero(np.asarray(record.lengths))
+        ends = np.zeros(len(own), dtype=np.int64) if d else np.asarray(record.lengths, dtype=np.int64)[own] - 1
+        logs[ends, own] = log_norm(from_array(xp.expand_dims(last, axis=0)), engine=engine)[0, own]
+        return from_array(at), logs
+    u = d_output[..., columns]
     if ragged is not None:
         u = ragged.masked(u)
-    last = None if d_last is None else d_last[k][d]
-    if last is None:
-        return from_array(u)
-    rest = xp.zeros_like(u[1:, ...])
-    if d:
-        at = xp.concat([xp.expand_dims(last, axis=0), rest], axis=0)
-        at = at if ragged is None else ragged.masked(at)
-    elif ragged is None:
-        at = xp.concat([rest, xp.expand_dims(last, axis=0)], axis=0)
-    else:
-        at = ragged.add_at_ends(xp.zeros_like(u), last)
-    return from_array(u + at)
+    found = from_array(u if last is None else u + _at_last(record, last, k, d))
+    return found, log_norm(found, engine=engine)
+
+
+def _at_last(record: Record, last: Array, k: int, d: int) -> Array:
+    """(T, B, H) with dL/dh_n (B, H) at each row's last step in the direction's time, and 0 elsewhere."""
+    xp, ragged, h = record.xp, record.ragged, record.h[k][d]
+    if ragged is not None and not d:
+        return ragged.add_at_ends(xp.zeros_like(h), last)
+    rest, row = xp.zeros_like(h[1:, ...]), xp.expand_dims(last, axis=0)
+    at = xp.concat([row, rest] if d else [rest, row], axis=0)
+    return at if ragged is None else ragged.masked(at)
+
+
+def _of_recurrence(
+    sources: Scaled, of_sources: Host, delta: Scaled, slope: Array, k: int, d: int, record: Record
+) -> tuple[Host, Host]:
+    """ln of the norms of ``e_{t+1} W_hh`` and of ``dL/dh_t``, which is that and the sources: two (T, B)."""
+    engine, w = record.engine, record.weights[k][d].weight_hh
+    both = np.flatnonzero(of_sources != -np.inf)
+    few = 4 * len(both) < of_sources.size
+    after = _next(record, delta, d)
+    whole = divided(delta, slope, engine=engine) if few and record.ragged is None else None
+    if whole is not None:  # dL/dz is f' times dL/dh, and dL/dh nearly everywhere what came through the recurrence
+        of_total = log_norm(whole, engine=engine)
+        of_carried = np.array(of_total)
+        if len(both):
+            at = Scaled(take_rows(after.values, both, engine=engine), after.log.reshape(1, -1)[:, both])
+            of_carried.reshape(-1)[both] = log_norm(times(at, w, engine=engine), engine=engine)[0]
+        return of_carried, of_total
+    carried = times(after, w, engine=engine)
+    of_carried = log_norm(carried, engine=engine)
+    if not few:
+        return of_carried, log_norm(add(sources, carried, engine=engine), engine=engine)
+    of_total = np.array(of_carried)
+    if len(both):
+        parts = [
+            Scaled(take_rows(x.values, both, engine=engine), x.log.reshape(1, -1)[:, both]) for x in (sources, carried)
+        ]
+        of_total.reshape(-1)[both] = log_norm(add(*parts, engine=engine), engine=engine)[0]
+    return of_carried, of_total
 
 
 def _next(record: Record, delta: Scaled, d: int) -> Scaled:

@@ -10,26 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from rnncore import scan
-from rnncore.arrays import index_dtype
-from rnncore.backend import Array
 from rnncore.diagnostics.flow import Flow
+from rnncore.diagnostics.losses import follow_all, follow_some, in_lag_order, log_in_lag_order, subtract
 from rnncore.diagnostics.record import Record
-from rnncore.diagnostics.scaled import Scaled, add, log_norm, times
+from rnncore.diagnostics.scaled import EPS, Scaled
+from rnncore.diagnostics.truncation import LEVELS, truncation
 from rnncore.errors import ArgumentValueError
 
-__all__ = ["Horizon", "horizon", "theil_sen"]
+__all__ = ["EPS", "SMALL", "Horizon", "horizon", "theil_sen"]
 
 Host = np.ndarray[Any, Any]
 SMALL = 1e-3
-EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-# Numbers of matrices (H, H) that wait for their suffix sums; points of the slope.
-WAITING = 2**18
-POINTS = 512
+# Of the slope: of more lags, so many of them.
+POINTS = 256
 
 
 @dataclass(frozen=True)
@@ -53,13 +51,17 @@ class Horizon:
         with fewer than two finite gains.
     e_fold : float
         ``1 / |slope|``: the lags in which the gradient changes by a factor of e.
-    bias : host array (N + 1,)
-        ``||g_K - g|| / ||g||`` by K, where g_K is the gradient of weight_hh from lags 0 to K - 1 alone, summed over the
+    bias_lags : host array (n,) of int
+        The K at which the truncation bias is known: 0, 1, ..., then fewer, but where it passes 10 % and 1 % every one.
+    bias : host array (n,)
+        ``||g_K - g|| / ||g||`` at them, where g_K is the gradient of weight_hh from lags 0 to K - 1 alone, summed over the
         rows. ``bias[0]`` is 1. NaN where g is 0.
     k_10, k_1 : int or None
-        The smallest K from which on the bias is at most 10 %, and 1 %.
+        The smallest K of `bias_lags` from which on the bias is at most 10 %, and 1 %.
     complete : bool
         Whether all lags were looked at.
+    losses : int
+        Of how many steps with a loss each row's were followed back, at most.
     layer, direction : int
     """
 
@@ -69,10 +71,12 @@ class Horizon:
     lag_eps: int | None
     slope: float
     e_fold: float
+    bias_lags: Host
     bias: Host
     k_10: int | None
     k_1: int | None
     complete: bool
+    losses: int
     layer: int
     direction: int
 
@@ -85,6 +89,7 @@ def horizon(
     layer: int = -1,
     direction: int = 0,
     max_lag: int = 256,
+    every_loss: bool = True,
 ) -> Horizon:
     """Gain by lag, and the bias of truncation at K, of one layer's and direction's recurrence.
 
@@ -98,14 +103,16 @@ def horizon(
     layer, direction : int
     max_lag : int
         Where losses at more than the last state have to be followed: the most lags. A loss of the last state has all.
+    every_loss : bool
+        Where there are such losses: follow them all, or only one in each max_lag steps, from a row's last step back.
 
     Notes
     -----
-    For a loss of the last state, every step is a lag: the work is one product ``delta_t^T h_{t-1}`` for each, ``2 T B H^2``
-    operations as in one backward pass, and three passes over (H, H) numbers a step, which take longer than the product
-    where B is small; in pieces of bounded memory. Else each lag takes one product of all steps with W and one with the
-    states, ``4 T B H^2``: about one backward pass without its sequential scan, until what is left is below eps of the
-    whole or max_lag is reached. Memory is a few arrays (T, B, H).
+    For a loss of the last state, every step is a lag: the work is that of one product ``delta^T h``, ``2 T B H^2``
+    operations as in one backward pass. Losses that stand max_lag steps apart do not meet within that many lags, so they
+    are followed as rows of a batch, by one linear scan and the same product: ``6 T B H^2``. With every_loss each lag takes
+    one product of all steps with W and one with the states, ``4 T B H^2``, until what is left is below eps of the whole
+    or max_lag is reached. Memory is a few arrays (T, B, H).
 
     Truncation bias and its geometric decay: Tallec and Ollivier (2017), "Unbiasing truncated backpropagation through
     time"; Aicher, Foti and Fox (2019), "Adaptively truncating backpropagation through time to control gradient bias".
@@ -136,12 +143,17 @@ def horizon(
     layer %= layers
     delta = deltas[layer][direction]
     source = _source_log(record, flow, layer, direction)
-    with record.engine.scope():
+    with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
         if _only_last(record, source, direction):
-            gain, complete = _gain_of_last(record, flow, layer, direction), True
-            bias = _bias_of_last(record, delta, layer, direction)
+            gain, complete, losses = _gain_of_last(record, flow, layer, direction), True, 1
+            d, h = _by_lag(delta, record, direction), in_lag_order(record.previous(layer, direction), record, direction)
+            bias = truncation(d, h, engine=record.engine)
+        elif every_loss:
+            gain, bias, complete = follow_all(record, delta, source, layer, direction, max_lag)
+            losses = record.steps
         else:
-            gain, bias, complete = _by_lag(record, delta, source, layer, direction, max_lag)
+            gain, bias, losses = follow_some(record, delta, source, layer, direction, max_lag)
+            complete = len(gain) >= max(record.lengths)
     median = _median(gain)
     slope = theil_sen(median)
     return Horizon(
@@ -151,10 +163,12 @@ def horizon(
         lag_eps=_from_on(median < math.log(EPS[record.engine.dtype_name])),
         slope=slope,
         e_fold=1 / abs(slope) if slope else math.inf,
-        bias=bias,
-        k_10=_from_on(bias <= 0.1),
-        k_1=_from_on(bias <= 0.01),
+        bias_lags=bias.lags,
+        bias=bias.bias,
+        k_10=bias.smallest(LEVELS[0]),
+        k_1=bias.smallest(LEVELS[1]),
         complete=complete,
+        losses=losses,
         layer=layer,
         direction=direction,
     )
@@ -166,8 +180,14 @@ def theil_sen(y: Host) -> float:
     if len(x) < 2:
         return math.nan
     x = x[np.unique(np.linspace(0, len(x) - 1, POINTS).round().astype(np.int64))]
-    i, j = np.triu_indices(len(x), 1)
+    i, j = _pairs(len(x))
     return float(np.median((y[x[j]] - y[x[i]]) / (x[j] - x[i])))
+
+
+@lru_cache(maxsize=8)
+def _pairs(n: int) -> tuple[Host, Host]:
+    i, j = np.triu_indices(n, 1)
+    return i, j
 
 
 def _source_log(record: Record, flow: Flow, layer: int, direction: int) -> Host:
@@ -193,181 +213,24 @@ def _gain_of_last(record: Record, flow: Flow, layer: int, direction: int) -> Hos
         if n:
             series = total[:n, b] if direction else total[:n, b][::-1]
             series = np.append(series, initial[b])
-            out[: n + 1, b] = _less(series, series[0])
+            out[: n + 1, b] = subtract(series, series[0])
     return out
 
 
-def _less(a: Host, b: Any) -> Host:
-    """a - b, NaN where there was nothing to begin with."""
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(b == -np.inf, np.nan, a - b))
-
-
-def _bias_of_last(record: Record, delta: Scaled, layer: int, direction: int) -> Host:
-    """||sum over n >= K of C_n|| / ||sum of all||, with C_n = sum over rows of delta^T h_{t-1} at lag n: (T + 1,)."""
-    engine, xp = record.engine, record.xp
-    steps, batch = record.steps, record.batch
-    width = int(delta.values.shape[2])
-    values, before = _common(_steady(delta, record), record), record.previous(layer, direction)
-    if record.ragged is not None and not direction:
-        values, before = _lag_order(values, record), _lag_order(before, record)
-        lagged = True
-    else:
-        lagged = bool(direction)
-    # Only ratios are asked for. With both factors of about 1, a square leaves the range where the ratio is far below eps.
-    largest = xp.max(xp.abs(before)) if batch else xp.ones((), dtype=engine.dtype, device=engine.device)
-    before = before / xp.where(largest > 0, largest, xp.ones_like(largest))
-    piece = max(1, min(steps, WAITING // width**2))
-    carry = xp.zeros((1, width, width), dtype=engine.dtype, device=engine.device)
-    norms: list[Array] = []
-    # From the farthest lag on, so that the small sums are made of small numbers.
-    for stop in range(steps, 0, -piece):
-        start = max(0, stop - piece)
-        a, b = (start, stop) if lagged else (steps - stop, steps - start)
-        each = xp.matmul(xp.matrix_transpose(values[a:b, ...]), before[a:b, ...])
-        far_first = xp.flip(each, axis=0) if lagged else each
-        sums = carry + xp.cumulative_sum(far_first, axis=0)
-        norms.append(xp.sum(sums * sums, axis=(1, 2)))
-        carry = sums[-1:, ...]
-    squares = record.host(xp.concat(norms, axis=0))[::-1] if batch else np.zeros(steps)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        log = 0.5 * np.log(squares)
-    return _relative(np.append(log, -np.inf), log[0])
-
-
-def _relative(log: Host, whole: float) -> Host:
-    with np.errstate(over="ignore"):
-        return np.full_like(log, np.nan) if not math.isfinite(whole) else np.exp(log - whole)
-
-
-def _common(x: Scaled, record: Record) -> Array:
-    """All on the scale of the largest: what falls out of the dtype's range there does not count in a sum."""
-    return _scaled_by(x.values, x.log - x.log.max(initial=-np.inf), record) if x.log.size else x.values
-
-
-def _scaled_by(x: Array, log: Host, record: Record) -> Array:
-    if not log.any():
-        return x
-    # In two factors: the scale alone may lie outside of the dtype where the product does not.
-    half = record.engine.backend.asarray(
-        np.exp(log / 2)[..., None], dtype=record.engine.dtype, device=record.engine.device
-    )
-    return x * half * half
-
-
-def _lag_order(x: Array, record: Record) -> Array:
-    """x (T, B, H) with each row's last valid step first, going back; 0 past its first."""
-    steps, batch = record.steps, record.batch
-    lag = np.arange(steps)[:, None]
-    t = np.asarray(record.lengths, dtype=np.int64)[None, :] - 1 - lag
-    index = (np.maximum(t, 0) * batch + np.arange(batch)[None, :]).reshape(-1)
-    engine, xp = record.engine, record.xp
-    at = engine.backend.asarray(index, dtype=index_dtype(xp=xp, device=engine.device), device=engine.device)
-    taken = xp.reshape(xp.take(xp.reshape(x, (steps * batch, x.shape[2])), at, axis=0), x.shape)
-    own = engine.backend.asarray((t >= 0)[..., None], dtype=xp.bool, device=engine.device)
-    return xp.where(own, taken, xp.zeros_like(taken))
-
-
-def _by_lag(
-    record: Record, delta: Scaled, source: Host, layer: int, direction: int, max_lag: int
-) -> tuple[Host, Host, bool]:
-    """Every loss followed back one step at a time, all at once: ``e_t <- d_t * (e_{t+1} W)``."""
-    engine, xp = record.engine, record.xp
-    w, d = record.weights[layer][direction].weight_hh, record.slope(layer, direction)
-    before = record.previous(layer, direction)
-    # The share of the losses themselves is what the recurrence does not explain.
-    through = times(_after(delta, direction, record), w, engine=engine)
-    through = Scaled(through.values * d, through.log)
-    e = _steady(add(delta, Scaled(-through.values, through.log), engine=engine), record)
-    base = _over_time(source)
-    rows = np.asarray(record.lengths, dtype=np.int64)
-    gains = [np.where(rows > 0, _less(base, base), np.nan)]
-    whole, whole_log = _gradient(record, _steady(delta, record), before)
-    left = Scaled(xp.expand_dims(whole, axis=0), np.full((1, 1), whole_log))
-    total = _matrix_log(left, record)
-    logs = [total]
-    eps = math.log(EPS[engine.dtype_name])
-    n, complete = 0, False
-    while True:
-        share, share_log = _gradient(record, e, before)
-        left = _minus(left, share, share_log, record)
-        size = _matrix_log(Scaled(xp.expand_dims(share, axis=0), np.full((1, 1), share_log)), record) - total
-        logs.append(_matrix_log(left, record))
-        n += 1
-        if n >= record.steps:
-            complete = True
-            break
-        arrived = times(_after(e, direction, record), w, engine=engine)
-        norm = log_norm(arrived, engine=engine)
-        gain = _over_time(np.where(record.valid, norm, -np.inf))
-        gains.append(np.where(rows > n, _less(gain, base), np.nan))
-        reached = gains[-1][np.isfinite(gains[-1])]
-        if not len(reached):
-            complete = True
-            break
-        # The share and not what is left of the sum: that ends in rounding, at a few eps.
-        if n >= max_lag or (reached.max() < eps and size < eps):
-            break
-        arrived = _steady(arrived, record, norm)
-        e = Scaled(arrived.values * d, arrived.log)
-    return np.stack(gains), _relative(np.asarray(logs), total), complete
-
-
-def _after(x: Scaled, direction: int, record: Record) -> Scaled:
-    """x of the step that comes after t in the direction's time: 0 after the last."""
-    nothing = record.xp.zeros_like(x.values[0, ...])
-    values = scan.previous(x.values, nothing, reverse=not direction, xp=record.xp)
-    edge = np.zeros((1, record.batch))
-    return Scaled(values, np.concatenate([edge, x.log[:-1]] if direction else [x.log[1:], edge]))
-
-
-def _steady(x: Scaled, record: Record, size: Host | None = None) -> Scaled:
-    """Every vector on the scale of its own norm, if given ln of it; a vector of zeros on the smallest that there is."""
-    size = log_norm(x, engine=record.engine) if size is None else size
-    known = np.isfinite(size)
-    log = np.where(known, size, size[known].min() if known.any() else 0.0)
-    return Scaled(_scaled_by(x.values, np.where(known, x.log - log, 0.0), record), log)
-
-
-def _gradient(record: Record, e: Scaled, before: Array) -> tuple[Array, float]:
-    """``sum_t e_t^T h_{t-1}`` as a matrix and the logarithm of its scale."""
-    xp = record.xp
-    values = _common(e, record)
-    rows = (record.steps * record.batch, int(values.shape[2]))
-    product = xp.matmul(xp.matrix_transpose(xp.reshape(values, rows)), xp.reshape(before, rows))
-    return product, float(e.log.max(initial=-np.inf)) if e.log.size else 0.0
-
-
-def _minus(left: Scaled, share: Array, log: float, record: Record) -> Scaled:
-    """left - share, matrices (1, H, H) on one scale: as rows of numbers for the sum of scaled vectors."""
-    xp = record.xp
-    flat = (1, 1, int(share.shape[0]) ** 2)
-    a = Scaled(xp.reshape(left.values, flat), left.log)
-    b = Scaled(-xp.reshape(share, flat), np.full((1, 1), log))
-    found = add(a, b, engine=record.engine)
-    return Scaled(xp.reshape(found.values, left.values.shape), found.log)
-
-
-def _matrix_log(m: Scaled, record: Record) -> float:
-    width = int(m.values.shape[1])
-    flat = Scaled(record.xp.reshape(m.values, (1, 1, width * width)), m.log)
-    return float(log_norm(flat, engine=record.engine)[0, 0])
-
-
-def _over_time(log: Host) -> Host:
-    """ln of the root of the sum of squares over the steps: (B,)."""
-    return np.asarray(np.logaddexp.reduce(2 * log, axis=0) / 2)
+def _by_lag(x: Scaled, record: Record, direction: int) -> Scaled:
+    return Scaled(in_lag_order(x.values, record, direction), log_in_lag_order(x.log, record, direction))
 
 
 def _median(gain: Host) -> Host:
-    out = np.full(len(gain), np.nan)
-    for n, row in enumerate(gain):
-        some = np.sort(row[~np.isnan(row)])
-        if len(some):
-            low, high = some[(len(some) - 1) // 2], some[len(some) // 2]
-            out[n] = low if low == high else (low + high) / 2
-    some = np.flatnonzero(~np.isnan(out))
-    return out[: some[-1] + 1] if len(some) else out[:1]
+    ordered = np.sort(gain, axis=1)  # NaN goes to the end
+    count = (~np.isnan(gain)).sum(axis=1)
+    if not count.any():
+        return np.full(1, np.nan)
+    rows = np.arange(len(gain))
+    low, high = (ordered[rows, np.maximum(at, 0)] for at in ((count - 1) // 2, count // 2))
+    with np.errstate(invalid="ignore"):
+        out = np.where(low == high, low, (low + high) / 2)
+    return np.asarray(out[: np.flatnonzero(count)[-1] + 1])
 
 
 def _from_on(below: Host) -> int | None:

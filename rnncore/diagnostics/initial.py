@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from rnncore.backend import Array, Namespace
 from rnncore.diagnostics.jacobian import log_norms, log_sum, recurrent_matrix
 from rnncore.diagnostics.record import Record
 from rnncore.errors import ArgumentValueError
-from rnncore.nonlinearity import Nonlinearity
+from rnncore.nonlinearity import Nonlinearity, get_nonlinearity
 from rnncore.registry import get_backend
 
 __all__ = ["CriticalGain", "Initial", "MeanField", "critical_gain", "initial", "mean_field"]
@@ -45,7 +45,7 @@ SMALLEST_Q = 1e-40
 ROUNDING = 1e-12
 LIMIT_TOLERANCE = 1e-9
 BISECTIONS = 200
-MOST_FACTORS = 100
+GRID_FROM = 1e-12
 PER_DOUBLING = 4
 
 
@@ -181,12 +181,37 @@ class _Moments:
         return float(self.evaluate(np.zeros(1))[0][0]) == 0
 
     @cached_property
+    def on_grid(self) -> tuple[tuple[float, float, float], ...]:
+        """(q, E f^2, E f'^2) over all q that are looked at; those of a named function are made once."""
+        if self.f.is_custom:
+            return _grid_of(self)
+        return _named_grid(self.f.name, self.f.alpha, self.f.beta, self.f.clip)
+
+    @property
     def _rule(self) -> tuple[Host, Host]:
-        return _gauss(_edges())
+        return _plain_rule()
 
     def _with_kinks(self, root: float) -> tuple[Host, Host]:
         at = [z / root for z in _kinks(self.f) if z != 0 and abs(z / root) < REACH]
         return _gauss(np.unique(np.concatenate([_edges(), at]))) if at else self._rule
+
+
+def _grid_of(moments: _Moments) -> tuple[tuple[float, float, float], ...]:
+    count = int(PER_DOUBLING * math.log2(LARGEST_Q / GRID_FROM))
+    return tuple((q, *moments(q)) for q in (GRID_FROM * 2.0 ** (n / PER_DOUBLING) for n in range(count + 1)))
+
+
+@lru_cache(maxsize=16)
+def _named_grid(
+    name: str, alpha: float | None, beta: float | None, clip: float | None
+) -> tuple[tuple[float, float, float], ...]:
+    f = get_nonlinearity(name, alpha=alpha, beta=beta, clip=clip)
+    return _grid_of(_Moments(f, _on_host(f)))
+
+
+@lru_cache(maxsize=1)
+def _plain_rule() -> tuple[Host, Host]:
+    return _gauss(_edges())
 
 
 def _edges() -> Host:
@@ -303,14 +328,14 @@ def _beyond(
     moments: _Moments, v: float, gain: Callable[[float], float], excess: Callable[[float], float]
 ) -> CriticalGain:
     """The smallest gain among the crossings of chi = 1 at q > v; the limit of large q where there is none."""
-    base = v if v > 0 else 1e-6
-    grid = v + base * 2.0 ** np.arange(-20, MOST_FACTORS, 1.0 / PER_DOUBLING)
-    grid = grid[grid <= LARGEST_Q]
-    signs = [excess(float(q)) > 0 for q in grid]
+    grid = [(q, square, slope) for q, square, slope in moments.on_grid if q > v]
+    signs = [(q - v) * slope - square * (1 + ROUNDING) > 0 for q, square, slope in grid]
+    # At q = v itself there is no recurrence, and chi is 0.
+    below = [max(v, SMALLEST_Q), *(q for q, _, _ in grid[:-1])]
     roots = [
-        _root(excess, float(a), float(b))
-        for a, b, s, t in zip(grid[:-1], grid[1:], signs[:-1], signs[1:], strict=True)
-        if t > s
+        _root(excess, a, q)
+        for a, (q, _, _), before, after in zip(below, grid, [False, *signs[:-1]], signs, strict=True)
+        if after > before
     ]
     found = [(gain(q), q) for q in roots]
     if found:
@@ -323,14 +348,33 @@ def _beyond(
 
 
 def _root(function: Callable[[float], float], a: float, b: float) -> float:
-    """A change of sign between a and b, by bisection of the logarithm."""
-    positive = function(a) > 0
+    """A change of sign between a and b, both positive, in the logarithm of q.
+
+    Chandrupatla (1997), "A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear function without
+    using derivatives": inverse quadratic interpolation where it can be trusted, else bisection.
+    """
+    x1, x2 = math.log(a), math.log(b)
+    f1, f2 = function(a), function(b)
+    x3, f3, share = x1, f1, 0.5
     for _ in range(BISECTIONS):
-        middle = math.sqrt(a) * math.sqrt(b)
-        if not a < middle < b:
+        x = x1 + share * (x2 - x1)
+        f = function(math.exp(x))
+        if (f > 0) == (f1 > 0):
+            x3, f3 = x1, f1
+        else:
+            x3, f3, x2, f2 = x2, f2, x1, f1
+        x1, f1 = x, f
+        width = abs(x2 - x1)
+        if f1 == 0 or width <= 4 * math.ulp(max(abs(x1), 1.0)):
             break
-        a, b = (middle, b) if (function(middle) > 0) == positive else (a, middle)
-    return math.sqrt(a) * math.sqrt(b)
+        share = 0.5
+        if f3 not in (f1, f2):
+            xi, phi = (x1 - x2) / (x3 - x2), (f1 - f2) / (f3 - f2)
+            if 1 - math.sqrt(1 - xi) < phi < math.sqrt(xi):
+                share = f1 / (f2 - f1) * f3 / (f2 - f3) + (x3 - x1) / (x2 - x1) * f1 / (f3 - f1) * f2 / (f3 - f2)
+        least = 2 * math.ulp(max(abs(x1), 1.0)) / width
+        share = min(max(share, least), 1 - least)
+    return math.exp(x1 if abs(f1) < abs(f2) else x2)
 
 
 def _checked(value: float, name: str) -> float:
