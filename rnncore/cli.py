@@ -172,6 +172,9 @@ def _app() -> typer.Typer:
         as_json: str = typer.Option(
             None, "--json", metavar="FILE", help="Also write the report as JSON; - for stdout."
         ),
+        as_html: str = typer.Option(
+            None, "--html", metavar="FILE", help="Also write the report as one HTML page; - for stdout."
+        ),
     ) -> int:
         """Say why a saved network does not learn. Status 0 if it is healthy, 1 if not, 2 for an error."""
         from rnncore import diagnose_command as command
@@ -186,9 +189,9 @@ def _app() -> typer.Typer:
                 lengths=lengths,
                 dependency_length=dependency_length,
                 cotangent=cotangent,
-                outputs={"--json": as_json},
+                outputs={"--json": as_json, "--html": as_html},
             )
-            command.write(report, json=as_json)
+            command.write(report, json=as_json, html=as_html)
         except (RnncoreError, OSError) as error:
             _fail(str(error), USAGE)
         except MemoryError as error:
@@ -198,7 +201,7 @@ def _app() -> typer.Typer:
 
             traceback.print_exc()
             return USAGE
-        if as_json != command.STANDARD_OUTPUT:
+        if command.STANDARD_OUTPUT not in (as_json, as_html):
             report.show(Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH))
         return 0 if report.verdict.label == "healthy" else FAILED
 

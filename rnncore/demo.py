@@ -18,12 +18,13 @@ import numpy as np
 
 from rnncore import init
 from rnncore.backend import Array, Backend, Namespace
-from rnncore.flow import state_gradients
+from rnncore.diagnostics.flow import flow
+from rnncore.diagnostics.record import record
 from rnncore.model import RNN
 from rnncore.optim import SGD, Adam, clip_grad_norm
 from rnncore.registry import get_backend
 
-__all__ = ["RECIPES", "Demo", "Recipe", "Run", "run_demo"]
+__all__ = ["RECIPES", "Demo", "Recipe", "Run", "gradient_norms", "run_demo"]
 
 STEPS = 64
 CLASSES = 10
@@ -271,7 +272,7 @@ def _run(
         "readout_bias": np.zeros(CLASSES),
     }
     readout = {k: plugin.asarray(v, dtype=rnn.dtype, device=rnn.device) for k, v in drawn.items()}
-    start = _gradient_norms(rnn, readout, measured, xp, plugin)
+    start = gradient_norms(rnn, readout, measured, xp)
     losses: list[float] = []
     optimiser, stopped = recipe.optimiser(), ""
     first_lr = optimiser.lr
@@ -293,7 +294,7 @@ def _run(
         if stopped:
             break
         losses.append(math.fsum(seen) / len(seen))
-    end = _gradient_norms(rnn, readout, measured, xp, plugin)
+    end = gradient_norms(rnn, readout, measured, xp)
     right = None if stopped else _accuracy(rnn, readout, held_out, xp, plugin)
     return Run(recipe, right, tuple(losses), stopped, start, end, time.perf_counter() - began)
 
@@ -313,13 +314,13 @@ def _loss_and_gradients(rnn: RNN, readout: Params, batch: Batch, xp: Namespace) 
     return -float(xp.sum(log_p * targets)) / targets.shape[0], {**grads.params, **of_readout}
 
 
-def _gradient_norms(rnn: RNN, readout: Params, batch: Batch, xp: Namespace, plugin: Backend) -> tuple[float, ...]:
+def gradient_norms(rnn: RNN, readout: Params, batch: Batch, xp: Namespace) -> tuple[float, ...]:
     """The 2-norm over units of dL/dh_t for each step t, L the loss of one digit; the median over the batch."""
     x, targets = batch
     log_p = _log_probabilities(rnn(x)[0][-1, ...], readout, xp)
-    flow = state_gradients(rnn, x, xp.matmul(xp.exp(log_p) - targets, readout["readout_weight"]))
-    # On the host in float64: float32 has no squares of what is shown here.
-    norms = np.linalg.norm(plugin.to_numpy(flow).astype(np.float64), axis=-1)
+    found, _ = flow(record(rnn, x), None, [[xp.matmul(xp.exp(log_p) - targets, readout["readout_weight"])]])
+    with np.errstate(over="ignore"):
+        norms = np.exp(found.total[0][0])
     return tuple(float(n) for n in np.median(norms, axis=1))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,39 +46,35 @@ def run(
     ------
     RnncoreError, OSError
     """
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
     from rnncore.diagnostics.diagnose import check_level, diagnose
 
     check_level(level)
     rows = None if lengths is None else _lengths(lengths)
-    for option, path in outputs.items():
-        check_writable(option, path)
-    errors = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    _check_outputs(outputs)
     # A plugin may print, and standard output is the report's.
-    with (
-        redirect_stdout(sys.stderr),
-        Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress,
-    ):
-        task = progress.add_task("reading", total=None)
+    with redirect_stdout(sys.stderr), _clock("reading") as say:
         host = read_npy("--input", x)
         given = None if cotangent is None else read_npy("--cotangent", cotangent)
         rnn = load(weights, backend=backend, device=device)
         array = _on(rnn, "--input", host)
         pull = None if given is None else (_on(rnn, "--cotangent", given), None)
-        progress.update(task, description=f"diagnosing {'x'.join(map(str, host.shape))}, level {level}")
+        say(f"diagnosing {'x'.join(map(str, host.shape))}, level {level}")
         return diagnose(rnn, array, pull, lengths=rows, dependency_length=dependency_length, level=level)
 
 
-def write(report: Report, *, json: str | None) -> None:
-    """The file that was asked for."""
-    if json == STANDARD_OUTPUT:
-        print(report.to_json())
-    elif json is not None:
-        with open(json, "w", encoding="utf-8") as file:
-            file.write(report.to_json() + "\n")
+def write(report: Report, *, json: str | None, html: str | None) -> None:
+    """The files that were asked for. The page is UTF-8, as it says itself, whatever the terminal speaks.
+
+    Raises
+    ------
+    OSError
+    """
+    if html is not None:
+        with _clock("drawing the page"):
+            page = report.to_html().encode("utf-8", "backslashreplace")
+        _write(html, page)
+    if json is not None:
+        _write(json, (report.to_json() + "\n").encode("ascii"))
 
 
 def read_npy(option: str, path: str) -> np.ndarray[Any, Any]:
@@ -109,6 +105,50 @@ def read_npy(option: str, path: str) -> np.ndarray[Any, Any]:
     if len(data) != held:
         raise FileFormatError(f"{option} {path}: it was changed while it was read")
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _check_outputs(outputs: Mapping[str, str | None]) -> None:
+    """Before the run, not after it: that each can be written, and as a file of its own, and that a page can be drawn."""
+    taken: dict[str, str] = {}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        if path != STANDARD_OUTPUT:
+            check_writable(option, path)
+        place = path if path == STANDARD_OUTPUT else os.path.realpath(path)
+        if place in taken:
+            raise ArgumentValueError(f"{option}: expected another file than {taken[place]}'s, got {path!r}")
+        taken[place] = option
+    if outputs.get("--html") is not None:
+        from rnncore.diagnostics.plots import require_matplotlib
+
+        try:
+            require_matplotlib()
+        except ImportError as error:
+            raise ArgumentValueError(f"--html: {error}") from error
+
+
+@contextmanager
+def _clock(what: str) -> Iterator[Callable[[str], None]]:
+    """What is being done and since when, where there is a terminal to say it on; a function that says what is next."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    errors = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda text: progress.update(task, description=text)
+
+
+def _write(path: str, data: bytes) -> None:
+    if path != STANDARD_OUTPUT:
+        with open(path, "wb") as file:
+            file.write(data)
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
 def _on(rnn: RNN, option: str, host: np.ndarray[Any, Any]) -> Array:

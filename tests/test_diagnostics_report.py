@@ -19,6 +19,8 @@ import pytest
 import rnncore
 from rnncore.diagnostics import diagnose
 from rnncore.diagnostics.compare import _difference, compare
+from rnncore.diagnostics.page import WIDTH
+from rnncore.diagnostics.plot_parts import BLUE, GREY, RED
 from rnncore.diagnostics.plots import KINDS, available, plot
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameError
 
@@ -43,6 +45,12 @@ def _ragged():
     return diagnose(rnn, _x(30), lambda o, h: (np.ones_like(o), None), lengths=[25, 9, 0], level="deep")
 
 
+def _stack():
+    init = {"weight_hh": rnncore.init.orthogonal(1.8)}
+    rnn = rnncore.RNN(3, 8, num_layers=4, bidirectional=True, nonlinearity="relu", init=init, rng=0)
+    return diagnose(rnn, _x(60), level="standard")
+
+
 def _dead():
     init = {"weight_ih": rnncore.init.constant(1.0), "weight_hh": rnncore.init.identity()}
     return diagnose(rnncore.RNN(1, 4, nonlinearity="relu", bias=False, init=init), -np.ones((9, 2, 1)), level="deep")
@@ -62,6 +70,7 @@ NETWORKS = {
     "vanishing": _vanishing,
     "exploding": _exploding,
     "ragged": _ragged,
+    "stack": _stack,
     "dead": _dead,
     "nonfinite": _nonfinite,
     "one step": _one_step,
@@ -84,7 +93,7 @@ def test_every_kind_is_drawn_or_says_why_not(reports, name, kind, tmp_path):
     if available(report, kind) is None:
         report.plot(kind, path)
         assert path.read_bytes().startswith(b"\x89PNG")
-        for width in (8.0, 5.0):
+        for width in (8.0, WIDTH):
             assert_every_text_can_be_read(plot(report, kind, width=width))
     else:
         with pytest.raises(ArgumentValueError, match=f"{kind!r} cannot be drawn: the run is not finite: see nonfinite"):
@@ -251,6 +260,47 @@ def test_a_page_that_cannot_be_written_leaves_nothing(reports, tmp_path):
     assert os.listdir(tmp_path) == ["folder"] and not os.listdir(tmp_path / "folder")
 
 
+PHONE = 390 - 2 * 16  # pixels, less the page's margins
+
+
+def test_letters_can_be_read_on_a_phone(reports):
+    for report in reports.values():
+        for kind in (k for k in KINDS if available(report, k) is None):
+            figure = plot(report, kind, width=WIDTH)
+            pixels = PHONE / (72 * figure.get_figwidth())  # for each point
+            for text in _texts(figure):
+                assert not text.get_text().strip() or text.get_fontsize() * pixels > 9, (kind, text.get_text())
+
+
+def _light(colour):
+    """Relative luminance: WCAG 2.2."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * c for c in colour[1:])
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(a, b):
+    low, high = sorted((_light(a), _light(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_light_and_dark_can_be_told_from_their_paper(reports):
+    """By WCAG 2.2, level AA: 4.5 for letters, 3 for the lines and marks of a figure; those of the maps stand on maps."""
+    text = reports["vanishing"].to_html()
+    light, dark = (dict(re.findall(r"--(\w+): (#\w+);", block)) for block in re.findall(r":root \{(.*?)\}", text, re.S))
+    assert set(dark) == set(light) - {"line"} and "prefers-color-scheme: dark" in text
+    for scheme in (light, dark):
+        for name in ("ink", "good", "bad", "quiet"):
+            assert _contrast(scheme[name], scheme["paper"]) > 4.5, (name, scheme)
+        for colour in (BLUE, RED, GREY):
+            assert _contrast(colour, scheme["paper"]) > 3, (colour, scheme)
+    for kind in ("horizon", "decomposition", "spectrum", "eigenvalues"):
+        figure = re.search(rf'aria-label="{kind}".*?</svg>', text, re.S)[0]
+        assert not re.search(r"fill: #f[\w]f[\w]f[\w]\b", figure), kind  # a box that is white on dark paper, too
+        assert "#000000" not in figure and "currentColor" in figure
+
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 OPTIONS = (
     "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update "
@@ -296,6 +346,24 @@ def test_in_a_browser_nothing_overflows_and_nothing_is_fetched(reports, tmp_path
     assert all(over > 0 and fetched == 1 for _, over, fetched in seen[4:]), seen  # the probe sees what it looks for
     allowed = {"/probe.html", "/a.js", "/favicon.ico", *(f"/{name}.html" for name in pages)}
     assert set(asked) <= allowed and "/ragged.html" in asked
+
+
+@pytest.mark.skipif(BROWSER is None, reason="Chromium is not installed")
+@pytest.mark.parametrize(("scheme", "paper"), [(0, (0x15, 0x18, 0x1C)), (1, (255, 255, 255))], ids=["dark", "light"])
+def test_the_page_follows_the_readers_scheme(reports, scheme, paper, tmp_path):
+    from matplotlib.image import imread
+
+    page, shot = tmp_path / "page.html", tmp_path / "shot.png"
+    reports["ragged"].to_html(page)
+    options = [f"--{option}" for option in OPTIONS.split() if option not in ("dump-dom", "window-size=1400,900")]
+    options += [f"--blink-settings=preferredColorScheme={scheme}", "--window-size=1200,2600", f"--screenshot={shot}"]
+    command = [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
+    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    seen = np.round(255 * imread(shot)[..., :3]).astype(int)
+    assert np.median(seen, axis=(0, 1)).tolist() == list(paper)
+    far = np.abs(seen - paper).max(axis=2)
+    assert 0.05 < (far > 40).mean() < 0.5  # letters and figures, and no sheet of another colour
+    assert ((seen > 250).all(axis=2).mean() < 0.01) == (scheme == 0)
 
 
 # --- two reports ------------------------------------------------------------------------------------------------------

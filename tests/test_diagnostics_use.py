@@ -404,6 +404,16 @@ def test_a_change_of_the_verdict_warns(network, kept):
     assert caught[0].filename == __file__
 
 
+def test_a_callbacks_warning_is_at_the_training_loops_line(network, kept):
+    given = iter((network, kept))
+    callback = Monitor(every=1).lightning_callback(lambda module: next(given))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for k in range(2):
+            callback.on_train_batch_end(None, None, None, X, k)
+    assert [(w.category, w.filename) for w in caught] == [(VerdictChange, __file__)]
+
+
 def test_a_warning_that_is_an_error_comes_after_the_entry(network, kept):
     seen = []
     monitor = Monitor(every=1, sink=seen.append)
@@ -851,6 +861,51 @@ def test_json_is_the_reports(folder, weights, x):
     assert json.loads(done.stdout) == json.loads(report.to_json())
 
 
+def test_html_is_the_reports(folder, tmp_path):
+    path = tmp_path / "out.html"
+    path.write_text("what was there before")
+    done = command(folder, "w.npz", "--input", "x.npy", "--html", str(path))
+    assert (done.returncode, done.stderr) == (1, "") and done.stdout.startswith("vanishing: ")
+    want = diagnose(rnncore.load(folder / "w.npz", backend="numpy"), X).to_html()
+    assert path.read_text(encoding="utf-8") == want
+    # On a terminal that speaks no UTF-8 too, as the page says that it is UTF-8.
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    code = "import rnncore.diagnostics.page as p\np.READ['flow'] = '\\u2202L/\\u2202h'"
+    shown = command(folder, "w.npz", "--input", "x.npy", "--html", "-", code=code, env=env)
+    assert shown.returncode == 1 and shown.stdout.startswith("<!doctype html>") and "\u2202L/\u2202h" in shown.stdout
+    both = command(folder, "good.safetensors", "--input", "x.npy", "--html", str(path), "--json", "-")
+    assert both.returncode == 0 and json.loads(both.stdout)["verdict"]["label"] == "healthy"
+    assert '<h1 class="good">healthy</h1>' in path.read_text(encoding="utf-8")
+
+
+NEVER = "import rnncore.diagnose_command as c\nc.read_npy = lambda *a: sys.exit('it has begun')\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is protected from root")
+def test_a_protected_file_is_seen_before_the_work(folder, tmp_path):
+    (tmp_path / "out.html").touch(mode=0o400)
+    done = command(folder, *GIVEN, "x.npy", "--html", str(tmp_path / "out.html"), code=NEVER)
+    assert done.returncode == 2 and "--html: expected a file that can be written" in done.stderr
+
+
+@pytest.mark.parametrize("path", ["folder.npy", "/no/such/out.html"])
+def test_a_bad_path_is_seen_before_the_work(folder, path):
+    done = command(folder, *GIVEN, "x.npy", "--html", path, code=NEVER)
+    expected = f"rnncore: --html: expected a file that can be written, got {path!r}\n"
+    assert (done.returncode, done.stderr) == (2, expected)
+
+
+def test_without_matplotlib_the_command_that_brings_it_is_said_before_the_work(folder, tmp_path):
+    path = tmp_path / "out.html"
+    code = NEVER + "sys.modules['matplotlib'] = None"
+    done = command(folder, *GIVEN, "x.npy", "--html", str(path), code=code)
+    expected = 'rnncore: --html: a figure needs matplotlib: pip install "rnncore[demo]"\n'
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", expected)
+    assert not path.exists()
+    without = command(folder, *GIVEN, "x.npy", code="sys.modules['matplotlib'] = None")
+    assert without.returncode == 1 and without.stdout.startswith("vanishing: ")
+
+
 def test_every_option_arrives(folder, tmp_path):
     path = tmp_path / "out.json"
     done = command(
@@ -929,6 +984,13 @@ BAD_CALLS = {
     "cotangent absent": ((*GIVEN, "x.npy", "--cotangent", "no.npy"), ["no.npy"]),
     "cotangent's shape": ((*GIVEN, "x.npy", "--cotangent", "x.npy"), ["cotangent[0]", "(30, 3, 5)", "(30, 3, 4)"]),
     "cotangent's kind": ((*GIVEN, "x.npy", "--cotangent", "object.npy"), ["--cotangent", "Python objects"]),
+    "html nowhere": ((*GIVEN, "x.npy", "--html", "/no/such/out.html"), ["--html", "/no/such/out.html"]),
+    "html a folder": ((*GIVEN, "x.npy", "--html", "folder.npy"), ["--html", "folder.npy"]),
+    "html without a name": ((*GIVEN, "x.npy", "--html", ""), ["--html", "''"]),
+    "html under a file": ((*GIVEN, "x.npy", "--html", "x.npy/out.html"), ["--html", "x.npy/out.html"]),
+    "html on a full disk": ((*GIVEN, "x.npy", "--html", "/dev/full"), ["No space left"]),
+    "one file for both": ((*GIVEN, "x.npy", "--json", "out", "--html", "./out"), ["--html", "--json", "'./out'"]),
+    "one output for both": ((*GIVEN, "x.npy", "--json", "-", "--html", "-"), ["--html", "--json", "'-'"]),
     "json nowhere": ((*GIVEN, "x.npy", "--json", "/no/such/out.json"), ["--json", "/no/such/out.json"]),
     "unknown option": ((*GIVEN, "x.npy", "--nonsense"), ["--nonsense"]),
 }
@@ -975,12 +1037,13 @@ def test_nothing_in_a_file_is_executed(folder, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_progress_only_where_there_is_a_terminal(folder):
+def test_progress_only_where_there_is_a_terminal(folder, tmp_path):
     import pty
 
     parent, child = pty.openpty()
     script = "import sys\nfrom rnncore.cli import main\nsys.exit(main())"
     call = [sys.executable, "-c", script, "diagnose", "w.safetensors", "--input", "x.npy", "--json", "-"]
+    call += ["--html", str(tmp_path / "out.html")]
     environment = {**PLAIN, "TERM": "xterm"}
     with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=child, cwd=folder, env=environment) as process:
         os.close(child)
@@ -993,4 +1056,5 @@ def test_progress_only_where_there_is_a_terminal(folder):
         written = process.stdout.read()
     os.close(parent)
     assert b"reading" in shown or b"diagnosing" in shown
+    assert b"drawing the page" in shown
     json.loads(written)

@@ -43,7 +43,6 @@ ORDER = (
     "functional",
     "clipping",
     "optim",
-    "flow",
     "testing",
     "diagnostics",
     "demo",
@@ -54,7 +53,7 @@ ORDER = (
     "cli",
 )
 # These stand above the public names: they are users of the library.
-USERS = ("conform", "diagnose_command", "demo", "demo_report", "demo_plot", "cli", "flow")
+USERS = ("conform", "diagnose_command", "demo", "demo_report", "demo_plot", "cli")
 ARRAY_LIBRARIES = {
     "torch",
     "cupy",
@@ -80,7 +79,6 @@ NUMPY_ALLOWED = {
     "rnn_cell",
     "clipping",
     "optim",
-    "flow",
     "testing",
     "diagnostics",
     "diagnose_command",
@@ -182,6 +180,7 @@ def test_import_brings_no_backend_and_no_tool():
         "sklearn",
         "pytest",
         "rnncore_numpy",
+        "rnncore_numba",
         "rnncore_torch",
         "rnncore_jax",
         "rnncore_mlx",

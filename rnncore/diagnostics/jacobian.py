@@ -104,6 +104,16 @@ def jacobian(
     steps : int
         Steps of Lanczos' method for it; H are enough for any matrix.
 
+    Returns
+    -------
+    Jacobian
+        Natural logarithms: (D, T, B) for each layer.
+
+    Raises
+    ------
+    ArgumentValueError
+        For steps < 1.
+
     Examples
     --------
     >>> import numpy as np, rnncore

@@ -104,6 +104,19 @@ def lyapunov(
     seed : int
         Of the first frame.
 
+    Returns
+    -------
+    Lyapunov
+        In nats per step.
+
+    Raises
+    ------
+    ArgumentValueError
+        For a k outside [1, width], a layer, direction or row that is not there, windows < 1, a confidence outside (0, 1), and
+        a burn-in that leaves a row no step.
+    ArgumentTypeError
+        For a k that is no int.
+
     Notes
     -----
     Benettin, Galgani, Giorgilli and Strelcyn (1980), "Lyapunov characteristic exponents for smooth dynamical systems";

@@ -1,20 +1,18 @@
-"""Monitor: diagnose a network while it trains, every so many steps, in constant memory, with one line of JSON for each.
-
-The callbacks for Lightning and Keras keep to the conventions of those libraries without importing them: objects with the
-methods that their loops call.
-"""
+"""Monitor: diagnose a network while it trains, every so many steps, in constant memory, with one line of JSON for each."""
 
 from __future__ import annotations
 
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
 from rnncore.backend import Array
+from rnncore.diagnostics import callbacks
+from rnncore.diagnostics.callbacks import Find, keras, lightning
 from rnncore.diagnostics.clip import GradientNorms
 from rnncore.diagnostics.diagnose import Level, check_level, diagnose
 from rnncore.diagnostics.foreign import as_rnn
@@ -26,13 +24,15 @@ from rnncore.spec import positive_int
 
 __all__ = ["Monitor", "VerdictChange"]
 
+# Whose frames are passed over on the way from a warning to its cause.
+OWN = (__name__, callbacks.__name__)
+
 
 class _Text(Protocol):
     def write(self, text: str, /) -> Any: ...
 
 
 Sink: TypeAlias = "str | os.PathLike[str] | _Text | Callable[[Entry], Any] | None"
-Find: TypeAlias = "str | Callable[[Any], Any]"
 
 
 class VerdictChange(UserWarning):
@@ -183,22 +183,7 @@ class Monitor:
         >>> callback = Monitor(every=100).lightning_callback("rnn")      # base=lightning.Callback
         >>> callback.on_train_batch_end(None, None, None, None, 0)       # not due: nothing is looked at
         """
-        find, take = _finder(network), _first_of if inputs is None else _checked_call("inputs", inputs)
-        monitor, waiting = self, list[float]()
-
-        def on_before_optimizer_step(_: Any, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-            grads = {n: p.grad for n, p in pl_module.named_parameters() if p.grad is not None}
-            if grads:
-                waiting[:] = [_norm_of(grads)]
-
-        def on_train_batch_end(
-            _: Any, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *rest: Any
-        ) -> None:
-            norm = waiting.pop() if waiting else None
-            if monitor._advance(norm):
-                monitor._look(find(pl_module), take(batch), None, _loss_of(outputs), None, None)
-
-        return _made("MonitorCallback", base, on_before_optimizer_step, on_train_batch_end)
+        return lightning(self._advance, self._look, network, inputs, base)
 
     def keras_callback(self, network: Any, x: Any, *, base: type = object) -> Any:
         """A callback for ``keras.Model.fit``.
@@ -227,27 +212,7 @@ class Monitor:
         >>> callback = Monitor(every=100).keras_callback(rnn, x)         # base=keras.callbacks.Callback
         >>> callback.on_train_batch_end(0, {"loss": 0.5})
         """
-        monitor = self
-        if isinstance(network, type) or not callable(network):
-            as_rnn(network)
-
-        def set_model(own: Any, model: Any) -> None:
-            if hasattr(base, "set_model"):
-                base.set_model(own, model)
-            else:
-                own.model = model
-
-        def set_params(own: Any, params: Any) -> None:
-            own.params = params
-
-        def on_train_batch_end(own: Any, batch: int, logs: Any = None) -> None:
-            if not monitor._advance(None):
-                return
-            is_network = hasattr(network, "spec") or hasattr(network, "parameters")
-            found = network if is_network else network(getattr(own, "model", None))
-            monitor._look(found, x() if callable(x) else x, None, _loss_of(logs), None, None)
-
-        return _made("MonitorCallback", base, set_model, set_params, on_train_batch_end)
+        return keras(self._advance, self._look, network, x, base)
 
     def close(self) -> None:
         """Close the file that a path was given for. No step can follow."""
@@ -320,7 +285,7 @@ class Monitor:
 def _warn(text: str) -> None:
     """At the caller's line, each time, and without a trace in its module's registry, which would grow."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+    while frame.f_back is not None and frame.f_globals.get("__name__") in OWN:
         frame = frame.f_back
     module = str(frame.f_globals.get("__name__", "<unknown>"))
     warnings.warn_explicit(text, VerdictChange, frame.f_code.co_filename, frame.f_lineno, module)
@@ -339,10 +304,6 @@ def _number(name: str, value: Any) -> float:
             pass
     got = f"{describe(value)} of shape {tuple(shape)}" if shape else describe(value)
     raise ArgumentTypeError(f"{name}: expected a number, or an array of one, got {got}")
-
-
-def _norm_of(gradients: Mapping[str, Array]) -> float:
-    return GradientNorms().add(gradients)
 
 
 def _part(batch_first: bool, rows: int, x: Any, cotangent: Any, lengths: Any, h0: Any) -> tuple[Any, Any, Any, Any]:
@@ -364,44 +325,3 @@ def _part(batch_first: bool, rows: int, x: Any, cotangent: Any, lengths: Any, h0
     if lengths is not None and hasattr(lengths, "__getitem__") and len(getattr(lengths, "shape", (0,))) == 1:
         lengths = lengths[:rows]
     return cut(x, axis), cotangent, lengths, states(h0)
-
-
-def _finder(network: Find) -> Callable[[Any], Any]:
-    if not isinstance(network, str):
-        return _checked_call("network", network)
-    names = network.split(".")
-    if not all(names):
-        raise ArgumentValueError(f"network: expected a path of attributes such as 'encoder.rnn', got {network!r}")
-
-    def find(module: Any) -> Any:
-        for name in names:
-            if not hasattr(module, name):
-                raise ArgumentValueError(
-                    f"network: expected {network!r} in the module, {describe(module)} has no {name!r}"
-                )
-            module = getattr(module, name)
-        return module
-
-    return find
-
-
-def _checked_call(name: str, value: Any) -> Callable[[Any], Any]:
-    if not callable(value):
-        raise ArgumentTypeError(f"{name}: expected a function, got {describe(value)}")
-    return value  # type: ignore[no-any-return]
-
-
-def _first_of(batch: Any) -> Any:
-    return batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-
-
-def _loss_of(outputs: Any) -> Any:
-    return outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-
-
-def _made(name: str, base: type, *methods: Callable[..., Any]) -> Any:
-    """An object of a class with these methods, in front of those of the library's own class."""
-    if not isinstance(base, type):
-        raise ArgumentTypeError(f"base: expected a class, got {describe(base)}")
-    named: Iterable[tuple[str, Any]] = ((m.__name__, m) for m in methods)
-    return type(name, (base,), {"__module__": __name__, "__doc__": "See Monitor.", **dict(named)})()

@@ -19,8 +19,8 @@ from rnncore.io.files import replace
 
 __all__ = ["page"]
 
-# Inches: about as wide as a phone, so that a figure's letters are as large there as the text's.
-WIDTH = 5.0
+# Inches. A phone shows 72 points of it as some 85 pixels, so that the smallest letters, of 8 points, can be read there.
+WIDTH = 4.2
 
 READ = {
     "flow": "Each row is a layer and direction, each column a step; the loss pulls where the map is brightest, and where the "
@@ -57,7 +57,7 @@ h1.bad {{ color: var(--bad); }}
 code {{ font: .92em ui-monospace, monospace; }}
 p.quiet, figcaption, dt {{ color: var(--quiet); }}
 ul {{ padding-left: 1.2rem; margin: .3rem 0; }}
-.figures {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); gap: 1.4rem;
+.figures {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.4rem;
   align-items: start; }}
 figure {{ margin: 0; min-width: 0; }}
 figure svg {{ width: 100%; height: auto; fill: currentColor; display: block; }}
@@ -67,13 +67,18 @@ td, th {{ border-top: 1px solid var(--line); padding: .25rem .5rem; text-align: 
   overflow-wrap: break-word;
   font-variant-numeric: tabular-nums; }}
 th {{ color: var(--quiet); font-weight: 500; }}
-td:first-child, th:first-child {{ text-align: left; }}
+td:first-child, th:first-child {{ text-align: left; white-space: nowrap; }}
+table.pairs {{ width: auto; }}
+.pairs td {{ text-align: left; }}
 @media (max-width: 60rem) {{
   thead {{ display: none; }}
   tr {{ display: block; border-top: 1px solid var(--line); padding: .4rem 0; }}
   td {{ display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem 0; }}
-  td:first-child {{ font-weight: 600; }}
-  td:not(:first-child)::before {{ content: attr(data-of); color: var(--quiet); text-align: left; }}
+  td:first-child {{ font-weight: 600; white-space: normal; }}
+  table.pairs {{ width: 100%; }}
+  .pairs tr {{ display: flex; flex-wrap: wrap; justify-content: space-between; column-gap: 1rem; }}
+  .pairs td:first-child {{ font-weight: 400; color: var(--quiet); }}
+  table:not(.pairs) td:not(:first-child)::before {{ content: attr(data-of); color: var(--quiet); text-align: left; }}
 }}
 </style>
 </head>
@@ -103,6 +108,11 @@ def page(report: Report, path: str | Path | None = None) -> str:
     path : str or Path, optional
         Where to write it: a whole file or none.
 
+    Returns
+    -------
+    str
+        The whole page, UTF-8 in the file.
+
     Raises
     ------
     ImportError
@@ -111,6 +121,15 @@ def page(report: Report, path: str | Path | None = None) -> str:
         If something stands at the path that is not a regular file.
     OSError
         If it cannot be written.
+
+    Examples
+    --------
+    >>> import numpy as np, rnncore
+    >>> from rnncore.diagnostics.page import page
+    >>> report = rnncore.diagnose(rnncore.RNN(3, 8, rng=0), np.random.default_rng(0).standard_normal((100, 2, 3)))
+    >>> text = page(report)
+    >>> '<h1 class="bad">vanishing</h1>' in text, text.count("<figure>"), "<script" in text
+    (True, 5, False)
     """
     s, verdict = report.subject, report.verdict
     figures, missing = [], dict(report.left_out)
@@ -271,7 +290,8 @@ def _middle(x: Any) -> float:
 
 
 def _table(title: str, names: Sequence[str], columns: dict[str, list[Any]]) -> str:
-    head = "".join(f"<th>{_text(text)}</th>" for text in ("", *columns))
+    pairs = list(columns) == [""]  # names and values, which need no head
+    head = "" if pairs else "".join(f"<th>{_text(text)}</th>" for text in ("", *columns))
     rows = [
         f"<tr><td>{_text(name)}</td>"
         + "".join(f'<td data-of="{_text(text)}">{_text(_number(values[i]))}</td>' for text, values in columns.items())
@@ -279,7 +299,9 @@ def _table(title: str, names: Sequence[str], columns: dict[str, list[Any]]) -> s
         for i, name in enumerate(names)
     ]
     return (
-        f"<table><caption>{_text(title)}</caption><thead><tr>{head}</tr></thead>\n<tbody>"
+        ('<table class="pairs">' if pairs else "<table>")
+        + f"<caption>{_text(title)}</caption>"
+        + (f"<thead><tr>{head}</tr></thead>\n<tbody>" if head else "<tbody>")
         + "\n".join(rows)
         + "</tbody></table>"
     )

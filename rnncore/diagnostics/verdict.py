@@ -21,6 +21,17 @@ from rnncore.diagnostics.jacobian import Jacobian
 from rnncore.diagnostics.nonfinite import NonFinite
 from rnncore.diagnostics.product import Product
 from rnncore.diagnostics.record import Record
+from rnncore.diagnostics.remedies import (
+    LOUD,
+    SOME,
+    Remedy,
+    clip_the_norm,
+    free_gain,
+    new_gain,
+    place,
+    repair,
+    wake_up,
+)
 from rnncore.diagnostics.saturation import Saturation
 
 __all__ = ["Evidence", "Label", "Remedy", "Verdict", "decide"]
@@ -34,6 +45,7 @@ LARGE = 1e3
 # More than half: then what most units do is what the layer does.
 MOST = 0.5
 FEW = 3
+AT_AN_END = "fraction of states at an end of their range"
 
 
 @dataclass(frozen=True)
@@ -54,28 +66,6 @@ class Evidence:
 
     def __str__(self) -> str:
         return f"{self.metric} is {self.value:.4g} (threshold {self.threshold:.4g}) at {self.where}"
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """What to change, and what that is expected to do.
-
-    Attributes
-    ----------
-    action, expected : str
-    parameter : str
-        What it acts on: "weight_hh gain", "clip_grad_norm", "input scale", "bias", "truncate", "data", "learning rate".
-    value : float or None
-        The number to use, where there is one.
-    """
-
-    action: str
-    expected: str
-    parameter: str
-    value: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.action}: {self.expected}"
 
 
 @dataclass(frozen=True)
@@ -103,6 +93,10 @@ class _Reach:
     rate: float  # of a random direction, nats per step; NaN where it was not measured
     top: float  # ln of the largest singular value of the whole product; NaN where it was not measured
 
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.layer, self.direction
+
 
 def decide(
     record: Record,
@@ -119,7 +113,7 @@ def decide(
 ) -> Verdict:
     """The label. What was not measured is None and does not count."""
     if nonfinite is not None:
-        return _not_finite(nonfinite)
+        return _not_finite(record, nonfinite)
     if record.batch == 0 or max(record.lengths, default=0) < 2:
         return Verdict(
             "inconclusive", "a run of at least two steps and one row is needed to see a gradient move", (), ()
@@ -136,20 +130,26 @@ def decide(
     ]
     if not reaches:
         return Verdict("inconclusive", "no state is far enough from the loss to see a gradient move", (), ())
-    if dead := [e for e in _dead(saturation) if e.value > MOST]:
-        return Verdict("dead", "most units never react to anything", tuple(dead), _wake_up(record))
+    if dead := _dead(saturation):
+        places = [(k, d) for k, d, _ in dead]
+        evidence = tuple(
+            Evidence("fraction of units whose slope is 0 at every step and row", share, MOST, place(k, d))
+            for k, d, share in dead
+        )
+        remedies = wake_up(record, initial, saturation, places)
+        return Verdict("dead", "most units never react to anything", evidence, remedies)
     floor, ceiling = math.log(SMALL), math.log(LARGE)
     grown = [r for r in reaches if (r.median > ceiling or r.top > ceiling) and (r.slope > 0 or r.top > ceiling)]
     shrunk = [r for r in reaches if r.median < floor]
     torn = [r for r in reaches if r.low < floor and r.high > ceiling]
     torn += [r for r in grown if r.median < ceiling and r.rate < 0]
     if torn or (grown and shrunk):
-        chosen = tuple(_evidence(r) for r in (torn or [*grown, *shrunk]))
+        chosen = torn or [*grown, *shrunk]
         return Verdict(
             "mixed",
             "some directions or rows explode while others vanish",
-            chosen,
-            (_clip(), *_gain(initial, (torn or grown)[0])),
+            tuple(_evidence(r) for r in chosen),
+            (*repair(record, initial, saturation, {r.place for r in chosen}), clip_the_norm()),
         )
     if grown:
         worst = max(grown, key=lambda r: max(r.median, r.top))
@@ -157,10 +157,10 @@ def decide(
             "exploding",
             f"the gradient grows by e^{max(worst.median, worst.top):.0f} over {worst.lag} steps",
             tuple(_evidence(r) for r in grown),
-            (_clip(), *_gain(initial, worst)),
+            (*new_gain(record, initial, {r.place for r in grown}), clip_the_norm()),
         )
     if shrunk:
-        return _vanishing(record, shrunk, saturation, decomposition, initial)
+        return _shrunk(record, shrunk, saturation, decomposition, initial)
     longest = max(record.lengths)
     if dependency_length >= longest and dependency_length > max(r.lag for r in reaches):
         return Verdict(
@@ -169,13 +169,7 @@ def decide(
             tuple(_evidence(r) for r in reaches),
             (),
         )
-    weakest = min(reaches, key=lambda r: r.median)
-    return Verdict(
-        "healthy",
-        f"after {weakest.lag} steps the gradient is still e^{weakest.median:.1f} of what it was",
-        (_evidence(weakest),),
-        (),
-    )
+    return _healthy(record, reaches, saturation, initial)
 
 
 def _can_be_judged(found: Horizon, wanted: int) -> bool:
@@ -204,7 +198,7 @@ def _reach(
     if product is not None:
         tops = product[k][d].log_singular[:, 0]
         top = float(np.median(tops)) if len(tops) else math.nan
-    where = f"layer {k}" + (", reverse" if d else "") + f", lag {lag}"
+    where = f"{place(k, d)}, lag {lag}"
     return _Reach(where, k, d, lag, float(found.median[lag]), float(low), float(high), found.slope, rate, top)
 
 
@@ -215,129 +209,116 @@ def _evidence(r: _Reach) -> Evidence:
     return Evidence("ln gain of the gradient (median over rows)", r.median, threshold, r.where)
 
 
-def _vanishing(
+def _shrunk(
     record: Record,
     shrunk: list[_Reach],
     saturation: Saturation,
     decomposition: Decomposition,
     initial: Initial,
 ) -> Verdict:
-    worst = min(shrunk, key=lambda r: r.median)
+    """Saturated if that is what takes the gradient in some layer, else vanishing."""
+    saturated = [r for r in shrunk if _is_saturated(r, record, saturation, decomposition, initial)]
+    worst = min(saturated or shrunk, key=lambda r: r.median)
+    k, d = worst.place
+    at = place(k, d)
     eps = EPS[record.engine.dtype_name]
     lost = worst.median < math.log(eps)
-    parts = {
-        name: _mean(getattr(decomposition, name)[worst.layer][worst.direction]) for name in ("weights", "saturation")
-    }
+    weights, slopes = _losses(record, decomposition, worst.place)
     evidence = [_evidence(r) for r in sorted(shrunk, key=lambda r: r.median)]
     if lost:
         text = f"ln gain, below ln eps of {record.engine.dtype_name}: no longer seen in a sum"
         evidence.insert(0, Evidence(text, worst.median, math.log(eps), worst.where))
-    at = f"layer {worst.layer}"
     evidence += [
-        Evidence("nats per step by the weights", parts["weights"], 0.0, at),
-        Evidence("nats per step by saturation", parts["saturation"], 0.0, at),
+        Evidence("nats per step by the weights", weights, 0.0, at),
+        Evidence("nats per step by saturation", slopes, 0.0, at),
     ]
-    remedies = list(_gain(initial, worst))
-    share = float(saturation.saturated[worst.layer][worst.direction])
-    if share > MOST:
-        evidence.append(Evidence("fraction of states at an end of their range", share, MOST, at))
-        v = initial.input_variance[worst.layer][worst.direction]
-        scale = 1 / math.sqrt(v) if v > 1 else 1.0
-        remedies.insert(
-            0,
-            Remedy(
-                f"scale the input of {at} by {scale:.3g}, or normalise it" if v > 1 else "lower the gain of weight_hh",
-                f"saturation costs {-parts['saturation']:.3g} nats per step, and the input's variance is {v:.3g}",
-                "input scale" if v > 1 else "weight_hh gain",
-                scale,
-            ),
-        )
-        summary = f"{share:.0%} of the states are at an end of their range, and gradients vanish there"
-        return Verdict("saturated", summary, tuple(evidence), tuple(remedies))
+    remedies = repair(record, initial, saturation, {r.place for r in shrunk})
+    if saturated:
+        share, v = float(saturation.saturated[k][d]), initial.input_variance[k][d]
+        evidence += [
+            Evidence(AT_AN_END, share, MOST if share > MOST else SOME, at),
+            Evidence("nats over the lag by saturation alone", slopes * worst.lag, math.log(SMALL), at),
+            Evidence("mean square of W_ih x + b", v, LOUD, at),
+        ]
+        summary = f"{share:.0%} of the states of {at} are at an end of their range, and gradients vanish there"
+        return Verdict("saturated", summary, tuple(evidence), remedies)
     much = "nothing of it is seen in this dtype" if lost else f"e^{worst.median:.0f} of it is left"
     summary = f"after {worst.lag} steps {much} ({worst.slope:.3g} nats per step)"
-    return Verdict("vanishing", summary, tuple(evidence), tuple(remedies))
+    return Verdict("vanishing", summary, tuple(evidence), remedies)
 
 
-def _gain(initial: Initial, r: _Reach) -> tuple[Remedy, ...]:
-    """The gain at which the theory's rate is 0, on the data's own input variance."""
-    critical, now = initial.critical[r.layer][r.direction], initial.gain[r.layer][r.direction]
-    rate = initial.now[r.layer][r.direction].rate
-    if critical.g is None:
-        return (
-            Remedy(
-                "use another nonlinearity: with this one no gain of weight_hh keeps the gradient's size",
-                f"at the present gain {now:.3g} the theory expects {rate:.3g} nats per step",
-                "nonlinearity",
-            ),
-        )
-    return (
-        Remedy(
-            f"start from an orthogonal weight_hh with gain {critical.g:.4g} (init.orthogonal({critical.g:.4g})); "
-            f"it has {now:.3g} now",
-            f"the theory expects {rate:.3g} nats per step now, and 0 there",
-            "weight_hh gain",
-            float(critical.g),
-        ),
-    )
+def _is_saturated(
+    r: _Reach, record: Record, saturation: Saturation, decomposition: Decomposition, initial: Initial
+) -> bool:
+    """Most states are at an end; or some are, or are driven there, and that alone takes the gradient."""
+    share = float(saturation.saturated[r.layer][r.direction])
+    if math.isnan(share) or share > MOST:  # NaN: a function without ends
+        return share > MOST
+    weights, slopes = _losses(record, decomposition, r.place)
+    alone = slopes * r.lag < math.log(SMALL) and slopes < min(weights, 0.0)
+    # Slopes below 1 are no finding by themselves: every tanh network that is not silent has them. Where nothing is at an
+    # end, or driven there, a larger gain makes up for them.
+    return alone and (share > SOME or initial.input_variance[r.layer][r.direction] > LOUD)
 
 
-def _clip() -> Remedy:
-    return Remedy(
-        "clip the gradient's norm (optim.clip_grad_norm), at a threshold taken from diagnostics.GradientNorms",
-        "a step of the optimiser stays bounded while the recurrence is repaired",
-        "clip_grad_norm",
-    )
+def _losses(record: Record, decomposition: Decomposition, at: tuple[int, int]) -> tuple[float, float]:
+    """Nats per step by the weights with every slope at its largest, and by the slopes that are below that."""
+    k, d = at
+    # The slope of a logistic function is 1/4 where it is farthest from its ends: that is no saturation.
+    largest = math.log(record.nonlinearity.gamma or 1.0)
+    each = decomposition.saturation[k][d]
+    rows = np.asarray(record.lengths) > 0
+    # A row's mean is -inf where a single step lets nothing through.
+    mean = float(np.median(np.nanmean(each[:, rows], axis=0)))
+    return float(decomposition.weights[k][d]) + largest, mean - largest
 
 
-def _dead(saturation: Saturation) -> list[Evidence]:
-    found = []
-    for k, row in enumerate(saturation.dead):
-        for d, share in enumerate(row):
-            if not math.isnan(float(share)):
-                where = f"layer {k}" + (", reverse" if d else "")
-                found.append(
-                    Evidence("fraction of units whose slope is 0 at every step and row", float(share), MOST, where)
-                )
-    return found
+def _healthy(record: Record, reaches: list[_Reach], saturation: Saturation, initial: Initial) -> Verdict:
+    """Healthy; but if many states hardly respond, that is said, and what to do about it."""
+    weakest = min(reaches, key=lambda r: r.median)
+    summary = f"after {weakest.lag} steps the gradient is still e^{weakest.median:.1f} of what it was"
+    evidence = [_evidence(weakest)]
+    shares = {r.place: float(saturation.saturated[r.layer][r.direction]) for r in reaches}
+    many = {at: share for at, share in shares.items() if share > SOME}
+    if not many:
+        return Verdict("healthy", summary, tuple(evidence), ())
+    at, share = max(many.items(), key=lambda item: item[1])
+    summary += f", but {share:.0%} of the states of {place(*at)} are at an end of their range, where they hardly learn"
+    evidence += [Evidence(AT_AN_END, share, SOME, place(*at)) for at, share in many.items()]
+    return Verdict("healthy", summary, tuple(evidence), repair(record, initial, saturation, set(many)))
 
 
-def _wake_up(record: Record) -> tuple[Remedy, ...]:
-    name = record.nonlinearity.name
-    return (
-        Remedy(
-            "raise the biases, or start weight_hh from the identity (init.identity()) with biases of 0",
-            "a unit that is never active has no gradient and stays as it is",
-            "bias",
-        ),
-        Remedy(
-            "use leaky_relu" if name == "relu" else "lower the scale of the input and of the biases",
-            "its slope is nowhere 0" if name == "relu" else "the slopes leave 0",
-            "nonlinearity" if name == "relu" else "input scale",
-        ),
-    )
+def _dead(saturation: Saturation) -> list[tuple[int, int, float]]:
+    """Layer, direction and share of the units, where that is most; NaN is not."""
+    return [
+        (k, d, float(share))
+        for k, row in enumerate(saturation.dead)
+        for d, share in enumerate(row)
+        if float(share) > MOST
+    ]
 
 
-def _not_finite(found: NonFinite) -> Verdict:
-    place = f"layer {found.layer}" + (", reverse" if found.direction else "")
-    place += "" if found.step is None else f", step {found.step}"
-    place += "" if found.row is None else f", row {found.row}"
-    place += f", unit {found.unit}"
-    summary = f"{found.quantity} is {found.value} in the {found.phase} pass at {place}: {found.cause} ({found.where})"
-    evidence = [Evidence(f"{found.quantity} ({found.cause})", found.value, math.inf, place)]
+def _not_finite(record: Record, found: NonFinite) -> Verdict:
+    where = place(found.layer, found.direction)
+    where += "" if found.step is None else f", step {found.step}"
+    where += "" if found.row is None else f", row {found.row}"
+    where += f", unit {found.unit}"
+    summary = f"{found.quantity} is {found.value} in the {found.phase} pass at {where}: {found.cause} ({found.where})"
+    evidence = [Evidence(f"{found.quantity} ({found.cause})", found.value, math.inf, where)]
     if not math.isnan(found.growth):
-        evidence.append(Evidence("growth up to there, nats per step", found.growth, 0.0, place))
+        evidence.append(Evidence("growth up to there, nats per step", found.growth, 0.0, where))
     if found.cause in ("input", "initial state", "parameter", "cotangent"):
         remedy = Remedy(f"look at {found.quantity}{list(found.index)}", "it was not finite when it was given", "data")
-    else:
-        remedy = Remedy(
-            "clip the pre-activation (clip=), lower the gain of weight_hh, or clip the gradient's norm",
-            f"the number would have been e^{found.log_value:.4g} in magnitude",
-            "weight_hh gain",
+        return Verdict("nonfinite", summary, tuple(evidence), (remedy,))
+    size = f"the number would have been e^{found.log_value:.4g} in magnitude"
+    g = free_gain(record.nonlinearity) if found.growth > 0 else None
+    remedies = [
+        Remedy(
+            "clip the pre-activation (clip=), lower the gain of weight_hh, or clip the gradient's norm", size, "clip"
         )
-    return Verdict("nonfinite", summary, tuple(evidence), (remedy,))
-
-
-def _mean(x: Host) -> float:
-    finite = np.asarray(x)[np.isfinite(x)]
-    return float(finite.mean()) if finite.size else -math.inf
+    ]
+    if g is not None:
+        name = f"weight_hh_l{found.layer}" + ("_reverse" if found.direction else "")
+        action = f"start from an orthogonal {name} with gain {g:.4g} (init.orthogonal({g:.4g}))"
+        remedies.insert(0, Remedy(action, size, "weight_hh gain", g, found.layer, found.direction))
+    return Verdict("nonfinite", summary, tuple(evidence), tuple(remedies))
