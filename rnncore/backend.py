@@ -67,7 +67,10 @@ class ScanRequest:
 
 @runtime_checkable
 class Scans(Protocol):
-    """A backend's own two scans. Time is the leading axis; the result is a new array of the first argument's shape."""
+    """A backend's own two scans. Time is the leading axis; the result is a new array of the first argument's shape.
+
+    One name more is optional: ``explain(request) -> str``, which of several ways the scans take for a request and why.
+    """
 
     def unsupported(self, request: ScanRequest, /) -> str | None:
         """Why this request cannot be run here, as a sentence, or None if it can."""

@@ -7,7 +7,7 @@ inside a plugin's scan is the caller's to see.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -71,6 +71,13 @@ class Engine:
                 f"{self.backend.name!r}: {reason}"
             )
         return Choice(request.scan, "reference", reason)
+
+    def explain(self, request: ScanRequest) -> Choice:
+        """The same with what the plugin's scans say of themselves: more than a call has to know."""
+        choice, words = self.choose(request), getattr(self.scans, "explain", None)
+        if choice.path == "reference" or words is None:
+            return choice
+        return replace(choice, reason=f"{choice.reason}: {words(request)}")
 
     def nonlinear(
         self,

@@ -195,8 +195,8 @@ class Parameterised:
         choices = []
         for width in dict.fromkeys(spec.hidden_sizes):
             shape = (steps, batch, width, engine.dtype_name, engine.device)
-            choices.append(engine.choose(ScanRequest("nonlinear", *shape, False, spec.nonlinearity)))
-            choices.append(engine.choose(ScanRequest("linear", *shape, True, None)))
+            choices.append(engine.explain(ScanRequest("nonlinear", *shape, False, spec.nonlinearity)))
+            choices.append(engine.explain(ScanRequest("linear", *shape, True, None)))
         return Explanation(
             self.backend,
             self._device_name,

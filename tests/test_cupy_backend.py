@@ -16,7 +16,6 @@ import pickle
 import subprocess
 import sys
 import threading
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,6 @@ from rnncore.errors import ArgumentTypeError, BackendUnavailableError, DeviceErr
 
 HERE = Path(__file__).parent
 FAKE = HERE / "fake_cupy"
-SCRIPT = HERE.parent / "scripts" / "gpu-check"
 TIGHT = {"rtol": 1e-12, "atol": 1e-13}
 
 needs_real_cupy = pytest.mark.skipif(
@@ -55,7 +53,7 @@ def on_fake_cupy(devices=2, **environment):
     def decorate(body):
         @functools.wraps(body)
         def test():
-            code = f"import test_cupy_backend as tests; tests.{body.__name__}.__wrapped__()"
+            code = f"import {body.__module__} as tests; tests.{body.__name__}.__wrapped__()"
             path = os.pathsep.join([str(FAKE), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
             python(code, PYTHONPATH=path, RNNCORE_FAKE_CUPY=str(devices), **environment)
 
@@ -484,7 +482,7 @@ def test_the_users_stream_stays_the_current_one():
         on_one = e.cupy.cuda.Stream()
         with on_one:
             with e.cupy.cuda.Device(0), e.cupy.cuda.Stream() as on_zero:
-                rnn = rnncore.RNN(2, 3, backend="cupy", device="cuda:1")
+                rnn = rnncore.RNN(2, 3, backend="cupy", device="cuda:1", kernel="reference")
                 seen = e.cupy.tanh
 
                 def spy(*args, **kwargs):
@@ -678,8 +676,8 @@ from cupy._core import _routines_linalg
 
 public = lambda module: [n for n in dir(module) if not n.startswith("_")]
 every = lambda kind: [n for n in dir(kind) if not n.startswith("_") or n.endswith("__")]
-modules = (cupy, cupy.linalg, cupy.fft, cupy.cuda, cupy.cuda.runtime, _routines_linalg)
-kinds = (cupy.ndarray, cupy.cuda.Device, cupy.cuda.Stream, cupy.cuda.Event)
+modules = (cupy, cupy.linalg, cupy.fft, cupy.cuda, cupy.cuda.runtime, cupy.cuda.driver, _routines_linalg)
+kinds = (cupy.ndarray, cupy.cuda.Device, cupy.cuda.Stream, cupy.cuda.Event, cupy.RawModule, cupy.RawKernel)
 print(json.dumps([*map(public, modules), *map(every, kinds)]))
 """
     real = json.loads(python(code))
@@ -693,7 +691,7 @@ print(json.dumps([*map(public, modules), *map(every, kinds)]))
         "__dict__",
         "__weakref__",
     }  # what a module of Python's imports, a class has
-    for_tests = {"synchronized", "waited_for", "recorded_on"}
+    for_tests = {"synchronized", "waited_for", "recorded_on", "attributes", "runtime"}
     for of_fake, of_real in zip(fake, real, strict=True):
         assert set(of_fake) - set(of_real) - known - for_tests == set()
 
@@ -829,109 +827,7 @@ def test_neither_importing_the_plugin_nor_listing_it_imports_cupy():
     assert python(code).strip() == "False"
     import rnncore_cupy
 
-    from rnncore.backend import CONTRACT_VERSION, Backend
+    from rnncore.backend import CONTRACT_VERSION, Backend, Scans
 
     assert isinstance(rnncore_cupy, Backend) and rnncore_cupy.contract_version == CONTRACT_VERSION
-    assert rnncore_cupy.scans() is None and not rnncore_cupy.is_native(np.ones(2))
-
-
-# --- scripts/gpu-check ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def gpu_check(monkeypatch):
-    loader = SourceFileLoader("gpu_check", str(SCRIPT))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("gpu_check", loader))
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    loader.exec_module(module)
-    return module
-
-
-def test_gpu_check_says_where_there_is_no_gpu(tmp_path):
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
-    out = tmp_path / "records"
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--output", str(out)], capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.splitlines()[-1] == (
-        "No library sees a GPU on this machine: nothing was run and nothing is verified."
-    )
-    for name in ("cupy", "torch", "jax"):
-        assert f"{name}: " in done.stderr
-    assert not out.exists()
-
-
-def test_gpu_check_is_not_taken_in_by_the_stand_in(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(FAKE), "RNNCORE_FAKE_CUPY": "2"}
-    command = [sys.executable, str(SCRIPT), "--output", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
-    assert done.returncode == 2 and "stand-in" in done.stderr and list(tmp_path.iterdir()) == []
-
-
-GPU = {"version": "14.2.0", "cuda": "13000, driver 13010", "devices": ["NVIDIA Some GPU", "NVIDIA Some GPU"]}
-
-
-@pytest.mark.parametrize(
-    ("statuses", "code", "headline"),
-    [
-        ({"cupy": 0, "torch": 0}, 0, "passed: cupy, torch"),
-        ({"cupy": 0, "torch": 1}, 1, "failed: torch"),
-        ({"cupy": -11}, 1, "failed: cupy"),
-    ],
-)
-def test_gpu_check_runs_what_sees_a_gpu_and_reports(gpu_check, tmp_path, capsys, statuses, code, headline):
-    out = tmp_path / "gpu"
-
-    def conform(name, file):
-        if statuses[name] >= 0:
-            counts = {"passed": 150, "failed": statuses[name], "skipped": 0}
-            file.write_text(json.dumps({"counts": counts, "precision": "full", "device": "cuda:0"}))
-        return statuses[name]
-
-    look = lambda name: GPU if name in statuses else "RuntimeError: no | GPU"  # noqa: E731
-    assert gpu_check.check(out, look, conform) == code
-    report = (out / "report.md").read_text()
-    assert report.splitlines()[0].endswith(headline) and rnncore.__version__ in report
-    assert "| jax | | | | not run: RuntimeError: no / GPU | |" in report
-    for name, status in statuses.items():
-        line = next(line for line in report.splitlines() if line.startswith(f"| {name} "))
-        assert "14.2.0" in line and "NVIDIA Some GPU, NVIDIA Some GPU" in line
-        told = {0: "passed: 150 passed; ", 1: "FAILED, status 1: 150 passed, 1 failed; ", -11: "FAILED, status -11 |"}
-        assert told[status] in line and ("precision full on cuda:0" in line) == (status >= 0)
-        assert (f"[{name}.json]({name}.json)" in line) == (status >= 0)
-
-
-def test_gpu_check_asks_for_each_librarys_own_gpu(gpu_check, tmp_path, monkeypatch):
-    calls = []
-
-    def recorded(command, **options):
-        calls.append((command[1:], options["env"].get("JAX_ENABLE_X64")))
-        return subprocess.CompletedProcess(command, 0, stdout="", stderr="")
-
-    monkeypatch.delenv("JAX_ENABLE_X64", raising=False)
-    monkeypatch.setattr(gpu_check.subprocess, "run", recorded)
-    for name in ("cupy", "torch", "jax"):
-        assert gpu_check.run(name, tmp_path / "x.json") == 0
-    assert [c[2:-2] for c, _ in calls] == [
-        ["conform", "cupy"],
-        ["conform", "torch", "--device", "cuda"],
-        ["conform", "jax", "--device", "cuda"],
-    ]
-    assert [x64 for _, x64 in calls] == [None, None, "1"]
-
-
-def test_gpu_check_speaks_the_commands_language(gpu_check, tmp_path, monkeypatch):
-    # The run alone, which is not asked what it is that has the devices.
-    monkeypatch.setenv("PYTHONPATH", str(FAKE))
-    monkeypatch.setenv("RNNCORE_FAKE_CUPY", "2")
-    assert gpu_check.run("cupy", tmp_path / "cupy.json") == 0
-    assert gpu_check.counted(0, tmp_path / "cupy.json").endswith("; precision full on cuda:0")
-
-
-def test_gpu_docs_do_not_claim_what_was_not_done():
-    assert (HERE.parent / "docs" / "gpu" / "README.md").read_text().startswith("Not yet verified on a GPU.\n")
-    assert os.access(SCRIPT, os.X_OK)
+    assert isinstance(rnncore_cupy.scans(), Scans) and not rnncore_cupy.is_native(np.ones(2))

@@ -1,4 +1,4 @@
-"""The CuPy backend: arrays on CUDA devices, scans by the reference. ``from rnncore_cupy import RNN`` chooses it by import.
+"""The CuPy backend: arrays on CUDA devices, scans as CUDA kernels. ``from rnncore_cupy import RNN`` chooses it by import.
 
 CuPy works on a current device and, for each device and thread, on a current stream. rnncore makes a model's device current
 for as long as a call takes and leaves the streams alone: the work is queued on the stream that is current on that device in
@@ -20,6 +20,7 @@ import rnncore
 from rnncore.errors import ArgumentTypeError, DeviceError
 from rnncore.registry import describe
 from rnncore_cupy._driver import cuda_fault
+from rnncore_cupy._scans import CupyScans
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,8 @@ RNN, RNNCell = rnncore.bound_to(name)
 
 # Numbers of the DLPack protocol: memory of a CUDA device, and memory that CUDA moves between devices and host.
 DLPACK_CUDA, DLPACK_CUDA_MANAGED = 2, 13
+
+_SCANS = CupyScans()
 
 
 def namespace() -> Any:
@@ -111,9 +114,9 @@ def precision(device: Any, /) -> str:
         return "tf32" if linalg.get_compute_type("float32") == linalg.COMPUTE_TYPE_TF32 else "full"
 
 
-def scans() -> None:
-    """None: the reference runs."""
-    return None
+def scans() -> CupyScans:
+    """Both, for the functions and dtypes that have kernels."""
+    return _SCANS
 
 
 def from_dlpack(x: Any, /) -> Any:

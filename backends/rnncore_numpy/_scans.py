@@ -9,6 +9,7 @@ import numpy as np
 
 from rnncore.backend import ScanRequest
 from rnncore.nonlinearity import Nonlinearity
+from rnncore_numpy._threads import threads_for
 
 HostArray = np.ndarray[Any, Any]
 # At one row a step is a few hundred numbers, and what it costs is the calls: np.dot is half a call to np.matmul, and a
@@ -46,14 +47,15 @@ class NumpyScans:
         out = p if overwrite and p.flags.writeable else np.empty(p.shape, p.dtype)
         product = np.empty(h0.shape, p.dtype)
         h = h0
-        for p_t, h_t in _steps(reverse, p, out):
-            _dot(h, w_t, product)
-            _add(p_t, product, h_t)
-            if clip is not None:
-                _minimum(h_t, clip, out=h_t)
-                _maximum(h_t, -clip, out=h_t)
-            activate(h_t, product)
-            h = h_t
+        with threads_for(*p.shape):
+            for p_t, h_t in _steps(reverse, p, out):
+                _dot(h, w_t, product)
+                _add(p_t, product, h_t)
+                if clip is not None:
+                    _minimum(h_t, clip, out=h_t)
+                    _maximum(h_t, -clip, out=h_t)
+                activate(h_t, product)
+                h = h_t
         return out
 
     def linear(
@@ -72,11 +74,12 @@ class NumpyScans:
         out = d if overwrite and d.flags.writeable else np.empty(d.shape, d.dtype)
         product = np.empty(s0.shape, d.dtype)
         s = s0
-        for u_t, d_t, s_t in _steps(reverse, u, d, out):
-            _dot(s, m, product)
-            _add(u_t, product, product)
-            _multiply(d_t, product, s_t)
-            s = s_t
+        with threads_for(*u.shape):
+            for u_t, d_t, s_t in _steps(reverse, u, d, out):
+                _dot(s, m, product)
+                _add(u_t, product, product)
+                _multiply(d_t, product, s_t)
+                s = s_t
         return out
 
 

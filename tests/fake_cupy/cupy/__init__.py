@@ -60,6 +60,7 @@ bool = bool_
 from cupy import _core, cuda  # noqa: E402, F401
 from cupy._array import ndarray  # noqa: E402
 from cupy._functions import *  # noqa: E402, F403
+from cupy._raw import RawKernel, RawModule  # noqa: E402, F401
 
 from cupy import _operators, fft, linalg  # noqa: E402, F401  # isort: skip
 

@@ -7,6 +7,18 @@ streamLegacy, streamPerThread = 1, 2
 
 synchronized: list[int] = []  # what was waited for, for tests
 
+# Of every device; those of an H100, which tests may change. The constants are CUDA's numbers.
+attributes = {
+    "MultiProcessorCount": 132,
+    "MaxSharedMemoryPerBlockOptin": 232448,
+    "MaxRegistersPerBlock": 65536,
+    "CooperativeLaunch": 1,
+}
+cudaDevAttrMaxRegistersPerBlock = 12
+cudaDevAttrMultiProcessorCount = 16
+cudaDevAttrCooperativeLaunch = 95
+cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+
 _state = threading.local()
 
 
@@ -57,3 +69,11 @@ def runtimeGetVersion():
 def driverGetVersion():
     """As of CUDA 13.0."""
     return 13000
+
+
+def deviceGetAttribute(attribute, device):
+    """A number that CUDA has of a device."""
+    names = {globals()[f"cudaDevAttr{name}"]: name for name in attributes}
+    if not 0 <= device < getDeviceCount():
+        raise CUDARuntimeError(101, "cudaErrorInvalidDevice: invalid device ordinal")
+    return attributes[names[attribute]]

@@ -14,6 +14,20 @@ class Event:
     def __init__(self, block=False, disable_timing=False, interprocess=False):
         self.recorded_on = None
 
+    def record(self, stream=None):
+        """At this point of the current stream."""
+        self.recorded_on = get_current_stream() if stream is None else stream
+
+    def synchronize(self):
+        """There is nothing to wait for."""
+
+
+def get_elapsed_time(start_event, end_event):
+    """No time: nothing was done on a GPU."""
+    if start_event.recorded_on is None or end_event.recorded_on is None:
+        raise runtime.CUDARuntimeError(400, "cudaErrorInvalidResourceHandle: invalid resource handle")
+    return 0.0
+
 
 class Stream:
     """A stream of the current device."""

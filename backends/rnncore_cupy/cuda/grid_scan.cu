@@ -1,0 +1,110 @@
+// A scan in which a row of blocks has the matrix between them: for widths up to about 2,700 on a large device.
+//
+// Block (x, y) has THREADS / LANES * ROWS rows of the matrix and `tile` rows of the batch, in groups of STATES. Blocks with
+// the same y work on the same states: after each step they wait for each other, by a counter in global memory, and read the
+// whole states back from L2. All blocks of the grid must be resident at once; a cooperative launch is refused otherwise.
+
+// So far apart that no two counters share a cache line.
+const int COUNTER_SPACING = 16;
+
+// What the block has stored is there for every block that sees the arrival.
+__device__ inline void arrive(unsigned long long* counter) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        atomicAdd(counter, 1ull);
+    }
+}
+
+// The counter only grows, so that nobody can miss the moment, and a block may run ahead by one step without harm.
+__device__ inline void wait_for(const unsigned long long* counter, unsigned long long arrivals) {
+    if (threadIdx.x == 0) {
+        while (load_acquire(counter) < arrivals) continue;
+        __threadfence();
+    }
+    __syncthreads();
+}
+
+// STATES whole states from global into shared memory, 0 past width and batch. Eight loads are on their way at once, each from
+// a place of these states, so that none of them is behind a branch.
+template <int STATES, int THREADS, class Number, class Storage>
+__device__ inline void stage(Number* states, const Storage* from, Index first_state, Index end_state, int width,
+                             int stored_width) {
+    const int COLUMNS = STATES < 8 ? 8 / STATES : 1;
+    for (int k0 = threadIdx.x; k0 < stored_width; k0 += COLUMNS * THREADS) {
+        Number loaded[COLUMNS][STATES];
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c)
+#pragma unroll
+            for (int b = 0; b < STATES; ++b) {
+                const int k = k0 + c * THREADS;
+                const bool inside = first_state + b < end_state && k < width;
+                const Number h = widen(load_of_others(from + (inside ? (first_state + b) * width + k : first_state * width)));
+                loaded[c][b] = inside ? h : Number(0);
+            }
+#pragma unroll
+        for (int c = 0; c < COLUMNS; ++c)
+#pragma unroll
+            for (int b = 0; b < STATES; ++b)
+                if (k0 + c * THREADS < stored_width) states[b * stored_width + k0 + c * THREADS] = loaded[c][b];
+    }
+}
+
+template <class Storage, int STEP, int LANES, int STATES, int KEPT, int THREADS>
+__global__ void __launch_bounds__(THREADS)
+    grid_scan(const Storage* source, const Storage* factor, const Storage* first, const Storage* matrix, Storage* out,
+              Index row_stride, Index column_stride, Index steps, Index batch, int width, int reverse, double clip,
+              Index tile, unsigned long long* counters) {
+    typedef typename ComputedIn<Storage>::type Number;
+    typedef Owned<STATES * ROWS, LANES> Mine;
+    const int stored_width = quads_of<LANES, KEPT>(width) * LANES * 4;
+    Number* const states = reinterpret_cast<Number*>(shared_memory());  // (2, STATES, stored_width)
+    Quad<Number>* const shared_part = reinterpret_cast<Quad<Number>*>(states + 2 * STATES * stored_width);
+
+    const int lane = threadIdx.x % LANES;
+    const int first_row = (blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES) * ROWS;
+    const Index begin = blockIdx.y * tile, end = begin + tile < batch ? begin + tile : batch;
+    unsigned long long* const counter = counters + (Index)blockIdx.y * COUNTER_SPACING;
+    Part<Number, KEPT> part;
+    load_part<LANES, KEPT, THREADS>(part, shared_part, matrix, row_stride, column_stride, width, first_row);
+
+    const Index stride = batch * width, move = reverse ? -stride : stride;
+    Index at = reverse ? (steps - 1) * stride : 0;
+    Number p[Mine::COUNT], d[Mine::COUNT];
+    int now = 0;
+    for (Index step = 0; step < steps; ++step) {
+        for (Index b0 = begin; b0 < end; b0 += STATES) {
+            // This thread's inputs are on their way while it waits for the other blocks, or multiplies.
+            Index place[Mine::COUNT];
+            bool mine[Mine::COUNT];
+#pragma unroll
+            for (int i = 0; i < Mine::COUNT; ++i) {
+                const int sum = Mine::first(lane) + i, column = first_row + sum % ROWS;
+                const Index b = b0 + sum / ROWS;
+                mine[i] = Mine::is_owner(lane) && column < width && b < end;
+                place[i] = at + b * width + column;
+                p[i] = mine[i] ? widen(source[place[i]]) : Number(0);
+                d[i] = STEP == LINEAR && mine[i] ? widen(factor[place[i]]) : Number(0);
+            }
+            const Storage* const before = step == 0 ? first : out + (at - move);
+            Number* const current = states + now * STATES * stored_width;
+            Number* const other = states + (1 - now) * STATES * stored_width;
+            if (b0 == begin) {
+                if (step > 0) wait_for(counter, (unsigned long long)step * gridDim.x);
+                stage<STATES, THREADS>(current, before, b0, end, width, stored_width);
+            }
+            __syncthreads();  // the states are there, and nobody reads the other copy any more
+            if (b0 + STATES < end) stage<STATES, THREADS>(other, before, b0 + STATES, end, width, stored_width);
+            Number sum[STATES * ROWS];
+            multiply<LANES, KEPT, THREADS, STATES>(sum, part, current);
+            share_out<STATES * ROWS, LANES>(sum, lane);
+#pragma unroll
+            for (int i = 0; i < Mine::COUNT; ++i)
+                if (mine[i])
+                    out[place[i]] = narrow<Storage>(stepped<STEP, Number>(sum[i], p[i], d[i], (Number)clip));
+            now = 1 - now;
+        }
+        if (step + 1 < steps) arrive(counter);
+        at += move;
+    }
+}
