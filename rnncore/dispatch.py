@@ -106,6 +106,15 @@ class Engine:
         """What everything asked of the device is asked in: a backend's own context, where it needs one."""
         return device_scope(self.backend, self.device)
 
+    def product(self, x: Array, m: Array) -> Array:
+        """x (T, B, I) times m (I, K), all steps at once: (T, B, K)."""
+        xp = self.xp
+        if not self.writable:
+            return xp.matmul(x, m)
+        # NumPy makes of three axes one product for each step, three to six times slower; others fold them themselves.
+        steps, batch, width = x.shape
+        return xp.reshape(xp.matmul(xp.reshape(x, (steps * batch, width)), m), (steps, batch, m.shape[1]))
+
     def copy(self, x: Array) -> Array:
         """A copy by arithmetic, which every transformation of every library knows."""
         return x * 1

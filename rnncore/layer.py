@@ -60,7 +60,7 @@ def pre_activation(
     """z (T, B, H) for all steps from the states, by products and no loop; before any clip, 0 in the padding."""
     xp = engine.xp
     before = _before(h, h0, reverse, ragged, engine)
-    z = _project(w, x, engine) + xp.matmul(before, xp.matrix_transpose(w.weight_hh))
+    z = _project(w, x, engine) + engine.product(before, xp.matrix_transpose(w.weight_hh))
     return z if ragged is None else ragged.masked(z)
 
 
@@ -95,7 +95,7 @@ def vjp(
     if d_last is not None:
         d_h0 = ragged.nonempty_or(d_h0, d_last)
     return LayerCotangents(
-        _weight_cotangents(delta, first, w, x, h0, h, reverse, engine), xp.matmul(delta, w.weight_ih), d_h0
+        _weight_cotangents(delta, first, w, x, h0, h, reverse, engine), engine.product(delta, w.weight_ih), d_h0
     )
 
 
@@ -119,10 +119,10 @@ def jvp(
     d = _slope(w, x, h0, h, reverse, ragged, nonlinearity, engine)
     u = xp.zeros_like(h)
     if x_dot is not None:
-        u = u + xp.matmul(x_dot, xp.matrix_transpose(w.weight_ih))
+        u = u + engine.product(x_dot, xp.matrix_transpose(w.weight_ih))
     if w_dot is not None:
         before = _before(h, h0, reverse, ragged, engine)
-        u = u + _project(w_dot, x, engine) + xp.matmul(before, xp.matrix_transpose(w_dot.weight_hh))
+        u = u + _project(w_dot, x, engine) + engine.product(before, xp.matrix_transpose(w_dot.weight_hh))
     s0 = xp.zeros_like(h0) if h0_dot is None else h0_dot
     if ragged is not None:
         if reverse:  # a row starts at its own end, and d = 0 in the padding before it would swallow s0
@@ -174,7 +174,7 @@ def _vjp_by_window(
         s = first = delta[-1, ...] if reverse else delta[0, ...]
         found = _weight_cotangents(delta, first, w, x_w, state, h_w, reverse, engine)
         total = found if total is None else add_weights(total, found)
-        d_x.put(a, b, xp.matmul(delta, w.weight_ih))
+        d_x.put(a, b, engine.product(delta, w.weight_ih))
     # There is at least one window, as a call has at least one step, so the total is not None.
     return LayerCotangents(total, d_x.joined(), xp.matmul(first, w.weight_hh))  # type: ignore[arg-type]
 
@@ -209,7 +209,7 @@ def add_weights(a: Weights, b: Weights) -> Weights:
 
 def _project(w: Weights, x: Array, engine: Engine) -> Array:
     """x W_ih^T + b for all steps by one product."""
-    p = engine.xp.matmul(x, engine.xp.matrix_transpose(w.weight_ih))
+    p = engine.product(x, engine.xp.matrix_transpose(w.weight_ih))
     if w.bias is None:
         return p
     if engine.writable:  # the product is ours, and a second array of its size is what this saves

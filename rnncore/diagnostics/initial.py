@@ -268,7 +268,7 @@ def _of_layer(record: Record, moments: _Moments, k: int, d: int) -> tuple[float,
 
 def _input_variance(record: Record, k: int, d: int) -> float:
     xp, w = record.xp, record.weights[k][d]
-    share = xp.matmul(record.inputs[k], xp.matrix_transpose(w.weight_ih))
+    share = record.engine.product(record.inputs[k], xp.matrix_transpose(w.weight_ih))
     return _mean_square(record, share if w.bias is None else share + w.bias)
 
 

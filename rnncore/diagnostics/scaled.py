@@ -37,6 +37,9 @@ SAFE = {"float64": 1e100, "float32": 1e12, "float16": 1e1, "bfloat16": 1e12}
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 FIRST_PIECE = 32
 LONGEST_PIECE = 1024
+# A source that is smaller than this power of SAFE in units of the scale is not on it; smaller ones are looked for only
+# where there is no state: a scale that is kept may be STAYS above the first source and the largest a whole SAFE.
+TWICE = 2.0
 # A scale serves while the numbers stay within this power of SAFE of it.
 STAYS = 0.25
 
@@ -99,7 +102,7 @@ def add(a: Scaled, b: Scaled, *, engine: Engine) -> Scaled:
 
 def times(x: Scaled, matrix: Array, *, engine: Engine) -> Scaled:
     """Every vector times a matrix (H, K), from the right."""
-    return Scaled(engine.xp.matmul(x.values, matrix), x.log)
+    return Scaled(engine.product(x.values, matrix), x.log)
 
 
 def divided(s: Scaled, d: Array, *, engine: Engine) -> Scaled | None:
@@ -152,7 +155,8 @@ def linear(
         with np.errstate(all="ignore"):  # what leaves the dtype's range is thrown away below, and run again
             s = engine.linear(sources, d[a:b, ...], begin, m, reverse=reverse)
         sizes = _sizes(s, engine)
-        kept = _safe_steps(sizes[::-1] if reverse else sizes, safe)
+        lost = source_log[a:b] < scale - TWICE * math.log(safe)
+        kept = _safe_steps(sizes[::-1] if reverse else sizes, lost[::-1] if reverse else lost, np.isfinite(size), safe)
         s = s[count - kept :, ...] if reverse else s[:kept, ...]
         parts.append(s)
         logs[(b - kept if reverse else a) : (b if reverse else a + kept)] = scale
@@ -169,18 +173,26 @@ def linear(
 
 def _before_the_state_is_dwarfed(ahead: Host, size: Host, room: float) -> int:
     """How many steps until a source so large comes that the state, on its scale, would be lost: at least one."""
+    # A state of 0 is made by the first source, which may be as small beside those that follow.
+    begun = ahead[np.argmax(np.isfinite(ahead), axis=0), np.arange(ahead.shape[1])]
+    size = np.where(np.isfinite(size), size, begun)
     # Of that first step the state is lost rightly: what is added to it there is all that its dtype can hold.
     dwarfed = (np.isfinite(size) & (ahead > size + room)).any(axis=1)
     first = int(np.argmax(dwarfed)) if dwarfed.any() else len(ahead)
     return max(1, first)
 
 
-def _safe_steps(sizes: Host, safe: float) -> int:
-    """How many of the steps, in the order in which they ran, may be kept: at least one."""
+def _safe_steps(sizes: Host, lost: Host, alive: Host, safe: float) -> int:
+    """How many of the steps, in the order in which they ran, may be kept: at least one.
+
+    `lost` says where a source is below the scale's range, `alive` which rows had a state to begin with.
+    """
     # A fall to exactly 0 from a safe size is a zero factor, not an underflow, and may stay. So may NaN: no scale made it.
     before = np.concatenate([np.ones((1, sizes.shape[1])), sizes[:-1]])
     small = (sizes < 1 / safe) & ~((sizes == 0) & ((before >= 1 / safe) | (before == 0)))
-    wrong = (small | (sizes > safe)).any(axis=1)
+    # After such a zero a small source is all that there is, and needs a scale of its own.
+    before[0] = alive
+    wrong = (small | (sizes > safe) | (lost & (before == 0))).any(axis=1)
     first = int(np.argmax(wrong)) if wrong.any() else len(sizes)
     return max(1, first)
 
