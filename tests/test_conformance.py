@@ -28,6 +28,10 @@ class TestNumPyReference(BackendConformance):
     kernel = "reference"
 
 
+class TestNumba(BackendConformance):
+    backend = "numba"
+
+
 class TestTorch(BackendConformance):
     backend = "torch"
 

@@ -1,0 +1,76 @@
+"""The Numba backend: NumPy's arrays, and both scans compiled. ``from rnncore_numba import RNN`` chooses it by import.
+
+NumPy's arrays belong to the backend "numpy"; a model takes this one where it is named: ``rnncore.RNN(..., backend="numba")``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+import rnncore
+from rnncore_numba._scans import NumbaScans
+
+name = "numba"
+native_package = "numpy"
+contract_version = 1
+writable = True
+
+RNN, RNNCell = rnncore.bound_to(name)
+
+_SCANS = NumbaScans()
+
+
+def unusable() -> str | None:
+    """What is missing; found out without importing it."""
+    for package in ("numba", "threadpoolctl"):
+        if find_spec(package) is None:
+            return f"{package} is not installed"
+    return None
+
+
+def namespace() -> Any:
+    """NumPy by way of array-api-compat; Numba is imported with it."""
+    import array_api_compat.numpy as xp
+    import numba  # noqa: F401
+
+    return xp
+
+
+def is_native(x: object, /) -> bool:
+    """Whether x is a plain array; masked arrays and matrices have other rules of arithmetic and are not."""
+    return isinstance(x, np.ndarray) and not isinstance(x, (np.ma.MaskedArray, np.matrix))
+
+
+def devices() -> Sequence[str]:
+    """The host."""
+    return ("cpu",)
+
+
+def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> np.ndarray[Any, Any]:
+    """A contiguous copy in the dtype."""
+    return np.array(x, dtype=dtype, order="C")
+
+
+def to_numpy(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
+    """x itself."""
+    return x
+
+
+def read_only(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
+    """A view of x that cannot be written to."""
+    view = x.view()
+    view.flags.writeable = False
+    return view
+
+
+def synchronize(device: Any, /) -> None:
+    """Nothing runs behind the caller's back."""
+
+
+def scans() -> NumbaScans:
+    """Both scans, compiled."""
+    return _SCANS
