@@ -194,3 +194,32 @@ def test_the_reference_and_the_functions_give_the_same_gradients(kernel):
         grads.append(torch.autograd.grad((output**2).sum() + h_n.sum(), [x, *params]))
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("follows", [True, False], ids=["with a gradient", "without"])
+def test_the_scans_change_no_argument_unless_they_are_told(follows):
+    """Told they are by `overwrite`, and take it up only where no derivative follows."""
+    scans = rnncore.get_backend("torch").scans()
+    torch.manual_seed(0)
+    p, d = torch.randn(STEPS, BATCH, HIDDEN), torch.randn(STEPS, BATCH, HIDDEN)
+    h0, w = torch.randn(BATCH, HIDDEN), torch.randn(HIDDEN, HIDDEN)
+    if follows:
+        p, d, h0, w = (a.requires_grad_() for a in (p, d, h0, w))
+    for overwrite in (False, True) if follows else (False,):
+        before = [a.detach().clone() for a in (p, d, h0, w)]
+        f = rnncore.get_nonlinearity("tanh")
+        h = scans.nonlinear(p, h0, w, nonlinearity=f, reverse=False, overwrite=overwrite)
+        s = scans.linear(p, d, h0, w, reverse=True, overwrite=overwrite)
+        if follows:
+            torch.autograd.grad(h.sum() + s.sum(), [p, d, h0, w])
+        for was, now in zip(before, (p, d, h0, w), strict=True):
+            assert torch.equal(was, now)
+
+
+def test_a_users_derivative_keeps_what_it_hands_out():
+    ones = torch.ones(STEPS, BATCH, HIDDEN)
+    f = rnncore.custom_nonlinearity(lambda z: z * 1, lambda z: ones)
+    model = rnncore.RNN(INPUT, HIDDEN, nonlinearity=f, backend="torch", rng=0)
+    output, _ = model(torch.randn(STEPS, BATCH, INPUT, requires_grad=True))
+    output.square().sum().backward()
+    assert bool((ones == 1).all())

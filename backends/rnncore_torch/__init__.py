@@ -94,7 +94,9 @@ def grad(function: Callable[..., Any], /) -> Callable[..., tuple[torch.Tensor, .
 
 
 def from_module(module: object, /) -> rnncore.RNN:
-    """A ``torch.nn.RNN`` as a network; a ``torch.nn.RNNCell`` as one of one layer. The weights are copied.
+    """A ``torch.nn.RNN`` as a network; a ``torch.nn.RNNCell`` as one of one layer; :mod:`rnncore_torch.nn`'s too.
+
+    The weights are copied.
 
     Raises
     ------
@@ -103,7 +105,9 @@ def from_module(module: object, /) -> rnncore.RNN:
     """
     import torch
 
-    kinds = (torch.nn.RNN, torch.nn.RNNCell)
+    from rnncore_torch import nn
+
+    kinds = (torch.nn.RNN, nn.RNN, torch.nn.RNNCell)
     if not isinstance(module, kinds):
         inner = module.named_modules() if isinstance(module, torch.nn.Module) else ()
         held = next((n for n, m in inner if isinstance(m, kinds)), None)
@@ -112,8 +116,8 @@ def from_module(module: object, /) -> rnncore.RNN:
             f"rnn: expected an rnncore.RNN, torch.nn.RNN or torch.nn.RNNCell, got {describe(module)}{hint}"
         )
     is_cell, of = isinstance(module, torch.nn.RNNCell), vars(module)
-    plain = torch.nn.RNNCell.forward if is_cell else torch.nn.RNN.forward
-    if getattr(module.forward, "__func__", None) is not plain:
+    own = (torch.nn.RNNCell.forward, nn.RNNCell.forward) if is_cell else (torch.nn.RNN.forward, nn.RNN.forward)
+    if getattr(module.forward, "__func__", None) not in own:
         raise ArgumentTypeError(
             f"rnn: expected torch's own forward of a {'RNNCell' if is_cell else 'RNN'}, got {describe(module)} with another"
         )

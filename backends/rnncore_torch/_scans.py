@@ -1,38 +1,44 @@
 """Both scans as ``torch.autograd.Function`` whose derivatives are again scans, so every order of derivative has them.
 
-``forward`` works on plain tensors, in place and step by step. ``backward`` and ``jvp`` are written with the two Functions
-themselves and with differentiable operations, which is what double backward, forward-over-reverse and ``torch.func`` need.
-``vmap`` folds the mapped axis into the batch, or, where every example has a matrix of its own, runs one scan with one
-matrix for each: hence the leading axes, p (T, ..., B, H) with w_hh (..., H, H).
+``forward`` works on plain tensors, step by step in :mod:`rnncore_torch._steps`. ``backward`` and ``jvp`` are written with
+the two Functions themselves and with differentiable operations, which is what double backward, forward-over-reverse and
+``torch.func`` need. ``vmap`` folds the mapped axis into the batch, or, where every example has a matrix of its own, runs one
+scan with one matrix for each: hence the leading axes, p (T, ..., B, H) with w_hh (..., H, H).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import array_api_compat.torch as xp
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from rnncore import scan
 from rnncore.backend import ScanRequest
 from rnncore.nonlinearity import Nonlinearity
+from rnncore_torch import _steps
 
 InDims = tuple[int | None, ...]
 
 
 class TorchScans:
-    """See :class:`rnncore.backend.Scans`. `overwrite` is an offer that autograd's saved tensors cannot take up."""
+    """See :class:`rnncore.backend.Scans`. `overwrite` is taken up where no derivative follows."""
 
     def unsupported(self, request: ScanRequest, /) -> str | None:
         """Everything but forward mode inside forward mode, where PyTorch drops the inner tangents of custom functions."""
-        if _nested_forward_mode():
+        if nested_forward_mode():
             return (
                 "PyTorch treats what a custom function saved as constant in nested forward mode; plain operations run"
             )
         return None
+
+    def explain(self, request: ScanRequest, /) -> str:
+        """PyTorch's operations, or a host backend's scan on the tensor's memory, and why."""
+        shape = (request.steps, request.batch, request.width)
+        device = torch.device(request.device)
+        return _steps.reason(request.scan, *shape, getattr(torch, request.dtype), device, request.nonlinearity)
 
     def nonlinear(
         self,
@@ -46,7 +52,7 @@ class TorchScans:
         overwrite: bool = False,
     ) -> Tensor:
         """``h_t = f(p_t + h_{t-1} W_hh^T)``."""
-        return _nonlinear(p, h0, w_hh, nonlinearity, reverse)
+        return _nonlinear(p, h0, w_hh, nonlinearity, reverse, overwrite)
 
     def linear(
         self,
@@ -60,7 +66,7 @@ class TorchScans:
         overwrite: bool = False,
     ) -> Tensor:
         """``s_t = d_t * (u_t + s_{t-1} M)``."""
-        return _linear(u, d, s0, m, reverse)
+        return _linear(u, d, s0, m, reverse, overwrite)
 
 
 SCANS = TorchScans()
@@ -71,21 +77,7 @@ class NonlinearScan(Function):
 
     @staticmethod
     def forward(p: Tensor, h0: Tensor, w_hh: Tensor, nonlinearity: Nonlinearity, reverse: bool) -> Tensor:
-        w_t = w_hh.mT
-        in_place = _IN_PLACE.get(nonlinearity.name) if not nonlinearity.is_custom else None
-        out = torch.empty(p.shape, dtype=p.dtype, device=p.device)
-        h = h0
-        for t in _times(p.shape[0], reverse):
-            h_t = out[t]
-            torch.add(p[t], torch.matmul(h, w_t), out=h_t)
-            if nonlinearity.clip is not None:
-                h_t.clamp_(-nonlinearity.clip, nonlinearity.clip)
-            if in_place is not None:
-                in_place(h_t)
-            else:
-                h_t.copy_(nonlinearity(h_t.clone(), xp=xp))
-            h = h_t
-        return out
+        return _steps.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -100,13 +92,15 @@ class NonlinearScan(Function):
         p, h0, w_hh, h = _saved(ctx)
         reverse = ctx.reverse
         d = scan.slope(p, h0, w_hh, h, nonlinearity=ctx.nonlinearity, reverse=reverse, xp=xp)
-        delta = _linear(d_h, d, torch.zeros_like(h0), w_hh, not reverse)
+        # A user's derivative may hand out a tensor that it keeps.
+        mine = not ctx.nonlinearity.is_custom
+        delta = _linear(d_h, d, torch.zeros_like(h0), w_hh, not reverse, overwrite=mine)
         first = delta[-1] if reverse else delta[0]
         d_h0 = torch.matmul(first, w_hh) if ctx.needs_input_grad[1] else None
         d_w = None
         if ctx.needs_input_grad[2]:
             rest, before = (delta[:-1], h[1:]) if reverse else (delta[1:], h[:-1])
-            d_w = torch.matmul(first.mT, h0) + _outer(rest, before)
+            d_w = torch.matmul(first.mT, h0) + outer(rest, before)
         return delta, d_h0, d_w, None, None
 
     @staticmethod
@@ -128,10 +122,7 @@ class NonlinearScan(Function):
         nonlinearity: Nonlinearity,
         reverse: bool,
     ) -> tuple[Tensor, int]:
-        size, (p_dim, h_dim, w_dim, *_) = info.batch_size, in_dims
-        p, h0 = _mapped_to(p, p_dim, 1, size), _mapped_to(h0, h_dim, 0, size)
-        w_hh = _matrices(w_hh, w_dim, h0)
-        return _nonlinear(p, h0, w_hh, nonlinearity, reverse), 1
+        return _nonlinear(*nonlinear_mapped(info, in_dims, p, h0, w_hh), nonlinearity, reverse), 1
 
 
 class LinearScan(Function):
@@ -139,14 +130,7 @@ class LinearScan(Function):
 
     @staticmethod
     def forward(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, reverse: bool) -> Tensor:
-        out = torch.empty(u.shape, dtype=u.dtype, device=u.device)
-        s = s0
-        for t in _times(u.shape[0], reverse):
-            s_t = out[t]
-            torch.add(u[t], torch.matmul(s, m), out=s_t)
-            s_t.mul_(d[t])
-            s = s_t
-        return out
+        return _steps.linear(u, d, s0, m, reverse=reverse)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -169,7 +153,7 @@ class LinearScan(Function):
             d_d = (d_s + torch.matmul(after, m_t)) * (u + torch.matmul(before, m))
         first = e[-1] if reverse else e[0]
         d_s0 = torch.matmul(first, m_t) if ctx.needs_input_grad[2] else None
-        d_m = _outer(before, e) if ctx.needs_input_grad[3] else None
+        d_m = outer(before, e) if ctx.needs_input_grad[3] else None
         return e, d_d, d_s0, d_m, None
 
     @staticmethod
@@ -199,39 +183,65 @@ class LinearScan(Function):
     def vmap(
         info: Any, in_dims: InDims, u: Tensor, d: Tensor, s0: Tensor, m: Tensor, reverse: bool
     ) -> tuple[Tensor, int]:
-        size, (u_dim, d_dim, s_dim, m_dim, *_) = info.batch_size, in_dims
-        u, d = _mapped_to(u, u_dim, 1, size), _mapped_to(d, d_dim, 1, size)
-        s0 = _mapped_to(s0, s_dim, 0, size)
-        return _linear(u, d, s0, _matrices(m, m_dim, s0), reverse), 1
+        return _linear(*linear_mapped(info, in_dims, u, d, s0, m), reverse), 1
 
 
-def _nonlinear(p: Tensor, h0: Tensor, w_hh: Tensor, nonlinearity: Nonlinearity, reverse: bool) -> Tensor:
-    if _is_legacy_batched(p, h0, w_hh):
+def nonlinear_mapped(info: Any, in_dims: InDims, p: Tensor, h0: Tensor, w_hh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The arguments of a nonlinear scan under ``vmap`` as those of one scan with another axis before the batch."""
+    size, (p_dim, h_dim, w_dim, *_) = info.batch_size, in_dims
+    p, h0 = _mapped_to(p, p_dim, 1, size), _mapped_to(h0, h_dim, 0, size)
+    return p, h0, _matrices(w_hh, w_dim, h0)
+
+
+def linear_mapped(
+    info: Any, in_dims: InDims, u: Tensor, d: Tensor, s0: Tensor, m: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same for a linear scan."""
+    size, (u_dim, d_dim, s_dim, m_dim, *_) = info.batch_size, in_dims
+    u, d = _mapped_to(u, u_dim, 1, size), _mapped_to(d, d_dim, 1, size)
+    s0 = _mapped_to(s0, s_dim, 0, size)
+    return u, d, s0, _matrices(m, m_dim, s0)
+
+
+def _nonlinear(
+    p: Tensor, h0: Tensor, w_hh: Tensor, nonlinearity: Nonlinearity, reverse: bool, overwrite: bool = False
+) -> Tensor:
+    if overwrite and unfollowed(p, h0, w_hh):
+        return _steps.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=True)
+    if any(map(_steps.is_legacy_batched, (p, h0, w_hh))):
         plain: Tensor = scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
         return plain
     out: Tensor = NonlinearScan.apply(p, h0, w_hh, nonlinearity, reverse)  # type: ignore[no-untyped-call]
     return out
 
 
-def _linear(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, reverse: bool) -> Tensor:
-    if _is_legacy_batched(u, d, s0, m):
+def _linear(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, reverse: bool, overwrite: bool = False) -> Tensor:
+    if overwrite and unfollowed(u, d, s0, m):
+        return _steps.linear(u, d, s0, m, reverse=reverse, overwrite=True)
+    if any(map(_steps.is_legacy_batched, (u, d, s0, m))):
         plain: Tensor = scan.linear(u, d, s0, m, reverse=reverse, xp=xp)
         return plain
     out: Tensor = LinearScan.apply(u, d, s0, m, reverse)  # type: ignore[no-untyped-call]
     return out
 
 
-def _nested_forward_mode() -> bool:
+def unfollowed(*tensors: Tensor) -> bool:
+    """Whether no derivative and no transformation follows what is done to these, so that it may be done in place."""
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        return False
+    return not transformed() and _steps.is_concrete(*tensors)
+
+
+def transformed() -> bool:
+    """Whether forward mode is on, or a transformation of ``torch.func`` is at work."""
+    return forward_ad._current_level >= 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def nested_forward_mode() -> bool:
     """Whether torch.func runs forward mode inside forward mode: there even ``tanh`` as a custom function loses its
     second derivative without a word (PyTorch 2.13), so the scans must be plain operations."""
     stack = torch._C._functorch.get_interpreter_stack()
     return stack is not None and sum(level.key() == _FORWARD_MODE for level in stack) > 1
-
-
-def _is_legacy_batched(*tensors: Tensor) -> bool:
-    """``torch.autograd.grad(is_grads_batched=True)`` maps with PyTorch's first vmap, which knows no rule of a custom
-    function and no writing in place: it gets plain operations."""
-    return any(torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
 
 
 _FORWARD_MODE = torch._C._functorch.TransformType.Jvp
@@ -244,7 +254,7 @@ def _saved(ctx: Any) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
     return None, kept[0], kept[1], kept[2]
 
 
-def _outer(a: Tensor, b: Tensor) -> Tensor:
+def outer(a: Tensor, b: Tensor) -> Tensor:
     """The sum over time and batch of a_t^T b_t: (T, ..., B, H), (T, ..., B, K) to (..., H, K), by one product."""
     rows_a, rows_b = _rows(a), _rows(b)
     return torch.matmul(rows_a.mT, rows_b)
@@ -274,15 +284,3 @@ def _matrices(w: Tensor, dim: int | None, like: Tensor) -> Tensor:
     while w.dim() < like.dim():
         w = w.unsqueeze(1)
     return w
-
-
-def _times(steps: int, reverse: bool) -> range:
-    return range(steps - 1, -1, -1) if reverse else range(steps)
-
-
-_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": Tensor.tanh_,
-    "relu": Tensor.relu_,
-    "sigmoid": Tensor.sigmoid_,
-    "identity": lambda h: h,
-}

@@ -1,0 +1,174 @@
+"""One layer in one direction on tensors: the products over all steps around the scan, as one differentiable function.
+
+Where only a first derivative is taken, the layer is one node of autograd's graph: it keeps x, the states and the weights,
+and its backward works in windows of time, in place. Wherever a derivative of a derivative, forward mode, ``torch.func`` or
+a compiler follows, the same layer is a linear map and the scans of :mod:`rnncore_torch._scans`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import array_api_compat.torch as xp
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import functional
+
+from rnncore import scan
+from rnncore.nonlinearity import Nonlinearity
+from rnncore_torch import _ops, _scans, _steps
+
+# A window of time holds about so many numbers of each array: 4 MiB in float32, which a processor's last cache holds while the
+# products read what the scan has just written.
+WINDOW_NUMBERS = 2**20
+
+
+def layer(
+    x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, bias: Tensor | None, nonlinearity: Nonlinearity, reverse: bool
+) -> Tensor:
+    """The states (T, B, H) of x (T, B, I) from h0 (B, H); h_t at its own t in either direction.
+
+    `nonlinearity` is one whose derivative h determines.
+    """
+    if torch.compiler.is_compiling():
+        p = functional.linear(x, w_ih, bias)
+        compiled: Tensor = _ops.nonlinear_scan(p, h0, w_hh, nonlinearity.name, reverse)
+        return compiled
+    given = (x, h0, w_ih, w_hh) if bias is None else (x, h0, w_ih, w_hh, bias)
+    if _scans.transformed() or not _steps.is_concrete(*given):
+        return scan_nonlinear(functional.linear(x, w_ih, bias), h0, w_hh, nonlinearity, reverse)
+    if torch.is_grad_enabled() and any(a.requires_grad for a in given):
+        out: Tensor = Layer.apply(x, h0, w_ih, w_hh, bias, nonlinearity, reverse)  # type: ignore[no-untyped-call]
+        return out
+    return _states(x, h0, w_ih, w_hh, bias, nonlinearity, reverse)
+
+
+def scan_nonlinear(p: Tensor, h0: Tensor, w_hh: Tensor, nonlinearity: Nonlinearity, reverse: bool) -> Tensor:
+    """The nonlinear scan in whatever form can be followed here: a custom function, or plain operations."""
+    if _scans.nested_forward_mode() or _steps.is_traced():
+        plain: Tensor = scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
+        return plain
+    return _scans.SCANS.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse)
+
+
+class Layer(Function):
+    """The states of (x, h0, w_ih, w_hh, bias, nonlinearity, reverse)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        h0: Tensor,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        bias: Tensor | None,
+        nonlinearity: Nonlinearity,
+        reverse: bool,
+    ) -> Tensor:
+        """The states."""
+        h = _states(x, h0, w_ih, w_hh, bias, nonlinearity, reverse)
+        ctx.nonlinearity, ctx.reverse = nonlinearity, reverse
+        ctx.save_for_backward(x, h0, w_ih, w_hh, h)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, d_h: Tensor) -> tuple[Tensor | None, ...]:
+        """Backpropagation through time; in place where nothing goes on from the gradients."""
+        saved: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = ctx.saved_tensors
+        pull = _pulled_back if _scans.unfollowed(d_h, *saved) else _followed_pull
+        return *pull(d_h, *saved, ctx.nonlinearity, ctx.reverse, ctx.needs_input_grad), None, None
+
+
+def _states(
+    x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, bias: Tensor | None, nonlinearity: Nonlinearity, reverse: bool
+) -> Tensor:
+    """The states with no derivative to follow."""
+    steps, batch, _ = x.shape
+    p = torch.empty((steps, batch, w_hh.shape[0]), dtype=x.dtype, device=x.device)
+    if bias is None:
+        torch.mm(_rows(x), w_ih.mT, out=_rows(p))
+    else:
+        torch.addmm(bias, _rows(x), w_ih.mT, out=_rows(p))
+    return _steps.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=True)
+
+
+def _pulled_back(
+    d_h: Tensor,
+    x: Tensor,
+    h0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    h: Tensor,
+    nonlinearity: Nonlinearity,
+    reverse: bool,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """The gradients of x, h0, w_ih, w_hh and the bias, window by window against the direction of the layer.
+
+    BPTT as :func:`rnncore.layer.vjp` has it; without the products that nobody asked for.
+    """
+    steps = x.shape[0]
+    d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device) if needs[0] else None
+    d_w_ih = torch.zeros_like(w_ih, memory_format=torch.contiguous_format) if needs[2] else None
+    d_w_hh = torch.zeros_like(w_hh, memory_format=torch.contiguous_format) if needs[3] else None
+    d_bias = torch.zeros(w_hh.shape[0], dtype=x.dtype, device=x.device) if needs[4] else None
+    first = torch.zeros_like(h0)
+    for a, b in _windows(h, not reverse):
+        h_w = h[a:b]
+        d = nonlinearity.derivative_from_h(h_w, xp=xp)
+        delta = _steps.linear(d_h[a:b], d, first, w_hh, reverse=not reverse, overwrite=True)
+        first = (delta[-1] if reverse else delta[0]).clone()
+        rows = _rows(delta)
+        if d_x is not None:
+            torch.mm(rows, w_ih, out=_rows(d_x[a:b]))
+        if d_w_ih is not None:
+            d_w_ih.addmm_(rows.mT, _rows(x[a:b]))
+        if d_w_hh is not None:
+            entry = b if reverse else a - 1
+            state = h0 if entry in (-1, steps) else h[entry]
+            rest, before = (delta[:-1], h_w[1:]) if reverse else (delta[1:], h_w[:-1])
+            d_w_hh.addmm_(first.mT, state)
+            d_w_hh.addmm_(_rows(rest).mT, _rows(before))
+        if d_bias is not None:
+            d_bias += rows.sum(0)
+    return d_x, torch.mm(first, w_hh) if needs[1] else None, d_w_ih, d_w_hh, d_bias
+
+
+def _followed_pull(
+    d_h: Tensor,
+    x: Tensor,
+    h0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    h: Tensor,
+    nonlinearity: Nonlinearity,
+    reverse: bool,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """The same by operations that can be differentiated again."""
+    d = nonlinearity.derivative_from_h(h, xp=xp)
+    delta = _scans.SCANS.linear(d_h, d, torch.zeros_like(h0), w_hh, reverse=not reverse)
+    first = delta[-1] if reverse else delta[0]
+    before = scan.previous(h, h0, reverse=reverse, xp=xp)
+    rows = _rows(delta).mT
+    return (
+        torch.matmul(delta, w_ih) if needs[0] else None,
+        torch.matmul(first, w_hh) if needs[1] else None,
+        torch.matmul(rows, _rows(x)) if needs[2] else None,
+        torch.matmul(rows, _rows(before)) if needs[3] else None,
+        delta.sum((0, 1)) if needs[4] else None,
+    )
+
+
+def _windows(h: Tensor, reverse: bool) -> Iterator[tuple[int, int]]:
+    steps, batch, width = h.shape
+    length = max(1, WINDOW_NUMBERS // max(1, batch * width))
+    starts = range(0, steps, length)
+    for a in reversed(starts) if reverse else starts:
+        yield a, min(a + length, steps)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(x.shape[0] * x.shape[1], x.shape[2])
