@@ -75,6 +75,10 @@ class Library:
         """The most bytes that a call has at once beyond what was there before it; None where the library cannot tell."""
         raise NotImplementedError
 
+    def besides(self, call: Call, repeats: int) -> dict[str, Any]:
+        """What a record of a call has besides: nothing, but where a library has another way to the same."""
+        return {}
+
 
 def numbers(steps: int, batch: int, width: int, seed: int = 0) -> Numbers:
     """Inputs and weights in float32."""
@@ -112,6 +116,7 @@ def measured(library: Library, shapes: Any, repeats: int = REPEATS) -> Iterator[
                 "peak_bytes": library.peak(call),
                 "error": error,
                 "clock": library.clock,
+                **library.besides(call, repeats),
             }
 
 
@@ -280,10 +285,28 @@ class _TorchCudnn(_Torch):
 
 
 class _RnncoreTorch(_Torch):
-    """This library's drop-in for it."""
+    """This library's drop-in for it, as its rule has it; and on a GPU by PyTorch's operations, by which the rule is set."""
 
     def network(self, width: int) -> Any:
         return importlib.import_module("rnncore_torch.nn").RNN(width, width).to(self.device)
+
+    def besides(self, call: Call, repeats: int) -> dict[str, Any]:
+        if not self.on_gpu:
+            return {}
+        cuda = importlib.import_module("rnncore_torch._cuda")
+        steps, batch, _ = self.x.shape
+        told = str(self.rnn.explain(steps=steps, batch=batch))
+        before = os.environ.get(cuda.SETTING)
+        os.environ[cuda.SETTING] = cuda.PYTORCH
+        try:
+            self.milliseconds(call)
+            times = [self.milliseconds(call) for _ in range(repeats)]
+        finally:
+            if before is None:
+                del os.environ[cuda.SETTING]
+            else:
+                os.environ[cuda.SETTING] = before
+        return {"runs": told, "pytorch_ms": statistics.median(times)}
 
 
 class _JaxScan(Library):
