@@ -120,6 +120,9 @@ class Backend(Protocol):
         What users call a device, such as "cuda:0"; by default ``str(device)``.
     ``scope(device) -> ContextManager``
         Entered around everything the core asks of a device, for a library whose current device decides where it works.
+    ``product_scope(multiplications) -> ContextManager``
+        Entered around each product of all steps of a run on `writable` arrays, with how many multiplications it is: for a
+        library whose threads have to be held back from small ones.
     ``grad(function) -> Callable``
         The library's own reverse mode: ``grad(f)(*arrays)`` is the tuple of the gradients of the scalar ``f(*arrays)``.
     ``jit(function) -> Callable``

@@ -324,4 +324,5 @@ def _outer(a: Array, b: Array, engine: Engine) -> Array:
     xp = engine.xp
     steps, batch, width = a.shape
     flat = xp.reshape(a, (steps * batch, width))
-    return xp.matmul(xp.matrix_transpose(flat), xp.reshape(b, (steps * batch, b.shape[2])))
+    with engine.around_product(steps * batch * width * b.shape[2]):
+        return xp.matmul(xp.matrix_transpose(flat), xp.reshape(b, (steps * batch, b.shape[2])))

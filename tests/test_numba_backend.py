@@ -562,3 +562,30 @@ def test_gradients_and_tangents_are_numpys():
             assert_close(
                 model.jvp(x, lengths=lengths, x_dot=x)[2].output, other.jvp(x, lengths=lengths, x_dot=x)[2].output
             )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("batch", "width"), [(8, 17), (9, 257), (13, 40), (27, 21), (44, 49)])
+def test_the_number_of_threads_that_may_be_used_changes_no_bit(dtype, batch, width, monkeypatch):
+    """Strips left over, tiles of 8, 4, 2 and 1 row, and parts that end between two tiles of 8."""
+    p, d, h0, w = arguments(dtype, 5, batch, width)
+    f = get_nonlinearity("tanh")
+    worth = batch // _rule.ROWS_PER_THREAD  # the most that the rule takes
+    monkeypatch.setattr(_scans, "plan", lambda *shape: (False, worth))
+    found = []
+    for threads in range(1, worth + 1):
+        monkeypatch.setattr(_scans, "allowed", lambda threads=threads: threads)
+        found.append((SCANS.nonlinear(p, h0, w, nonlinearity=f, reverse=False), SCANS.linear(p, d, h0, w, reverse=True)))
+    for scans in found[1:]:
+        for one, many in zip(found[0], scans, strict=True):
+            np.testing.assert_array_equal(one, many)
+
+
+def test_with_numbas_compiler_switched_off_the_reference_runs_and_says_why():
+    code = """
+import numpy as np, rnncore
+rnn = rnncore.RNN(3, 4, rng=0, backend="numba")
+same = np.allclose(rnn(np.ones((5, 2, 3)))[0], rnn.to("numpy")(np.ones((5, 2, 3)))[0], rtol=0, atol=1e-12)
+print(same, "NUMBA_DISABLE_JIT is set" in str(rnn.explain()))
+"""
+    assert python(code, NUMBA_DISABLE_JIT="1") == "True True\n"

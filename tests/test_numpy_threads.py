@@ -1,9 +1,11 @@
 """NumPy's scans hold BLAS to one thread for small products, and leave its setting as they found it."""
 
+import os
 import threading
 
 import numpy as np
 import pytest
+import rnncore_numpy
 from rnncore_numpy import _scans, _threads
 
 import rnncore
@@ -43,7 +45,8 @@ def run(steps, batch, width, dtype="float32"):
         ((4, 64, 512), False),  # large: two threads are faster
     ],
 )
-def test_the_rule(blas, shape, limited):
+def test_the_rule(blas, monkeypatch, shape, limited):
+    monkeypatch.setattr(rnncore_numpy, "product_scope", lambda multiplications: _threads._NOTHING)
     run(*shape)
     assert (blas[0].asked == [1, 2]) == limited and (blas[1].asked == [1, 4]) == limited
     assert [b.num_threads for b in blas] == [2, 4]
@@ -96,3 +99,54 @@ def test_the_real_library_is_found_and_set():
         with _threads._ONE:
             assert [library.num_threads for library in libraries] == [1] * len(libraries)
         assert [library.num_threads for library in libraries] == before
+
+
+def test_a_number_that_was_set_meanwhile_stays(blas):
+    with _threads._ONE:
+        blas[0].set_num_threads(3)
+    assert [b.num_threads for b in blas] == [3, 4]
+
+
+@pytest.mark.parametrize("when", ["found", "set"])
+def test_an_interrupt_on_the_way_in_leaves_nothing_behind(blas, monkeypatch, when):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if when == "found":
+            patch.setattr(_threads, "_libraries", interrupted)
+        else:
+            patch.setattr(blas[1], "set_num_threads", interrupted, raising=False)
+        with pytest.raises(KeyboardInterrupt), _threads._ONE:
+            pass  # not reached
+    if when == "found":
+        assert [b.num_threads for b in blas] == [2, 4]
+    run(1000, 1, 128)
+    assert blas[0].asked[-2:] == [1, 2] and [b.num_threads for b in blas] == [2, 4]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_fork_in_the_middle_of_a_loop_leaves_the_child_free(blas):
+    """The child has neither the thread that was inside nor the one that would give the lock back."""
+    with _threads._ONE, _threads._ONE._lock:
+        child = os.fork()
+        if child == 0:
+            free = _threads._ONE._lock.acquire(timeout=5)
+            os._exit(0 if free and [b.num_threads for b in blas] == [2, 4] and not _threads._ONE._inside else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert [b.num_threads for b in blas] == [1, 1]
+
+
+@pytest.mark.parametrize(("steps", "limited"), [(10, False), (256, True), (10_000, False)])
+def test_the_products_of_all_steps(blas, monkeypatch, steps, limited):
+    """The input's product at 64 units: alone up to 2**18 multiplications, worth threads from 2**25 on."""
+    monkeypatch.setattr(_scans, "threads_for", lambda *shape: _threads._NOTHING)
+    run(steps, 1, 64)
+    assert (blas[0].asked == [1, 2]) == limited
+    output, _, pullback = rnncore.RNN(64, 64, rng=0, backend="numpy", dtype="float32").vjp(
+        np.ones((steps, 1, 64), "f4")
+    )
+    del blas[0].asked[:]
+    pullback(np.ones_like(output))
+    assert blas[0].asked == ([1, 2] * 3 if limited else [])  # d_x, dW_ih and dW_hh
+    assert blas[0].num_threads == 2

@@ -6,6 +6,8 @@ NumPy's arrays belong to the backend "numpy"; a model takes this one where it is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -67,6 +69,12 @@ def read_only(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
     return view
 
 
+def product_scope(multiplications: int, /) -> AbstractContextManager[Any]:
+    """One thread of BLAS for a product too small to share; BLAS is NumPy's, and so is the rule."""
+    scope: AbstractContextManager[Any] = _numpy().product_scope(multiplications)
+    return scope
+
+
 def synchronize(device: Any, /) -> None:
     """Nothing runs behind the caller's back."""
 
@@ -74,3 +82,8 @@ def synchronize(device: Any, /) -> None:
 def scans() -> NumbaScans:
     """Both scans, compiled."""
     return _SCANS
+
+
+@cache
+def _numpy() -> Any:
+    return rnncore.get_backend("numpy")

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from rnncore.backend import ScanRequest
 from rnncore.nonlinearity import Nonlinearity
-from rnncore_numba._rule import plan, reason
+from rnncore_numba._rule import ROWS_PER_THREAD, plan, reason
 from rnncore_numba._threads import allowed, divided, run
 
 HostArray = np.ndarray[Any, Any]
 
 FUNCTIONS = ("tanh", "relu", "sigmoid", "identity")
 NAMES = {np.dtype("float32"): "float32", np.dtype("float64"): "float64"}
-ROWS_OF_A_TILE = 8
 
 
 class NumbaScans:
@@ -26,6 +26,8 @@ class NumbaScans:
 
     def unsupported(self, request: ScanRequest, /) -> str | None:
         """The functions that are written for vectors here, in float32 and float64."""
+        if _compiler_is_off():
+            return "NUMBA_DISABLE_JIT is set, and nothing is compiled"
         if request.dtype not in ("float32", "float64"):
             return f"compiled for float32 and float64, not for {request.dtype}"
         f = request.nonlinearity
@@ -86,6 +88,13 @@ class NumbaScans:
         return found
 
 
+@cache
+def _compiler_is_off() -> bool:
+    from numba import config
+
+    return bool(config.DISABLE_JIT)  # type: ignore[attr-defined]
+
+
 def _run(
     functions: Any, p: HostArray, d: HostArray, h0: HostArray, w: HostArray, out: HostArray, reverse: bool, clip: float
 ) -> HostArray:
@@ -100,7 +109,7 @@ def _run(
         def rows(first: int, last: int) -> None:
             functions.rows(p, d, h0, strips, out, first, last, reverse, clip)
 
-        run(rows, divided(batch, threads, ROWS_OF_A_TILE))
+        run(rows, divided(batch, threads, ROWS_PER_THREAD))
     else:
         functions.rows(p, d, h0, strips, out, 0, batch, reverse, clip)
     return out

@@ -28,8 +28,9 @@ from rnncore_numba._lanes import (
 )
 
 # Rows in a tile, and how many strips it may have, the most first. The sums, the strips and one number of h have to fit the
-# registers: 8 x 3 + 3 + 1 of 32, 4 x 2 + 2 + 1 of 16.
-TILES_OF_32 = ((8, (3, 2, 1)), (4, (4, 2, 1)), (2, (4, 2, 1)), (1, (8, 4, 2, 1)))
+# registers: 8 x 3 + 3 + 1 of 32, 4 x 2 + 2 + 1 of 16. Tiles of 8 and of 4 rows have the same strips, and as many sums under
+# way for each number: then it comes out to the same bit in either, and threads may divide a batch between fours of rows.
+TILES_OF_32 = ((8, (3, 2, 1)), (4, (3, 2, 1)), (2, (4, 2, 1)), (1, (8, 4, 2, 1)))
 TILES_OF_16 = ((4, (2, 1)), (2, (4, 2, 1)), (1, (8, 4, 2, 1)))
 # So many sums are under way at once where a tile has fewer: two products a cycle, each ready after four.
 UNDER_WAY = 8
@@ -188,7 +189,7 @@ class _Scan:
 
     def _tile(self, at: Value, h: Value, row: Value, strip: Value, rows: int, wide: int, mask: Value | None) -> None:
         b, v, a = self.b, self.v, self.a
-        parts = max(1, min(4, UNDER_WAY // (rows * wide)))
+        parts = max(1, min(4, UNDER_WAY // (min(rows, 4) * wide)))
         h_rows = [v.at(h, b.mul(b.add(row, self.number(r)), a.width)) for r in range(rows)]
         strips = [v.at(a.strips, b.mul(b.add(strip, self.number(s)), self.strip_size)) for s in range(wide)]
         column = b.mul(strip, self.number(v.count))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 import rnncore
 from rnncore_numpy._scans import NumpyScans
+from rnncore_numpy._threads import product_scope as _product_scope
 
 name = "numpy"
 native_package = "numpy"
@@ -52,6 +54,11 @@ def read_only(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
     view = x.view()
     view.flags.writeable = False
     return view
+
+
+def product_scope(multiplications: int, /) -> AbstractContextManager[Any]:
+    """One thread of BLAS for a product too small to share."""
+    return _product_scope(multiplications)
 
 
 def synchronize(device: Any, /) -> None:

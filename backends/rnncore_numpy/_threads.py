@@ -6,18 +6,22 @@ loop was up to twenty times slower. Large products keep the threads that the use
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
-__all__ = ["threads_for"]
+__all__ = ["product_scope", "threads_for"]
 
 # Multiplications in one step's product. Below, OpenBLAS does not divide a product (a vector's, one of matrices) ...
 VECTOR_ALONE, MATRIX_ALONE = 2**13, 2**17
 # ... and from here on two threads are faster than one: 1.5 times at 2**24 on two cores, not at all at 2**20.
 WORTH_THREADS = 2**23
+# A product of all steps stands alone, and its second thread starts from rest: one that takes less than half a millisecond waits
+# for eight where a core is busy.
+LONE_PRODUCT_ALONE, LONE_PRODUCT_WORTH_THREADS = 2**18, 2**25
 # In a whole scan: below, setting the number of threads would be felt.
 SMALL_SCAN = 2**20
 
@@ -33,8 +37,17 @@ def threads_for(steps: int, batch: int, width: int) -> AbstractContextManager[An
     return _ONE
 
 
+def product_scope(multiplications: int, /) -> AbstractContextManager[Any]:
+    """What one product of matrices runs in."""
+    return _ONE if LONE_PRODUCT_ALONE < multiplications < LONE_PRODUCT_WORTH_THREADS else _NOTHING
+
+
 class _OneThread:
-    """Sets NumPy's BLAS to one thread from the first loop that enters to the last that leaves, of whatever Python thread."""
+    """Sets NumPy's BLAS to one thread from the first loop that enters to the last that leaves, of whatever Python thread.
+
+    The number is one for the whole process. A number set elsewhere while a loop runs stays; but a
+    ``threadpool_limits`` that another thread opens meanwhile and closes later finds 1, and brings 1 back.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -42,24 +55,48 @@ class _OneThread:
         self._before: list[int] = []
 
     def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._before = [library.num_threads for library in _libraries()]
-                for library in _libraries():
-                    library.set_num_threads(1)
+        entered = False
+        try:
+            with self._lock:
+                libraries = _libraries()
+                if not self._inside:
+                    self._before = [library.num_threads for library in libraries]
+                self._inside, entered = self._inside + 1, True
+                if self._inside == 1:
+                    for library in libraries:
+                        library.set_num_threads(1)
+        except BaseException:  # Ctrl-C falls anywhere, and the with statement leaves only what it has entered
+            if entered:
+                self._leave()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                for library, count in zip(_libraries(), self._before, strict=True):
-                    library.set_num_threads(count)
+                self._give_back()
+
+    def _give_back(self) -> None:
+        for library, count in zip(_libraries(), self._before, strict=True):
+            if library.num_threads == 1:  # else somebody has set another since
+                library.set_num_threads(count)
+
+    def forget(self) -> None:
+        """In a forked child: of the threads that were inside none is here, nor the one that may hold the lock."""
+        self._lock = threading.Lock()
+        if self._inside:
+            self._inside = 0
+            self._give_back()
 
 
 _ONE = _OneThread()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ONE.forget)
 
 
 @lru_cache(maxsize=1)
