@@ -114,6 +114,9 @@ class Backend(Protocol):
     ``writable = True``
         Arrays can be assigned into and no transformation follows what is done to them, which lets the core put its own
         results together in place.
+    ``window_numbers = 2**20``
+        How many numbers of each array one window of a pullback on `writable` arrays holds: what a cache holds on a host, more
+        where each window costs a launch.
     ``read_only(x) -> Array``
         A view of x that cannot be written to.
     ``device_name(device) -> str``

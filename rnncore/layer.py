@@ -184,7 +184,8 @@ def _window_edges(h: Array, engine: Engine) -> range:
     steps, batch, width = h.shape
     if not engine.writable:  # the parts of dx would have to be joined by a copy: one window is best
         return range(0)
-    length = max(1, WINDOW_NUMBERS // max(1, batch * width))
+    numbers: int = getattr(engine.backend, "window_numbers", WINDOW_NUMBERS)
+    length = max(1, numbers // max(1, batch * width))
     return range(length, steps, length)
 
 

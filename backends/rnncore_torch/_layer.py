@@ -23,6 +23,8 @@ from rnncore_torch import _ops, _scans, _steps
 # A window of time holds about so many numbers of each array: 4 MiB in float32, which a processor's last cache holds while the
 # products read what the scan has just written.
 WINDOW_NUMBERS = 2**20
+# On another device a window is a launch of each kernel, which should be few: not measured on a GPU yet.
+DEVICE_WINDOW_NUMBERS = 2**24
 
 
 def layer(
@@ -164,7 +166,8 @@ def _followed_pull(
 
 def _windows(h: Tensor, reverse: bool) -> Iterator[tuple[int, int]]:
     steps, batch, width = h.shape
-    length = max(1, WINDOW_NUMBERS // max(1, batch * width))
+    numbers = WINDOW_NUMBERS if h.device.type == "cpu" else DEVICE_WINDOW_NUMBERS
+    length = max(1, numbers // max(1, batch * width))
     starts = range(0, steps, length)
     for a in reversed(starts) if reverse else starts:
         yield a, min(a + length, steps)

@@ -1,8 +1,9 @@
 """The two scans on tensors that nothing follows: in place and step by step, by PyTorch's operations or on shared memory.
 
 A CPU tensor and a NumPy array can be one memory, so the scans of a host backend run on tensors as they stand: no copy,
-nothing moved. :func:`host_scans` is the rule that says where they do. Everything else runs on PyTorch's own operations,
-which write each state where it will stay.
+nothing moved. :func:`host_scans` is the rule that says where they do. CUDA tensors may run on the CuPy backend's kernels in
+the same way, by :mod:`rnncore_torch._cuda`. Everything else runs on PyTorch's own operations, which write each state where
+it will stay.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from rnncore import backends, get_backend
 from rnncore.backend import ScanRequest, Scans
 from rnncore.nonlinearity import Nonlinearity
+from rnncore_torch import _cuda
 
 # Backends of NumPy arrays whose scans may run on a tensor's memory, the preferred one first.
 HOSTS = ("numba", "numpy")
@@ -50,6 +52,9 @@ def nonlinear(
         with np.errstate(all="ignore"):  # PyTorch is silent about infinity and NaN
             states = host.nonlinear(*arrays, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
         return torch.from_numpy(states)
+    kernels = _kernels_for("nonlinear", (p, h0, w_hh), reverse, nonlinearity)
+    if kernels is not None:
+        return _cuda.nonlinear(kernels, p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
     out = p if overwrite else torch.empty(p.shape, dtype=p.dtype, device=p.device)
     w_t = w_hh.mT.contiguous()
     step = _step(h0, w_t)
@@ -79,6 +84,9 @@ def linear(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, /, *, reverse: bool, ove
         with np.errstate(all="ignore"):
             states = host.linear(*arrays, reverse=reverse, overwrite=overwrite)
         return torch.from_numpy(states)
+    kernels = _kernels_for("linear", (u, d, s0, m), reverse, None)
+    if kernels is not None:
+        return _cuda.linear(kernels, u, d, s0, m, reverse=reverse, overwrite=overwrite)
     out = d if overwrite else torch.empty(u.shape, dtype=u.dtype, device=u.device)
     m = m.contiguous()
     step = _step(s0, m)
@@ -93,8 +101,8 @@ def linear(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, /, *, reverse: bool, ove
 
 
 def shared(x: Tensor) -> np.ndarray[Any, Any]:
-    """The tensor's memory as an array: writing to one is writing to the other."""
-    return _as_array(x.detach())
+    """The tensor's memory as an array: writing to one is writing to the other, unless its sign is not in memory yet."""
+    return _as_array(x.detach().resolve_neg())
 
 
 def host_scans(request: ScanRequest, threads: int) -> tuple[Scans | None, str]:
@@ -115,6 +123,12 @@ def reason(
     kind: Any, steps: int, batch: int, width: int, dtype: torch.dtype, device: torch.device, f: Nonlinearity | None
 ) -> str:
     """What runs a scan of so many steps, rows and units, and why."""
+    if device.type == "cuda" and dtype in _cuda.DTYPES:
+        index = torch.cuda.current_device() if device.index is None else device.index
+        request = ScanRequest(kind, steps, batch, width, _cuda.DTYPES[dtype], index, kind == "linear", f)
+        return _cuda.ruled(request)[1]
+    if device.type == "cuda":
+        return f"PyTorch's operations, as {str(dtype).removeprefix('torch.')} is not handed over to CuPy"
     if device.type != "cpu":
         return f"PyTorch's operations, on {device}"
     if dtype not in _DTYPES:
@@ -165,6 +179,15 @@ def _host_for(kind: Any, tensors: tuple[Tensor, ...], reverse: bool, nonlinearit
         return None
     request = ScanRequest(kind, steps, batch, width, dtype, "cpu", reverse, nonlinearity)
     return host_scans(request, torch.get_num_threads())[0]
+
+
+def _kernels_for(
+    kind: Any, tensors: tuple[Tensor, ...], reverse: bool, nonlinearity: Nonlinearity | None
+) -> Scans | None:
+    """The CuPy backend's scans where they take these tensors; None for PyTorch's operations."""
+    if _cuda.index_of(tensors[0]) is None or not is_concrete(*tensors):
+        return None
+    return _cuda.scans_for(kind, tensors, reverse, nonlinearity)
 
 
 def is_concrete(*tensors: Tensor) -> bool:

@@ -1,0 +1,188 @@
+"""CUDA tensors on the kernels of the CuPy backend, in one memory and on one stream, where the rule here says so.
+
+A CUDA tensor is handed over by DLPack without a copy, the kernels are queued on PyTorch's current stream of its device, and
+the result is a tensor whose memory PyTorch's own allocator gave and takes back. Nothing waits, and nothing passes to the host.
+CuPy is found as anyone finds a backend, when the first CUDA tensor comes; where it cannot be used, PyTorch's operations run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnncore import backends, get_backend
+from rnncore.backend import ScanRequest, Scans
+from rnncore.errors import ArgumentValueError, BackendUnavailableError
+from rnncore.nonlinearity import Nonlinearity
+
+__all__ = ["SETTING", "asked", "index_of", "linear", "nonlinear", "ruled", "scans_for"]
+
+# --- the rule: not measured on a GPU yet; `scripts/gpu-check` prints what would set it -----------------------------------
+# The kernels that do all steps in one launch. The third of the backend's ways, a product and a kernel for each step, is what
+# PyTorch's operations do as well, and with its own setting of TF32.
+PERSISTENT = ("block_scan<", "grid_scan<")
+# Estimates: handing four arrays over and launching takes the host some 50 us, and a step of PyTorch's operations about 10.
+FEWEST_STEPS = 8
+# bfloat16 is one of the kernels' dtypes, and none that was seen to pass from PyTorch to CuPy.
+DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16"}
+UNMEASURED = "the rule is not measured on a GPU yet"
+# -------------------------------------------------------------------------------------------------------------------------
+
+BACKEND = "cupy"
+# The environment's variable that has all CUDA tensors stay with PyTorch's operations, read at each call.
+SETTING, KERNELS, PYTORCH = "RNNCORE_TORCH_CUDA", "kernels", "pytorch"
+
+
+def index_of(x: Tensor) -> int | None:
+    """The number of the CUDA device that a tensor is on, or None where it is on none."""
+    return x.device.index if x.is_cuda else None
+
+
+def scans_for(kind: Any, tensors: tuple[Tensor, ...], reverse: bool, nonlinearity: Nonlinearity | None) -> Scans | None:
+    """The scans that take these tensors, the arguments of a scan of that kind in its order; None for PyTorch's operations.
+
+    The tensors are numbers in memory and nothing but, as ``_steps.is_concrete`` has it.
+    """
+    first = tensors[0]
+    index = index_of(first)
+    if index is None or first.dim() != 3 or tensors[-1].dim() != 2 or first.dtype not in DTYPES:
+        return None
+    if any(x.dtype != first.dtype or x.device != first.device for x in tensors):
+        return None  # PyTorch's operations have the words for that
+    if _plugin()[0] is None:
+        return None
+    with torch.cuda.device(index):
+        # A graph would keep the address of what CuPy's pool takes back. Asked first, as nothing may be compiled meanwhile.
+        if torch.cuda.is_current_stream_capturing():
+            return None
+    steps, batch, width = first.shape
+    return ruled(ScanRequest(kind, steps, batch, width, DTYPES[first.dtype], index, reverse, nonlinearity))[0]
+
+
+def ruled(request: ScanRequest) -> tuple[Scans | None, str]:
+    """The scans that run a request on a CUDA device, or None for PyTorch's own operations; and why.
+
+    Parameters
+    ----------
+    request : ScanRequest
+        Its `device` is the number of a CUDA device.
+
+    Raises
+    ------
+    ArgumentValueError
+        If the environment's variable RNNCORE_TORCH_CUDA is set to something else than "kernels" and "pytorch".
+    """
+    if not asked():
+        return None, f"PyTorch's operations, as {SETTING}={PYTORCH} says"
+    if request.nonlinearity is not None and request.nonlinearity.is_custom:
+        return None, "PyTorch's operations, for a user's own nonlinearity"
+    return _ruled(request)
+
+
+def asked() -> bool:
+    """Whether the environment leaves the kernels allowed."""
+    setting = os.environ.get(SETTING) or KERNELS
+    if setting not in (KERNELS, PYTORCH):
+        raise ArgumentValueError(f"{SETTING}: expected {KERNELS!r} or {PYTORCH!r}, got {setting!r}")
+    return setting == KERNELS
+
+
+def nonlinear(
+    scans: Scans,
+    p: Tensor,
+    h0: Tensor,
+    w_hh: Tensor,
+    /,
+    *,
+    nonlinearity: Nonlinearity,
+    reverse: bool,
+    overwrite: bool,
+) -> Tensor:
+    """``h_t = f(p_t + h_{t-1} W_hh^T)`` by the kernels; with `overwrite`, h takes the place of p."""
+    out, first = _own(p, overwrite), _plain(h0).contiguous()
+    with _on_stream_of(p) as give:
+        scans.nonlinear(
+            give(out), give(first), give(_plain(w_hh)), nonlinearity=nonlinearity, reverse=reverse, overwrite=True
+        )
+    return out
+
+
+def linear(scans: Scans, u: Tensor, d: Tensor, s0: Tensor, m: Tensor, /, *, reverse: bool, overwrite: bool) -> Tensor:
+    """``s_t = d_t * (u_t + s_{t-1} M)`` by the kernels; with `overwrite`, s takes the place of d."""
+    out, source, first = _own(d, overwrite), _plain(u).contiguous(), _plain(s0).contiguous()
+    with _on_stream_of(d) as give:
+        scans.linear(give(source), give(out), give(first), give(_plain(m)), reverse=reverse, overwrite=True)
+    return out
+
+
+@lru_cache(maxsize=1024)
+def _ruled(request: ScanRequest) -> tuple[Scans | None, str]:
+    plugin, fault = _plugin()
+    if plugin is None:
+        return None, f"PyTorch's operations ({fault})"
+    if request.steps < FEWEST_STEPS:
+        return None, f"PyTorch's operations, for fewer than {FEWEST_STEPS} steps; {UNMEASURED}"
+    scans = plugin.scans()
+    told = scans.unsupported(request)
+    if told is None:
+        told = scans.explain(request)
+        if told.startswith(PERSISTENT):
+            return (
+                scans,
+                f"the kernel of backend {BACKEND!r}, on the tensor's own memory and stream: {told}; {UNMEASURED}",
+            )
+    return None, f"PyTorch's operations ({BACKEND}: {told}); {UNMEASURED}"
+
+
+@lru_cache(maxsize=1)
+def _plugin() -> tuple[Any, str]:
+    """The CuPy backend, or None and why not."""
+    if torch.version.hip is not None:
+        return None, "PyTorch is built for ROCm, and the kernels are CUDA's"
+    known = [status.name for status in backends()]
+    if BACKEND not in known:
+        return None, f"there is no backend {BACKEND!r} with CUDA kernels"
+    try:
+        return get_backend(BACKEND), ""
+    except BackendUnavailableError:
+        why = next(status.reason for status in backends() if status.name == BACKEND)
+        return None, f"backend {BACKEND!r} cannot be used: {why}"
+
+
+@contextmanager
+def _on_stream_of(x: Tensor) -> Iterator[Any]:
+    """PyTorch's current stream of x's device is CuPy's, on the device that is current for both; gives what hands over."""
+    plugin, index = _plugin()[0], index_of(x)
+    stream = _External(torch.cuda.current_stream(index).cuda_stream)
+    cuda = importlib.import_module(plugin.native_package).cuda
+    # PyTorch's own context besides CuPy's, as PyTorch may have a device in mind that it has not told CUDA of.
+    with torch.cuda.device(index), plugin.scope(index), cuda.Stream.from_external(stream):
+        yield plugin.from_dlpack
+
+
+class _External:
+    """A stream of PyTorch's in the protocol by which CUDA's libraries tell each other of streams, version 0."""
+
+    def __init__(self, pointer: int) -> None:
+        self.pointer = pointer
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self.pointer
+
+
+def _own(x: Tensor, overwrite: bool) -> Tensor:
+    """x itself, which may be overwritten, or a copy in PyTorch's memory that may; without gaps either way."""
+    x = _plain(x)
+    return x if overwrite and x.is_contiguous() else x.clone(memory_format=torch.contiguous_format)
+
+
+def _plain(x: Tensor) -> Tensor:
+    """What DLPack gives away: outside autograd, and with every sign in memory."""
+    return x.detach().resolve_neg()
