@@ -575,7 +575,9 @@ def test_the_number_of_threads_that_may_be_used_changes_no_bit(dtype, batch, wid
     found = []
     for threads in range(1, worth + 1):
         monkeypatch.setattr(_scans, "allowed", lambda threads=threads: threads)
-        found.append((SCANS.nonlinear(p, h0, w, nonlinearity=f, reverse=False), SCANS.linear(p, d, h0, w, reverse=True)))
+        found.append(
+            (SCANS.nonlinear(p, h0, w, nonlinearity=f, reverse=False), SCANS.linear(p, d, h0, w, reverse=True))
+        )
     for scans in found[1:]:
         for one, many in zip(found[0], scans, strict=True):
             np.testing.assert_array_equal(one, many)

@@ -491,3 +491,18 @@ def test_infinity_and_nan_pass_in_silence_as_torchs_do(host):
     x = drawn(STEPS, BATCH, INPUT)
     x[0, 0, 0], x[1, 1, 1] = float("inf"), float("nan")
     np.testing.assert_array_equal(ours(x)[0].detach().isnan(), theirs(x)[0].detach().isnan())
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"bidirectional": True}, {"num_layers": 2}])
+def test_hooks_on_the_output_see_the_outputs_part_of_the_gradient_alone(options):
+    """What the loss takes from h_n does not pass through the output."""
+    found = []
+    for module in pair(**options):
+        output, h_n = module(drawn(STEPS, BATCH, INPUT))
+        output.retain_grad()
+        h_n.retain_grad()
+        output.register_hook(lambda g: g.clamp(-0.5, 0.5))
+        ((output**2).sum() + (3 * h_n).sum()).backward()
+        found.append([output.grad, h_n.grad, *(w.grad for w in module.parameters())])
+    for want, got in zip(*found, strict=True):
+        assert_close(got, want)

@@ -53,6 +53,9 @@ class RNN(torch.nn.RNNBase):
     built on it, and derivatives of every order, forward mode included. A PackedSequence breaks the graph, as its lengths
     are numbers that Python reads. ``torch.jit.script`` does not take it; ``torch.jit.trace`` records the steps of the example.
 
+    The derivative of a last layer with one direction is made of the output, as cuDNN's is: changing the output in place before
+    the backward pass is an error, where ``torch.nn.RNN`` on a CPU allows it.
+
     ``h_t = f(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)``, Elman (1990), "Finding structure in time".
 
     Examples
@@ -126,7 +129,8 @@ class RNN(torch.nn.RNNBase):
         output, last = self._run(x, h0, weights, None)
         if not batched:
             return output.squeeze(1), last.squeeze(1)
-        return output.transpose(0, 1) if self.batch_first else output, last
+        # h_n is made of the states; a view keeps its part of the gradient out of hooks on the output and of output.grad.
+        return output.transpose(0, 1) if self.batch_first else output.view_as(output), last
 
     def explain(self, *, steps: int = 100, batch: int = 1) -> Explanation:
         """Which code runs the scans of a call of so many steps and rows outside of a compiler, and why.
