@@ -50,7 +50,7 @@ def run(
 
     check_level(level)
     rows = None if lengths is None else _lengths(lengths)
-    _check_outputs(outputs)
+    _check_outputs(outputs, {"the weights": weights, "--input": x, "--cotangent": cotangent})
     # A plugin may print, and standard output is the report's.
     with redirect_stdout(sys.stderr), _clock("reading") as say:
         host = read_npy("--input", x)
@@ -107,18 +107,18 @@ def read_npy(option: str, path: str) -> np.ndarray[Any, Any]:
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def _check_outputs(outputs: Mapping[str, str | None]) -> None:
+def _check_outputs(outputs: Mapping[str, str | None], read: Mapping[str, str | None]) -> None:
     """Before the run, not after it: that each can be written, and as a file of its own, and that a page can be drawn."""
-    taken: dict[str, str] = {}
+    taken = {os.path.realpath(path): name for name, path in read.items() if path is not None}
     for option, path in outputs.items():
         if path is None:
             continue
-        if path != STANDARD_OUTPUT:
-            check_writable(option, path)
         place = path if path == STANDARD_OUTPUT else os.path.realpath(path)
         if place in taken:
             raise ArgumentValueError(f"{option}: expected another file than {taken[place]}'s, got {path!r}")
         taken[place] = option
+        if path != STANDARD_OUTPUT:
+            check_writable(option, path)
     if outputs.get("--html") is not None:
         from rnncore.diagnostics.plots import require_matplotlib
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.diagnostics.jacobian import Jacobian, log_abs_det, log_sigma_max, recurrent_matrix
-from rnncore.diagnostics.record import Record
+from rnncore.diagnostics.record import Record, check_record
 from rnncore.errors import ArgumentValueError
 
 __all__ = ["Bounds", "SpanBounds", "bounds", "log_spectral_radius", "span_bounds"]
@@ -72,6 +72,26 @@ class SpanBounds:
 def bounds(record: Record) -> Bounds:
     """The certificates that need no more than W_hh and the function.
 
+    Parameters
+    ----------
+    record : Record
+        Only its weights and its nonlinearity are read.
+
+    Returns
+    -------
+    Bounds
+        For each layer host arrays (D,).
+
+    Raises
+    ------
+    ArgumentTypeError
+        For anything but a :class:`Record`.
+
+    Notes
+    -----
+    The singular value and the determinant are LAPACK's, ``O(H^3)``; the radius is by Gelfand's formula, 40 products of
+    (H, H). Independent of the length of the run.
+
     Examples
     --------
     >>> import numpy as np, rnncore
@@ -82,6 +102,7 @@ def bounds(record: Record) -> Bounds:
     >>> found.gamma, found.vanishes, np.exp(found.log_spectral_radius[0]).round(6)
     (0.25, (array([ True]),), array([3.9]))
     """
+    check_record(record)
     gamma = record.nonlinearity.gamma
     rows: dict[str, list[Host]] = {name: [] for name in ("sigma", "rho", "det", "vanishes", "may")}
     with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
@@ -111,6 +132,23 @@ def span_bounds(found: Jacobian, start: int = 0, stop: int | None = None) -> Spa
 
     Steps outside a row's length take no part; an empty span has 0, the identity's. With the upper ends of
     `Jacobian.sigma_max`, where it was asked for, the upper bound is tighter, and holds as far as they do.
+
+    Parameters
+    ----------
+    found : Jacobian
+        As :func:`rnncore.diagnostics.jacobian` returned it.
+    start, stop : int
+        Steps in the run's own time, ``0 <= start <= stop <= T``; by default all.
+
+    Returns
+    -------
+    SpanBounds
+        For each layer host arrays (D, B), in nats for the whole span.
+
+    Raises
+    ------
+    ArgumentValueError
+        For a span that is not in the run.
 
     Examples
     --------

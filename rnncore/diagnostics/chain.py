@@ -77,6 +77,11 @@ def chain(z: Any, w: Any, nonlinearity: Any = "tanh") -> Chain:
     w : float, or array or sequence of float (N,)
     nonlinearity : str or Nonlinearity
 
+    Returns
+    -------
+    Chain
+        Host arrays (N,): ln |D_n| in nats, and the sign.
+
     Raises
     ------
     ShapeError
@@ -111,6 +116,16 @@ def chain_of_record(record: Record, layer: int = 0, direction: int = 0) -> list[
     """The chain of each row of a network of one unit, over its own length: |D_n| = |dh_n/dh_0|.
 
     In the direction's own time: the reverse direction begins at a row's end.
+
+    Parameters
+    ----------
+    record : Record
+    layer, direction : int
+
+    Returns
+    -------
+    list of Chain
+        One for each row, of as many factors as the row has steps.
 
     Raises
     ------

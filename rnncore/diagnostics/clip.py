@@ -69,6 +69,11 @@ class GradientNorms:
     Memory is bounded: at most 2048 counters. Norms that span more than 17 orders of magnitude are kept exactly only from
     the largest down so far; the rest are counted together at the lower end.
 
+    Attributes
+    ----------
+    steps : int
+        How many norms were added, finite or not.
+
     Examples
     --------
     >>> import numpy as np

@@ -123,6 +123,11 @@ def compare(before: Report, after: Report) -> Comparison:
         Of networks with the same layers and directions, over the same number of steps. Rows, widths, levels, dtypes and
         backends may differ.
 
+    Returns
+    -------
+    Comparison
+        ``print`` it; :meth:`Comparison.agrees` for a test.
+
     Raises
     ------
     ArgumentTypeError

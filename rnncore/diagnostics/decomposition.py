@@ -21,7 +21,8 @@ import numpy as np
 
 from rnncore.diagnostics.flow import Flow
 from rnncore.diagnostics.jacobian import log_frobenius, log_norms, log_slopes, log_sum, recurrent_matrix
-from rnncore.diagnostics.record import Record
+from rnncore.diagnostics.record import Record, check_record
+from rnncore.errors import ArgumentValueError
 
 __all__ = ["Decomposition", "decompose"]
 
@@ -63,6 +64,16 @@ def decompose(record: Record, flow: Flow) -> Decomposition:
     flow : Flow
         As :func:`rnncore.diagnostics.flow` returned it for this record.
 
+    Returns
+    -------
+    Decomposition
+        Nats per step: for each layer (D, T, B), `weights` (D,).
+
+    Raises
+    ------
+    ArgumentValueError
+        If the flow has other layers, directions, steps or rows than the record.
+
     Examples
     --------
     >>> import numpy as np, rnncore
@@ -74,6 +85,10 @@ def decompose(record: Record, flow: Flow) -> Decomposition:
     >>> np.exp(found.gain[0][0, :, 0]).round(6), np.exp(found.weights[0]).round(6), abs(found.alignment[0]).max() < 1e-12
     (array([0.5, 0.5, 0.5]), array([0.5]), np.True_)
     """
+    check_record(record)
+    want = [(record.directions, record.steps, record.batch)] * record.spec.num_layers
+    if (got := [t.shape for t in flow.total]) != want:
+        raise ArgumentValueError(f"flow: expected that of this record, with total of shapes {want}, got {got}")
     parts: dict[str, list[Host]] = {name: [] for name in ("gain", "weights", "saturation", "alignment")}
     # Numbers that are not finite are a finding, not a warning.
     with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):

@@ -17,12 +17,12 @@ from rnncore.diagnostics.decomposition import decompose
 from rnncore.diagnostics.flow import flow
 from rnncore.diagnostics.foreign import as_rnn, detached
 from rnncore.diagnostics.gradcheck import gradcheck
-from rnncore.diagnostics.horizon import horizon
+from rnncore.diagnostics.horizon import MAX_LAG, horizon
 from rnncore.diagnostics.initial import initial
 from rnncore.diagnostics.jacobian import jacobian
 from rnncore.diagnostics.lyapunov import lyapunov
 from rnncore.diagnostics.nonfinite import nonfinite
-from rnncore.diagnostics.product import product
+from rnncore.diagnostics.product import EXTRA, product
 from rnncore.diagnostics.record import Record, record
 from rnncore.diagnostics.report import Report, Subject
 from rnncore.diagnostics.saturation import saturation
@@ -39,7 +39,11 @@ Cotangents: TypeAlias = "tuple[Array | None, Any] | Callable[[Array, Any], tuple
 
 # How many directions the products and spectra of each level follow; "cheap" follows none.
 DIRECTIONS = {"standard": 1, "deep": 8}
-ITEM = 8
+# Of the budget: arrays of the states' shape and dtype, numbers of float64 on the host for each step and row; and of "deep" the
+# triangles of the sweeps and the host's own states of gradcheck.
+STATES, LOGARITHMS, FRAMES, HOST_STATES, ITEM = 11, 48, 8, 3, 8
+# Whatever the run: the pairs of lags that a slope is the median of, and tables.
+FIXED = 2**21
 PROBES = (
     "flow",
     "horizon",
@@ -79,16 +83,18 @@ def diagnose(
         Where the loss pulls, in the shapes that a pullback takes; None in the pair is zero. By default a vector of norm 1 on
         each row's last valid output.
     dependency_length : int, optional
-        Over how many steps the task has to carry something; by default the whole run.
+        Over how many steps the task has to carry something; by default the whole run. Losses at many steps are followed
+        as far as that, if it is given, and else over 256 steps: the summary says over how many.
     level : {"cheap", "standard", "deep"}
         "cheap" runs what costs a few products of the run's own arrays, some ten backward passes in all: flow, horizon,
         saturation, bounds, decomposition, initial, weight_gradient, nonfinite. "standard" adds the Jacobian of every
         step and the largest singular value of their product; "deep" more singular values, the Lyapunov spectrum and a
         check of the gradients.
     rng : int
-        Seed of every random start.
+        Seed of every random start, 0 or more.
     max_bytes : int, optional
-        Refuse, before anything is allocated, a run whose states and gradients would need more.
+        Refuse, before anything is allocated, a run that would need more: its states and gradients, and what the probes of
+        the level make of them. Counted for NumPy; x itself is not counted.
 
     Returns
     -------
@@ -113,9 +119,13 @@ def diagnose(
     check_level(level)
     if dependency_length is not None:
         dependency_length = positive_int("dependency_length", dependency_length)
+    if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
+        raise ArgumentTypeError(f"rng: expected an int >= 0, got {rng!r}")
+    if rng < 0:
+        raise ArgumentValueError(f"rng: expected an int >= 0, got {rng}")
     rnn, x, h0 = as_rnn(rnn), detached(x), detached(h0)
     cotangent = cotangent if callable(cotangent) else detached(cotangent)
-    _check_budget(rnn, x, max_bytes)
+    _check_budget(rnn, x, level, max_bytes)
     with np.errstate(all="ignore"):  # what is not finite is what this is about
         seen = record(rnn, x, h0, lengths)
         d_output, d_last = _cotangents(rnn, seen, cotangent, x, h0, lengths)
@@ -150,9 +160,13 @@ def _report(
         left_out |= dict.fromkeys(found, "no row has a step")
     else:
         found["flow"], deltas = flow(seen, d_output, d_last)
+        # As far as a dependency that was asked for reaches; of a whole run, which may be long, as far as is usual.
+        lags = MAX_LAG if dependency_length is None else max(MAX_LAG, min(dependency_length, seen.steps) + 1)
         found["horizon"] = _each(
             seen,
-            lambda k, d: horizon(seen, found["flow"], deltas, layer=k, direction=d, every_loss=level == "deep"),
+            lambda k, d: horizon(
+                seen, found["flow"], deltas, layer=k, direction=d, max_lag=lags, every_loss=level == "deep"
+            ),
         )
         found["saturation"], found["bounds"], found["initial"] = saturation(seen), bounds(seen), initial(seen)
         found["decomposition"] = decompose(seen, found["flow"])
@@ -165,6 +179,7 @@ def _report(
     verdict = decide(
         seen,
         dependency_length=wanted,
+        asked=dependency_length is not None,
         nonfinite=fault,
         **{n: found[n] for n in ("flow", "horizon", "saturation", "decomposition", "jacobian", "initial", "product")},
     )
@@ -249,17 +264,26 @@ def _unit_on_the_last_output(seen: Record) -> Array:
     return engine.backend.asarray(host, dtype=engine.dtype, device=engine.device)
 
 
-def _check_budget(rnn: RNN, x: Any, max_bytes: int | None) -> None:
+def _check_budget(rnn: RNN, x: Any, level: Level, max_bytes: int | None) -> None:
     if max_bytes is None:
         return
     limit = positive_int("max_bytes", max_bytes)
     shape = tuple(getattr(x, "shape", ()))
     if not isinstance(rnn, RNN) or len(shape) < 2:
         return  # the call itself says what is wrong with it
-    numbers = math.prod(shape[:-1]) * sum(rnn.spec.hidden_sizes) * rnn.spec.num_directions
-    # States, pre-activations, slopes and gradients, and the logarithms of four parts on the host.
-    needed = 6 * numbers * ITEM
+    count = math.prod(shape[:-1])
+    needed = FIXED + count * rnn.spec.num_directions * sum(_bytes(rnn, h, level) for h in rnn.spec.hidden_sizes)
     if needed > limit:
         raise ArgumentValueError(
-            f"max_bytes: expected at least {needed} for {shape[0]} x {shape[1]} steps and rows of {rnn!r}, got {limit}"
+            f"max_bytes: expected at least {needed} for {count} steps of rows of {rnn!r} at level {level!r}, got {limit}"
         )
+
+
+def _bytes(rnn: RNN, width: int, level: Level) -> int:
+    """What one step of one row of a layer and direction needs at most, as measured on NumPy."""
+    item = int(rnn._engine.xp.finfo(rnn.dtype).bits) // 8
+    held = STATES * width * item + LOGARITHMS * ITEM
+    if level != "deep":
+        return held
+    frame = min(width, DIRECTIONS["deep"] + EXTRA)
+    return held + (FRAMES * frame * frame + HOST_STATES * width + LOGARITHMS) * ITEM

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from rnncore import scan
+from rnncore.arrays import check_array
 from rnncore.backend import Array
-from rnncore.diagnostics.record import Record
+from rnncore.diagnostics.record import Record, check_record
 from rnncore.diagnostics.scaled import Scaled, add, divided, from_array, linear, log_norm, take_rows, times
-from rnncore.errors import ArgumentValueError
+from rnncore.errors import ArgumentTypeError, ArgumentValueError
+from rnncore.registry import describe
 
-__all__ = ["Flow", "flow"]
+__all__ = ["Delta", "Flow", "flow"]
 
 Host = np.ndarray[Any, Any]
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -67,9 +69,28 @@ class Flow:
         return out
 
 
+@dataclass(frozen=True)
+class Delta(Scaled):
+    """dL/dz_t of a layer and direction, and the gradient that its recurrence was given.
+
+    Attributes
+    ----------
+    values, log
+        As of every :class:`Scaled`.
+    source : Scaled
+        direct + above: what of dL/dh_t does not come through time. Kept, since it cannot be had back as a difference: in
+        a gradient that explodes it is less than a rounding error of the whole.
+    source_log : host array (T, B)
+        ln of its norms; -inf in the padding.
+    """
+
+    source: Scaled
+    source_log: Host
+
+
 def flow(
     record: Record, d_output: Array | None, d_last: Sequence[Sequence[Array | None]] | None = None
-) -> tuple[Flow, list[list[Scaled]]]:
+) -> tuple[Flow, list[list[Delta]]]:
     """Backpropagate in logarithms.
 
     Parameters
@@ -83,26 +104,75 @@ def flow(
     Returns
     -------
     Flow
-    deltas : list of list of Scaled
-        dL/dz_t by [layer][direction], for what is computed from it next.
+    deltas : list of list of Delta
+        dL/dz_t by [layer][direction], for what is computed from it next: :func:`horizon`, :func:`weight_gradient`.
+
+    Raises
+    ------
+    ShapeError, DTypeError, DeviceError, ArgumentTypeError
+        If d_output or an entry of d_last has another shape, or another dtype, device or library than the record's states,
+        or if d_last has not an entry for each layer and direction.
+
+    Examples
+    --------
+    ``h_t = h_{t-1} / 2``, the loss the sum of the two last states: what is left of its gradient halves at every step.
+
+    >>> import numpy as np, rnncore
+    >>> from rnncore import diagnostics
+    >>> rnn = rnncore.RNN(1, 2, nonlinearity="identity", init={"weight_hh": rnncore.init.identity(0.5)}, rng=0)
+    >>> seen = diagnostics.record(rnn, np.zeros((4, 1, 1)))
+    >>> found, deltas = diagnostics.flow(seen, None, [[np.ones((1, 2))]])
+    >>> np.exp(2 * found.total[0][0, :, 0]).round(6)               # squares of norms: (1/2)^2 + (1/2)^2 one step back
+    array([0.03125, 0.125  , 0.5    , 2.     ])
+    >>> found.direct[0][0, :, 0].round(3), found.recurrent[0][0, -1, 0]
+    (array([ -inf,  -inf,  -inf, 0.347]), np.float64(-inf))
+    >>> deltas[0][0].values.shape
+    (4, 1, 2)
     """
+    check_record(record)
+    _check(record, d_output, d_last)
     # Numbers that are not finite are a finding, not a warning.
     with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
         return _flow(record, d_output, d_last)
 
 
+def _check(record: Record, d_output: Array | None, d_last: Any) -> None:
+    engine, widths, directions = record.engine, record.spec.hidden_sizes, record.directions
+    place = {"backend": engine.backend, "dtype": engine.dtype, "device": engine.device, "xp": engine.xp}
+    if d_output is not None:
+        check_array("d_output", d_output, shape=(record.steps, record.batch, widths[-1] * directions), **place)
+    if d_last is None:
+        return
+    given = [_count(row) for row in d_last] if isinstance(d_last, (list, tuple)) else None
+    if given != [directions] * len(widths):
+        raise ArgumentTypeError(
+            f"d_last: expected a list of {len(widths)} layers, each a list of {directions} directions, "
+            f"got {describe(d_last) if given is None else given}"
+        )
+    for k, row in enumerate(d_last):
+        for d, last in enumerate(row):
+            if last is not None:
+                check_array(f"d_last[{k}][{d}]", last, shape=(record.batch, widths[k]), **place)
+
+
+def _count(row: Any) -> int | None:
+    """How many directions a layer's entry has: of a list, or an array (D, B, H)."""
+    shape = (len(row),) if isinstance(row, (list, tuple)) else tuple(getattr(row, "shape", ()))
+    return int(shape[0]) if shape else None
+
+
 def _flow(
     record: Record, d_output: Array | None, d_last: Sequence[Sequence[Array | None]] | None
-) -> tuple[Flow, list[list[Scaled]]]:
+) -> tuple[Flow, list[list[Delta]]]:
     engine, spec = record.engine, record.spec
     layers, directions = spec.num_layers, record.directions
     above: Scaled | None = None
     parts: dict[str, list[Host]] = {name: [] for name in ("total", "direct", "above", "recurrent", "initial")}
-    deltas: list[list[Scaled]] = []
+    deltas: list[list[Delta]] = []
     for k in reversed(range(layers)):
         width = spec.hidden_sizes[k]
         found: dict[str, list[Host]] = {name: [] for name in parts}
-        row: list[Scaled] = []
+        row: list[Delta] = []
         for d in range(directions):
             columns = slice(d * width, (d + 1) * width)
             direct, of_direct = _direct(record, k, d, d_output if k == layers - 1 else None, d_last, columns)
@@ -122,7 +192,7 @@ def _flow(
             found["recurrent"].append(of_carried)
             found["total"].append(of_total)
             found["initial"].append(_initial(record, delta, k, d, d_last))
-            row.append(delta)
+            row.append(Delta(delta.values, delta.log, sources, of_sources))
         for name, values in found.items():
             whole = np.stack(values)
             if name != "initial":

@@ -26,6 +26,11 @@ def as_rnn(network: Any) -> RNN:
         weights are copied, so what is done to either later does not reach the other. The dropout between layers is kept in
         the description, and applied by a call with ``training=True`` only, whatever mode the module is in.
 
+    Returns
+    -------
+    RNN
+        The very one that was given; of a module a new one, on the module's backend and device.
+
     Raises
     ------
     ArgumentTypeError

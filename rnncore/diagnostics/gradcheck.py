@@ -124,6 +124,23 @@ def gradcheck(rnn: RNN, x: Any, h0: Any = None, lengths: Any = None, rng: calls.
     rng : numpy.random.Generator or int
         Draws the directions.
 
+    Returns
+    -------
+    Gradcheck
+        One :class:`Check` for each parameter, "x" and "h0", and the dot test.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If rnn is no RNN.
+    RnncoreError
+        Whatever a call of the network raises.
+
+    Notes
+    -----
+    Complex step: Squire and Trapp (1998), "Using complex variables to estimate derivatives of real functions"; it has no
+    difference of near numbers, and is right to rounding. Elsewhere a central difference.
+
     Examples
     --------
     >>> import numpy as np, rnncore

@@ -15,17 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.diagnostics.flow import Flow
-from rnncore.diagnostics.losses import follow_all, follow_some, in_lag_order, log_in_lag_order, subtract
-from rnncore.diagnostics.record import Record
+from rnncore.diagnostics.flow import Delta, Flow
+from rnncore.diagnostics.losses import follow_all, follow_some, in_lag_order, log_in_lag_order, reach_of, subtract
+from rnncore.diagnostics.record import Record, check_record
 from rnncore.diagnostics.scaled import EPS, Scaled
 from rnncore.diagnostics.truncation import LEVELS, truncation
 from rnncore.errors import ArgumentValueError
+from rnncore.spec import positive_int
 
-__all__ = ["EPS", "SMALL", "Horizon", "horizon", "theil_sen"]
+__all__ = ["EPS", "MAX_LAG", "SMALL", "Horizon", "horizon", "theil_sen"]
 
 Host = np.ndarray[Any, Any]
 SMALL = 1e-3
+MAX_LAG = 256
 # Of the slope: of more lags, so many of them.
 POINTS = 256
 
@@ -38,9 +40,10 @@ class Horizon:
     ----------
     gain : host array (N + 1, B)
         ln of the norm of what arrives n steps before the loss, less ln of the norm at the loss. For a loss of the last
-        state ``ln ||dL/dh_{T-n}|| - ln ||dL/dh_T||``, with n = T for h_0. For a loss at many steps the norm is over all
-        of them, each loss at its own lag n, h_0 left out. NaN past a row's first state and in a row without a loss, -inf
-        where nothing arrives.
+        state ``ln ||dL/dh_{T-n}|| - ln ||dL/dh_T||``, with n = T for h_0; the same of a loss of any other one step. For
+        losses at many steps both norms are over those that lie n steps or more behind the row's first state, each seen
+        from its own step; h_0 is left out. NaN past a row's first state and in a row without a loss, -inf where nothing
+        arrives.
     median : host array (n,)
         Over the rows that have the lag; no longer than the longest of them.
     lag_small, lag_eps : int or None
@@ -84,11 +87,11 @@ class Horizon:
 def horizon(
     record: Record,
     flow: Flow,
-    deltas: Sequence[Sequence[Scaled]],
+    deltas: Sequence[Sequence[Delta]],
     *,
     layer: int = -1,
     direction: int = 0,
-    max_lag: int = 256,
+    max_lag: int = MAX_LAG,
     every_loss: bool = True,
 ) -> Horizon:
     """Gain by lag, and the bias of truncation at K, of one layer's and direction's recurrence.
@@ -102,13 +105,22 @@ def horizon(
         What :func:`rnncore.diagnostics.flow.flow` returned for the record.
     layer, direction : int
     max_lag : int
-        Where losses at more than the last state have to be followed: the most lags. A loss of the last state has all.
+        Where a row has losses at more steps than one: the most lags. A loss at one step has all.
     every_loss : bool
-        Where there are such losses: follow them all, or only one in each max_lag steps, from a row's last step back.
+        Where there are such losses: follow them all, or only one in each max_lag steps, from a row's last loss back.
+
+    Returns
+    -------
+    Horizon
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        For a layer or direction that is not there, and for a max_lag below 1.
 
     Notes
     -----
-    For a loss of the last state, every step is a lag: the work is that of one product ``delta^T h``, ``2 T B H^2``
+    For a loss at one step, every step before is a lag: the work is that of one product ``delta^T h``, ``2 T B H^2``
     operations as in one backward pass. Losses that stand max_lag steps apart do not meet within that many lags, so they
     are followed as rows of a batch, by one linear scan and the same product: ``6 T B H^2``. With every_loss each lag takes
     one product of all steps with W and one with the states, ``4 T B H^2``, until what is left is below eps of the whole
@@ -133,27 +145,29 @@ def horizon(
     >>> round(100 * float(found.bias[22]), 3), round(100 * float(found.bias[44]), 3)
     (9.848, 0.97)
     """
+    check_record(record)
     layers = record.spec.num_layers
-    if not -layers <= layer < layers:
-        raise ArgumentValueError(f"layer: expected an int in [0, {layers - 1}], got {layer}")
-    if not 0 <= direction < record.directions:
-        raise ArgumentValueError(f"direction: expected an int in [0, {record.directions - 1}], got {direction}")
-    if max_lag < 1:
-        raise ArgumentValueError(f"max_lag: expected an int >= 1, got {max_lag}")
+    if not _is_int(layer) or not -layers <= layer < layers:
+        raise ArgumentValueError(f"layer: expected an int in [0, {layers - 1}], got {layer!r}")
+    if not _is_int(direction) or not 0 <= direction < record.directions:
+        raise ArgumentValueError(f"direction: expected an int in [0, {record.directions - 1}], got {direction!r}")
+    max_lag = positive_int("max_lag", max_lag)
     layer %= layers
     delta = deltas[layer][direction]
-    source = _source_log(record, flow, layer, direction)
+    reach = reach_of(delta.source_log, record, direction)
     with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
-        if _only_last(record, source, direction):
-            gain, complete, losses = _gain_of_last(record, flow, layer, direction), True, 1
-            d, h = _by_lag(delta, record, direction), in_lag_order(record.previous(layer, direction), record, direction)
-            bias = truncation(d, h, engine=record.engine)
+        if _only_one(delta.source_log):
+            gain, complete, losses = _gain_of_one(record, flow, layer, direction, reach), True, int(reach.any())
+            log = log_in_lag_order(delta.log, record, direction, reach)
+            e, before = (
+                in_lag_order(x, record, direction, reach) for x in (delta.values, record.previous(layer, direction))
+            )
+            bias = truncation(Scaled(e, log), before, engine=record.engine)
         elif every_loss:
-            gain, bias, complete = follow_all(record, delta, source, layer, direction, max_lag)
-            losses = record.steps
+            gain, bias, complete = follow_all(record, delta, layer, direction, max_lag)
+            losses = int((delta.source_log != -np.inf).sum(axis=0).max())
         else:
-            gain, bias, losses = follow_some(record, delta, source, layer, direction, max_lag)
-            complete = len(gain) >= max(record.lengths)
+            gain, bias, losses, complete = follow_some(record, delta, layer, direction, max_lag)
     median = _median(gain)
     slope = theil_sen(median)
     return Horizon(
@@ -174,6 +188,10 @@ def horizon(
     )
 
 
+def _is_int(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def theil_sen(y: Host) -> float:
     """The median slope between all pairs of finite y against their index; of POINTS of them where there are more."""
     x = np.flatnonzero(np.isfinite(y))
@@ -190,35 +208,20 @@ def _pairs(n: int) -> tuple[Host, Host]:
     return i, j
 
 
-def _source_log(record: Record, flow: Flow, layer: int, direction: int) -> Host:
-    """ln of the norm of what does not come through the recurrence, (T, B); the two parts taken as orthogonal where both."""
-    a, b = flow.direct[layer][direction], flow.above[layer][direction]
-    with np.errstate(invalid="ignore"):
-        both = np.logaddexp(2 * a, 2 * b) / 2
-    both = np.where(a == -np.inf, b, np.where(b == -np.inf, a, both))
-    return np.where(record.valid, both, -np.inf)
+def _only_one(source_log: Host) -> bool:
+    """Whether no row has a loss at more steps than one: usually its last."""
+    return bool(((source_log != -np.inf).sum(axis=0) <= 1).all())
 
 
-def _only_last(record: Record, source: Host, direction: int) -> bool:
-    """Whether the loss speaks of nothing but each row's last state, in the direction's time."""
-    steps = np.arange(record.steps)[:, None]
-    last = steps == (0 if direction else np.asarray(record.lengths, dtype=np.int64)[None, :] - 1)
-    return bool((source[~last & record.valid] == -np.inf).all())
-
-
-def _gain_of_last(record: Record, flow: Flow, layer: int, direction: int) -> Host:
+def _gain_of_one(record: Record, flow: Flow, layer: int, direction: int, reach: Host) -> Host:
     total, initial = flow.total[layer][direction], flow.initial[layer][direction]
-    out = np.full((record.steps + 1, record.batch), np.nan)
-    for b, n in enumerate(record.lengths):
+    out = np.full((int(reach.max(initial=0)) + 1, record.batch), np.nan)
+    for b, n in enumerate(reach):
         if n:
-            series = total[:n, b] if direction else total[:n, b][::-1]
+            series = total[record.lengths[b] - n : record.lengths[b], b] if direction else total[:n, b][::-1]
             series = np.append(series, initial[b])
             out[: n + 1, b] = subtract(series, series[0])
     return out
-
-
-def _by_lag(x: Scaled, record: Record, direction: int) -> Scaled:
-    return Scaled(in_lag_order(x.values, record, direction), log_in_lag_order(x.log, record, direction))
 
 
 def _median(gain: Host) -> Host:

@@ -27,7 +27,7 @@ import numpy as np
 
 from rnncore.backend import Array, Namespace
 from rnncore.diagnostics.jacobian import log_norms, log_sum, recurrent_matrix
-from rnncore.diagnostics.record import Record
+from rnncore.diagnostics.record import Record, check_record
 from rnncore.errors import ArgumentValueError
 from rnncore.nonlinearity import Nonlinearity, get_nonlinearity
 from rnncore.registry import get_backend
@@ -114,6 +114,25 @@ class Initial:
 def initial(record: Record) -> Initial:
     """Measure the input, and solve for the critical gain and for the present one.
 
+    Parameters
+    ----------
+    record : Record
+
+    Returns
+    -------
+    Initial
+        For each layer a tuple by direction.
+
+    Raises
+    ------
+    ArgumentTypeError
+        For anything but a :class:`Record`. Weights and inputs that are not finite are no error: their theory is NaN.
+
+    Notes
+    -----
+    Work: one product of the inputs with W_ih for each layer and direction, and the integrals, which do not grow with the
+    run. For a named nonlinearity these are made once in a process.
+
     Examples
     --------
     >>> import numpy as np, rnncore
@@ -124,6 +143,7 @@ def initial(record: Record) -> Initial:
     >>> round(found.critical[0][0].g, 6), round(found.gain[0][0], 6), round(found.now[0][0].rate, 4)
     (1.414214, 1.0, -0.3466)
     """
+    check_record(record)
     out: list[list[Any]] = [[], [], [], []]
     with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
         moments = _Moments(record.nonlinearity, _evaluator(record))
@@ -136,6 +156,23 @@ def initial(record: Record) -> Initial:
 
 def critical_gain(nonlinearity: Nonlinearity, input_variance: float = 0.0) -> CriticalGain:
     """The smallest g with chi = 1 at its own q.
+
+    Parameters
+    ----------
+    nonlinearity : Nonlinearity
+        A named one, or a user's own that NumPy can evaluate.
+    input_variance : float
+        v, the mean square of ``W_ih x + b``.
+
+    Returns
+    -------
+    CriticalGain
+        g and q are None where no gain has chi = 1; q is inf where chi reaches 1 only in the limit of large q.
+
+    Raises
+    ------
+    ArgumentValueError
+        If input_variance is negative or not finite.
 
     Examples
     --------
@@ -331,10 +368,10 @@ def _beyond(
     grid = [(q, square, slope) for q, square, slope in moments.on_grid if q > v]
     signs = [(q - v) * slope - square * (1 + ROUNDING) > 0 for q, square, slope in grid]
     # At q = v itself there is no recurrence, and chi is 0.
-    below = [max(v, SMALLEST_Q), *(q for q, _, _ in grid[:-1])]
+    below = [max(v, SMALLEST_Q), *(q for q, _, _ in grid)][: len(grid)]
     roots = [
         _root(excess, a, q)
-        for a, (q, _, _), before, after in zip(below, grid, [False, *signs[:-1]], signs, strict=True)
+        for a, (q, _, _), before, after in zip(below, grid, [False, *signs][: len(grid)], signs, strict=True)
         if after > before
     ]
     found = [(gain(q), q) for q in roots]

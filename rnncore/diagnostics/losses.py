@@ -10,12 +10,12 @@ import numpy as np
 from rnncore import scan
 from rnncore.arrays import index_dtype
 from rnncore.backend import Array
+from rnncore.diagnostics.flow import Delta
 from rnncore.diagnostics.record import Record
 from rnncore.diagnostics.scaled import EPS, Scaled, add, divided, linear, log_norm, rescaled, take_rows, times
 from rnncore.diagnostics.truncation import Truncation, truncation
-from rnncore.dispatch import Engine
 
-__all__ = ["follow_all", "follow_some", "in_lag_order", "log_in_lag_order", "subtract"]
+__all__ = ["follow_all", "follow_some", "in_lag_order", "log_in_lag_order", "reach_of", "subtract"]
 
 Host = np.ndarray[Any, Any]
 
@@ -26,9 +26,17 @@ def subtract(a: Host, b: Any) -> Host:
         return np.asarray(np.where(b == -np.inf, np.nan, a - b))
 
 
+def reach_of(source_log: Host, record: Record, direction: int) -> Host:
+    """How many steps lie between a row's first state and its last loss, in the direction's time: (B,) of int; 0 without any."""
+    heard = source_log != -np.inf
+    first = np.argmax(heard, axis=0) if direction else np.argmax(heard[::-1], axis=0)
+    whole = np.asarray(record.lengths, dtype=np.int64) if direction else np.full(record.batch, record.steps)
+    return np.where(heard.any(axis=0), whole - first, 0)
+
+
 def follow_some(
-    record: Record, delta: Scaled, source: Host, layer: int, direction: int, max_lag: int
-) -> tuple[Host, Truncation, int]:
+    record: Record, delta: Delta, layer: int, direction: int, max_lag: int
+) -> tuple[Host, Truncation, int, bool]:
     """One loss in each `max_lag` steps, counted from every row's last one, each with the lags up to the next.
 
     Returns
@@ -39,30 +47,27 @@ def follow_some(
         Of the sum of these losses.
     losses : int
         How many of each row, at most.
+    complete : bool
+        Whether no lag was left out.
     """
     engine, xp = record.engine, record.xp
-    lags = min(max_lag, max(record.lengths))
-    at = np.arange(max(record.lengths) // lags) * lags
+    reach = reach_of(delta.source_log, record, direction)
+    longest = int(reach.max())
+    lags = min(max_lag, longest)
+    at = np.arange(longest // lags) * lags
     w = record.weights[layer][direction].weight_hh
 
-    def windows(x: Any, *more: int) -> Any:
-        """(T, B, ...) to (lags, windows * B, ...)."""
-        split = (len(at), lags, record.batch, *more)
-        order = (1, 0, *range(2, len(split)))
-        if isinstance(x, np.ndarray) and not more:
-            return x[: len(at) * lags].reshape(split).transpose(order).reshape(lags, -1)
-        parts = xp.permute_dims(xp.reshape(x[: len(at) * lags, ...], split), order)
-        return xp.reshape(parts, (lags, len(at) * record.batch, *more))
+    def windows(x: Array, width: int) -> Array:
+        """(T, B, H) to (lags, windows * B, H)."""
+        parts = xp.reshape(x[: len(at) * lags, ...], (len(at), lags, record.batch, width))
+        return xp.reshape(xp.permute_dims(parts, (1, 0, 2, 3)), (lags, len(at) * record.batch, width))
 
-    d, before, values = (
-        in_lag_order(x, record, direction)
-        for x in (record.slope(layer, direction), record.previous(layer, direction), delta.values)
+    d, before = (
+        in_lag_order(x, record, direction, reach)
+        for x in (record.slope(layer, direction), record.previous(layer, direction))
     )
     width = int(d.shape[2])
-    log = log_in_lag_order(delta.log, record, direction)
-    of_source = log_in_lag_order(source, record, direction, -np.inf)
-    size = windows(of_source)[0]
-    own = _own_sources(Scaled(values, log), d, w, at, engine)
+    own, size = _of_losses(delta, d, at, reach, record, direction)
     d = windows(d, width)
     if lags > 1:
         rest = linear(
@@ -81,30 +86,28 @@ def follow_some(
         ln = np.concatenate([size[None], log_norm(arrived, engine=engine)])
     else:
         e, ln = own, size[None]
-    return _gain_of(ln, size, record, at), truncation(e, windows(before, width), engine=engine), len(at)
+    bias = truncation(e, windows(before, width), engine=engine)
+    return _gain_of(ln, size, record, at, reach), bias, len(at), lags == longest
 
 
-def _own_sources(delta: Scaled, d: Array, w: Array, at: Host, engine: Engine) -> Scaled:
-    """What these lags' losses alone give dL/dz: less of it all than what came through the recurrence. (1, n * B, H)."""
-    batch = int(d.shape[1])
-    rows = (at[:, None] * batch + np.arange(batch)).reshape(-1)
-    earlier = np.maximum(rows - batch, 0)  # one step nearer to the end of the row; nothing comes to the first of all
-
-    def taken(x: Scaled, where: Host) -> Scaled:
-        return Scaled(take_rows(x.values, where, engine=engine), x.log.reshape(1, -1)[:, where])
-
-    through = times(taken(delta, earlier), w, engine=engine)
-    inner = engine.backend.asarray((rows >= batch)[None, :, None], dtype=engine.dtype, device=engine.device)
-    through = Scaled(through.values * take_rows(d, rows, engine=engine) * inner, through.log)
-    return add(taken(delta, rows), Scaled(-through.values, through.log), engine=engine)
+def _of_losses(delta: Delta, d: Array, at: Host, reach: Host, record: Record, direction: int) -> tuple[Scaled, Host]:
+    """What the losses at these lags give dL/dz themselves, (1, n * B, H), and ln of the norms that they give dL/dh."""
+    engine, batch = record.engine, record.batch
+    t = _time_of_lag(record, direction, reach)[at]
+    rows = (np.maximum(t, 0) * batch + np.arange(batch)).reshape(-1)
+    size = np.where(t.reshape(-1) >= 0, delta.source_log.reshape(-1)[rows], -np.inf)
+    heard = engine.backend.asarray((size != -np.inf)[None, :, None], dtype=engine.xp.bool, device=engine.device)
+    values = take_rows(delta.source.values, rows, engine=engine)
+    slopes = take_rows(d, (at[:, None] * batch + np.arange(batch)).reshape(-1), engine=engine)
+    values = engine.xp.where(heard, values * slopes, engine.xp.zeros_like(values))
+    return Scaled(values, delta.source.log.reshape(1, -1)[:, rows]), size
 
 
-def _gain_of(ln: Host, size: Host, record: Record, at: Host) -> Host:
+def _gain_of(ln: Host, size: Host, record: Record, at: Host, reach: Host) -> Host:
     """(lags, B), of the windows of each row; one that is cut by the row's first step has fewer lags than the others."""
     lags, batch = len(ln), record.batch
     ln, size = ln.reshape(lags, len(at), batch), size.reshape(len(at), batch)
-    reach = np.asarray(record.lengths, dtype=np.int64)[None, :] - at[:, None]
-    own = np.arange(lags)[:, None, None] < reach[None]
+    own = np.arange(lags)[:, None, None] < (reach[None, :] - at[:, None])[None]
     arrived, sent = np.where(own, ln, -np.inf), np.where(own, size[None], -np.inf)
     gain = subtract(_over(arrived), _over(sent))
     return np.where(own.any(axis=1), gain, np.nan)
@@ -116,9 +119,7 @@ def _over(log: Host) -> Host:
         return np.asarray(np.logaddexp.reduce(2 * log, axis=1) / 2)
 
 
-def follow_all(
-    record: Record, delta: Scaled, source: Host, layer: int, direction: int, max_lag: int
-) -> tuple[Host, Truncation, bool]:
+def follow_all(record: Record, delta: Delta, layer: int, direction: int, max_lag: int) -> tuple[Host, Truncation, bool]:
     """Every loss followed back one step at a time, all at once: ``e_t <- d_t * (e_{t+1} W)``.
 
     Returns
@@ -131,13 +132,10 @@ def follow_all(
     engine, xp = record.engine, record.xp
     w, d = record.weights[layer][direction].weight_hh, record.slope(layer, direction)
     before = record.previous(layer, direction)
-    # The share of the losses themselves is what the recurrence does not explain.
-    through = times(_after(delta, direction, record), w, engine=engine)
-    through = Scaled(through.values * d, through.log)
-    e = _steady(add(delta, Scaled(-through.values, through.log), engine=engine), record)
-    base = _over_time(source)
-    rows = np.asarray(record.lengths, dtype=np.int64)
-    gains = [np.where(rows > 0, subtract(base, base), np.nan)]
+    e = _steady(Scaled(delta.source.values * d, delta.source.log), record)
+    reach = reach_of(delta.source_log, record, direction)
+    base = _of_losses_with_lag(delta.source_log, record, direction, reach)
+    gains = [subtract(base[0], base[0])]
     whole, whole_log = _gradient(record, _steady(delta, record), before)
     left = Scaled(xp.expand_dims(whole, axis=0), np.full((1, 1), whole_log))
     total = _matrix_log(left, record)
@@ -150,13 +148,13 @@ def follow_all(
         size = _matrix_log(Scaled(xp.expand_dims(share, axis=0), np.full((1, 1), share_log)), record) - total
         logs.append(_matrix_log(left, record))
         n += 1
-        if n >= record.steps:
+        if n >= reach.max(initial=0):
             complete = True
             break
         arrived = times(_after(e, direction, record), w, engine=engine)
         norm = log_norm(arrived, engine=engine)
         gain = _over_time(np.where(record.valid, norm, -np.inf))
-        gains.append(np.where(rows > n, subtract(gain, base), np.nan))
+        gains.append(np.where(reach > n, subtract(gain, base[n]), np.nan))
         reached = gains[-1][np.isfinite(gains[-1])]
         if not len(reached):
             complete = True
@@ -167,6 +165,13 @@ def follow_all(
         arrived = _steady(arrived, record, norm)
         e = Scaled(arrived.values * d, arrived.log)
     return np.stack(gains), Truncation(np.arange(len(logs)), _relative(np.asarray(logs), total)), complete
+
+
+def _of_losses_with_lag(source_log: Host, record: Record, direction: int, reach: Host) -> Host:
+    """ln of the norm over the losses that have the lag n: those n steps or more behind a row's first state. (T, B)."""
+    from_last = np.logaddexp.accumulate(2 * log_in_lag_order(source_log, record, direction, reach, -np.inf), axis=0) / 2
+    steps = reach - 1 - np.arange(record.steps)[:, None]
+    return np.where(steps >= 0, from_last[np.maximum(steps, 0), np.arange(record.batch)], -np.inf)
 
 
 def _after(x: Scaled, direction: int, record: Record) -> Scaled:
@@ -227,14 +232,12 @@ def _over_time(log: Host) -> Host:
     return np.asarray(np.logaddexp.reduce(2 * log, axis=0) / 2)
 
 
-def in_lag_order(x: Array, record: Record, direction: int) -> Array:
-    """x (T, B, H) with each row's last step in the direction's time first, going back; 0 past its first."""
-    if direction:
-        return x
-    if record.ragged is None:
-        return record.xp.flip(x, axis=0)
+def in_lag_order(x: Array, record: Record, direction: int, reach: Host) -> Array:
+    """x (T, B, H) with the step of each row's last loss first, going back in the direction's time; 0 past its first."""
     steps, batch = record.steps, record.batch
-    t = _time_of_lag(record)
+    if (reach == steps).all():
+        return x if direction else record.xp.flip(x, axis=0)
+    t = _time_of_lag(record, direction, reach)
     index = (np.maximum(t, 0) * batch + np.arange(batch)[None, :]).reshape(-1)
     engine, xp = record.engine, record.xp
     at = engine.backend.asarray(index, dtype=index_dtype(xp=xp, device=engine.device), device=engine.device)
@@ -243,13 +246,14 @@ def in_lag_order(x: Array, record: Record, direction: int) -> Array:
     return xp.where(own, taken, xp.zeros_like(taken))
 
 
-def log_in_lag_order(log: Host, record: Record, direction: int, past: float = 0.0) -> Host:
+def log_in_lag_order(log: Host, record: Record, direction: int, reach: Host, past: float = 0.0) -> Host:
     """The same of logarithms (T, B) on the host; `past` past a row's first step, where a scale has no meaning."""
-    if direction:
-        return np.where(record.valid, log, past)
-    t = _time_of_lag(record)
+    t = _time_of_lag(record, direction, reach)
     return np.where(t >= 0, log[np.maximum(t, 0), np.arange(record.batch)], past)
 
 
-def _time_of_lag(record: Record) -> Host:
-    return np.asarray(record.lengths, dtype=np.int64)[None, :] - 1 - np.arange(record.steps)[:, None]
+def _time_of_lag(record: Record, direction: int, reach: Host) -> Host:
+    """The step at each lag (T, B); -1 past a row's first."""
+    lag = np.arange(record.steps)[:, None]
+    t = np.asarray(record.lengths, dtype=np.int64) - reach + lag if direction else reach - 1 - lag
+    return np.where(lag < reach, t, -1)

@@ -27,7 +27,21 @@ NOT_FINITE = ("nan", "inf", "-inf")
 
 @dataclass(frozen=True)
 class NormQuantiles:
-    """What the gradient norms of all steps so far were; see :class:`NormSummary`."""
+    """What the gradient norms of all steps so far were; see :class:`NormSummary`.
+
+    Attributes
+    ----------
+    steps : int
+        Steps that came with a norm.
+    nonfinite : int
+        Those of them whose norm was NaN or infinite.
+    first_nonfinite : int or None
+        The first of these, counted from 0 among the steps with a norm; None without any.
+    mean : float
+        Of the finite norms; NaN without any.
+    quantiles : dict of float to float
+        0.5, 0.9, 0.95 and 0.99 of the finite norms, each to 1 %; NaN without any.
+    """
 
     steps: int
     nonfinite: int
@@ -121,6 +135,16 @@ def quantiles_of(norms: GradientNorms) -> NormQuantiles | None:
 
 def read_log(path: str | os.PathLike[str]) -> list[Entry]:
     """The entries of a log, in order. A line that was torn by a crash is left out.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Of a file that a :class:`Monitor` wrote.
+
+    Returns
+    -------
+    list of Entry
+        Empty for an empty file.
 
     Raises
     ------

@@ -23,7 +23,7 @@ from rnncore.ragged import Ragged
 from rnncore.registry import describe
 from rnncore.spec import RNNSpec
 
-__all__ = ["Record", "record"]
+__all__ = ["Record", "check_record", "record"]
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,14 @@ class Record:
         return np.asarray(self.engine.backend.to_numpy(x), dtype=np.float64)
 
 
+def check_record(record: Any) -> None:
+    """A Record, or an error that says how to have one."""
+    if not isinstance(record, Record):
+        raise ArgumentTypeError(
+            f"record: expected what rnncore.diagnostics.record(rnn, x) returns, got {describe(record)}"
+        )
+
+
 def record(
     rnn: RNN, x: Array, h0: Any = None, lengths: Any = None, *, training: bool = False, rng: calls.Rng = None
 ) -> Record:
@@ -127,6 +135,11 @@ def record(
     rnn : RNN
     x, h0, lengths, training, rng
         As for a call of the network.
+
+    Returns
+    -------
+    Record
+        Time-first arrays on the network's device.
 
     Raises
     ------

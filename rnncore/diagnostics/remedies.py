@@ -66,18 +66,31 @@ class Remedy:
 
 @dataclass(frozen=True)
 class _Drive:
-    """The mean squares over steps, rows and units of the parts of W_ih x + b; `cross` that of mean(W_ih x) with b."""
+    """The sizes over steps, rows and units of the parts of W_ih x + b; `cross` is the mean of mean(W_ih x) times b.
 
-    varying: float
-    mean: float
+    `bias` is a mean square, as are `varying` and `mean`; these two are kept as their roots, which no input takes out of
+    float64's range.
+    """
+
+    varying_root: float
+    mean_root: float
     bias: float
     cross: float
 
+    @property
+    def varying(self) -> float:
+        return self.varying_root * self.varying_root
+
+    @property
+    def mean(self) -> float:
+        return self.mean_root * self.mean_root
+
     def variance(self, *, scale: float, centred: bool, unbiased: bool) -> float:
-        mean, bias = (0.0 if centred else self.mean), (0.0 if unbiased else self.bias)
+        varying, mean = scale * self.varying_root, (0.0 if centred else scale * self.mean_root)
         cross = 0.0 if centred or unbiased else self.cross
+        squares = varying * varying + mean * mean + (0.0 if unbiased else self.bias)
         # Rounding alone could make it negative, where a bias cancels a mean.
-        return max(scale * scale * (self.varying + mean) + bias + 2 * scale * cross, 0.0)
+        return max(squares + 2 * scale * cross, 0.0) if math.isfinite(squares) else math.inf
 
 
 def place(layer: int, direction: int) -> str:
@@ -181,7 +194,7 @@ def _quieter(
     left = varying if centred else input_part
     if not left > limit:
         return out, 1.0, centred, unbiased
-    scale = math.sqrt(QUIET / left)
+    scale = math.sqrt(QUIET) / _root_mean([r for d in failing for r in _roots(drives[d], centred)], len(failing))
     what = "the input" if k == 0 else f"weight_ih_l{k}"
     out.append(
         Remedy(
@@ -193,6 +206,16 @@ def _quieter(
         )
     )
     return out, scale, centred, unbiased
+
+
+def _roots(drive: _Drive, centred: bool) -> tuple[float, ...]:
+    return (drive.varying_root,) if centred else (drive.varying_root, drive.mean_root)
+
+
+def _root_mean(roots: list[float], count: int) -> float:
+    """The root of the sum of squares over `count`, without a square that leaves the range."""
+    largest = max(roots)
+    return largest * math.sqrt(sum((r / largest) ** 2 for r in roots) / count)
 
 
 def _zero_bias(k: int, d: int, drive: _Drive, reason: str) -> Remedy:
@@ -268,8 +291,8 @@ def _drive(record: Record, k: int, d: int, sent: float) -> _Drive:
     varying = float(record.host(xp.sum(xp.mean(about * about, axis=-1), axis=1)).sum()) / count
     size = largest * math.sqrt(sent)
     return _Drive(
-        varying=size * size * varying,
-        mean=size * size * float((mean * mean).mean()),
+        varying_root=size * math.sqrt(varying),
+        mean_root=size * math.sqrt(float((mean * mean).mean())),
         bias=float((bias * bias).mean()),
         cross=size * float((mean * bias).mean()),
     )

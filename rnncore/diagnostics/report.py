@@ -18,6 +18,7 @@ from rnncore.diagnostics.horizon import Horizon
 from rnncore.diagnostics.initial import Initial
 from rnncore.diagnostics.jacobian import Jacobian
 from rnncore.diagnostics.lyapunov import Lyapunov
+from rnncore.diagnostics.missing import missing
 from rnncore.diagnostics.nonfinite import NonFinite
 from rnncore.diagnostics.product import Product
 from rnncore.diagnostics.saturation import Saturation
@@ -96,6 +97,11 @@ class Report:
         lines += [f"  try      {r}" for r in self.verdict.remedies]
         return "\n".join(lines)
 
+    @property
+    def missing(self) -> dict[str, str]:
+        """Why numbers are not there: by the path of each field that holds a NaN or None, such as "horizon.lag_eps"."""
+        return missing(self)
+
     def show(self, console: Console | None = None) -> None:
         """Print it, in colours where there is a terminal. Needs rich."""
         from rich.console import Console as RichConsole
@@ -119,8 +125,11 @@ class Report:
         return page(self, path)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data with a schema version: arrays as nested lists, numbers that JSON lacks as "nan", "inf" and "-inf"."""
-        return {"schema_version": SCHEMA_VERSION, **_plain(self)}
+        """Plain data with a schema version: arrays as nested lists, numbers that JSON lacks as "nan", "inf" and "-inf".
+
+        "missing" says of every field with a "nan" or a null why, by its path; "left_out" says it of whole probes.
+        """
+        return {"schema_version": SCHEMA_VERSION, **_plain(self), "missing": self.missing}
 
     def to_json(self, *, indent: int | None = None) -> str:
         """One JSON document."""
@@ -155,6 +164,12 @@ class Report:
                     raise AssertionError(
                         f"layer {k}, direction {d}: the gradient falls below 1e-3 after {found.lag_small} steps, and "
                         f"{min_horizon} were asked for\n{self}"
+                    )
+                followed = len(found.median) - 1
+                if not found.complete and found.lag_small is None and followed < min_horizon:
+                    raise AssertionError(
+                        f"layer {k}, direction {d}: the losses were followed over {followed} steps, and {min_horizon} "
+                        f"were asked for: give diagnose dependency_length={min_horizon}\n{self}"
                     )
 
 

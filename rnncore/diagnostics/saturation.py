@@ -15,7 +15,7 @@ import numpy as np
 
 from rnncore.arrays import index_dtype
 from rnncore.backend import Array
-from rnncore.diagnostics.record import Record
+from rnncore.diagnostics.record import Record, check_record
 from rnncore.errors import ArgumentValueError
 from rnncore.nonlinearity import Nonlinearity
 
@@ -72,6 +72,16 @@ def saturation(record: Record, *, threshold: float = THRESHOLD, q: Sequence[floa
     q : sequence of float
         In [0, 1].
 
+    Returns
+    -------
+    Saturation
+        For each layer host arrays (D,), `quantiles` (D, len(q)).
+
+    Raises
+    ------
+    ArgumentValueError
+        For a threshold outside (0, 1), or a q outside [0, 1].
+
     Examples
     --------
     >>> import numpy as np, rnncore
@@ -83,6 +93,7 @@ def saturation(record: Record, *, threshold: float = THRESHOLD, q: Sequence[floa
     >>> found.dead, found.dead_units
     ((array([1.]),), (((0, 1),),))
     """
+    check_record(record)
     if not 0 < threshold < 1:
         raise ArgumentValueError(f"threshold: expected a number in (0, 1), got {threshold!r}")
     if not all(0 <= p <= 1 for p in q):
@@ -157,7 +168,7 @@ def _per_unit(record: Record, where: Array) -> Host:
     xp = record.xp
     ones = xp.astype(where, xp.int32)
     ones = ones if record.ragged is None else record.ragged.masked(ones)
-    counts = xp.sum(ones, axis=(0, 1), dtype=xp.int32)
+    counts = xp.sum(ones, axis=(0, 1))
     return np.asarray(record.engine.backend.to_numpy(counts), dtype=np.int64)
 
 

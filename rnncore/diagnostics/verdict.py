@@ -70,7 +70,19 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """See :class:`rnncore.diagnostics.Report`."""
+    """What :func:`rnncore.diagnostics.diagnose` makes of what the probes found.
+
+    Attributes
+    ----------
+    label : {"healthy", "vanishing", "exploding", "mixed", "saturated", "dead", "nonfinite", "inconclusive"}
+        Their rules stand in docs/diagnostics.md, in the order in which they are tried.
+    summary : str
+        One line.
+    evidence : tuple of Evidence
+        The numbers that decided it. Empty where there was nothing to measure.
+    remedies : tuple of Remedy
+        What to change, in the order in which to do it. Empty where nothing is wrong or nothing is known.
+    """
 
     label: Label
     summary: str
@@ -102,6 +114,7 @@ def decide(
     record: Record,
     *,
     dependency_length: int,
+    asked: bool,
     nonfinite: NonFinite | None,
     flow: Flow | None,
     horizon: Sequence[Sequence[Horizon]] | None,
@@ -111,7 +124,7 @@ def decide(
     initial: Initial | None,
     product: Sequence[Sequence[Product]] | None,
 ) -> Verdict:
-    """The label. What was not measured is None and does not count."""
+    """The label. What was not measured is None and does not count; `asked` is whether the caller gave dependency_length."""
     if nonfinite is not None:
         return _not_finite(record, nonfinite)
     if record.batch == 0 or max(record.lengths, default=0) < 2:
@@ -161,15 +174,27 @@ def decide(
         )
     if shrunk:
         return _shrunk(record, shrunk, saturation, decomposition, initial)
-    longest = max(record.lengths)
-    if dependency_length >= longest and dependency_length > max(r.lag for r in reaches):
+    seen = max(r.lag for r in reaches)
+    if not _reaches_far_enough(reaches, dependency_length, max(record.lengths), asked):
         return Verdict(
             "inconclusive",
-            f"a dependency of {dependency_length} steps cannot be judged from runs of {longest}",
+            f"a dependency of {dependency_length} steps cannot be judged: the gradient is seen over {seen} steps, and has "
+            "neither grown nor shrunk so far",
             tuple(_evidence(r) for r in reaches),
             (),
         )
     return _healthy(record, reaches, saturation, initial)
+
+
+def _reaches_far_enough(reaches: list[_Reach], wanted: int, longest: int, asked: bool) -> bool:
+    """Whether what is healthy so far may be called so: by the lags that are seen, or by where they lead if nobody asked."""
+    seen = max(r.lag for r in reaches)
+    # A loss at many steps leaves h_0 out, so of a whole run one lag is missing.
+    if seen >= wanted or (wanted == longest and seen == wanted - 1):
+        return True
+    floor, ceiling = math.log(SMALL), math.log(LARGE)
+    farthest = [r.median + r.slope * (wanted - r.lag) for r in reaches if r.lag == seen]
+    return not asked and all(floor <= gain <= ceiling for gain in farthest)
 
 
 def _can_be_judged(found: Horizon, wanted: int) -> bool:
@@ -243,7 +268,8 @@ def _shrunk(
         summary = f"{share:.0%} of the states of {at} are at an end of their range, and gradients vanish there"
         return Verdict("saturated", summary, tuple(evidence), remedies)
     much = "nothing of it is seen in this dtype" if lost else f"e^{worst.median:.0f} of it is left"
-    summary = f"after {worst.lag} steps {much} ({worst.slope:.3g} nats per step)"
+    rate = "" if math.isnan(worst.slope) else f" ({worst.slope:.3g} nats per step)"
+    summary = f"after {worst.lag} steps {much}{rate}"
     return Verdict("vanishing", summary, tuple(evidence), remedies)
 
 

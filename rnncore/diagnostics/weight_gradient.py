@@ -17,7 +17,7 @@ import numpy as np
 
 from rnncore.arrays import index_dtype
 from rnncore.backend import Array
-from rnncore.diagnostics.record import Record
+from rnncore.diagnostics.record import Record, check_record
 from rnncore.diagnostics.scaled import Scaled
 from rnncore.dispatch import Engine
 from rnncore.errors import ArgumentValueError
@@ -65,6 +65,16 @@ def weight_gradient(record: Record, deltas: Sequence[Sequence[Scaled]]) -> Weigh
     deltas : list of list of Scaled
         dL/dz_t by [layer][direction], the second result of :func:`rnncore.diagnostics.flow`.
 
+    Returns
+    -------
+    WeightGradient
+        For each layer host arrays (D, T), the shares (D,).
+
+    Raises
+    ------
+    ArgumentValueError
+        If deltas has not an entry for each layer and direction.
+
     Examples
     --------
     Of 100 steps before a loss at the last one, few are heard by torch's default weights:
@@ -78,6 +88,7 @@ def weight_gradient(record: Record, deltas: Sequence[Sequence[Scaled]]) -> Weigh
     >>> found.weight_hh[0].shape, bool(found.share_hh[0][0] < 0.06), found.largest(0)[0]
     ((1, 100), True, np.int64(99))
     """
+    check_record(record)
     layers, directions = range(record.spec.num_layers), range(record.directions)
     if len(deltas) != len(layers) or any(len(row) != len(directions) for row in deltas):
         raise ArgumentValueError(
