@@ -101,7 +101,11 @@ class Record:
 
     def slope(self, layer: int, direction: int) -> Array:
         """f' at every step (T, B, H_k), from z; 0 in the padding."""
-        d = self.nonlinearity.derivative(self.z[layer][direction], xp=self.xp)
+        f = self.nonlinearity
+        if f.name == "tanh" and not f.derivative_needs_z:  # made from tanh(z) in any case, and that is h
+            d = f.derivative_from_h(self.h[layer][direction], xp=self.xp)
+        else:
+            d = f.derivative(self.z[layer][direction], xp=self.xp)
         return d if self.ragged is None else self.ragged.masked(d)
 
     def previous(self, layer: int, direction: int) -> Array:
