@@ -232,6 +232,10 @@ def _at_last(record: Record, last: Array, k: int, d: int) -> Array:
     xp, ragged, h = record.xp, record.ragged, record.h[k][d]
     if ragged is not None and not d:
         return ragged.add_at_ends(xp.zeros_like(h), last)
+    if record.engine.writable and ragged is None:  # memory that is 0 when it is given out need not be touched
+        at = record.engine.zeros(tuple(h.shape))
+        at[0 if d else -1, ...] = last
+        return at
     rest, row = xp.zeros_like(h[1:, ...]), xp.expand_dims(last, axis=0)
     at = xp.concat([row, rest] if d else [rest, row], axis=0)
     return at if ragged is None else ragged.masked(at)
@@ -244,16 +248,18 @@ def _of_recurrence(
     engine, w = record.engine, record.weights[k][d].weight_hh
     both = np.flatnonzero(of_sources != -np.inf)
     few = 4 * len(both) < of_sources.size
-    after = _next(record, delta, d)
     whole = divided(delta, slope, engine=engine) if few and record.ragged is None else None
     if whole is not None:  # dL/dz is f' times dL/dh, and dL/dh nearly everywhere what came through the recurrence
         of_total = log_norm(whole, engine=engine)
         of_carried = np.array(of_total)
-        if len(both):
-            at = Scaled(take_rows(after.values, both, engine=engine), after.log.reshape(1, -1)[:, both])
-            of_carried.reshape(-1)[both] = log_norm(times(at, w, engine=engine), engine=engine)[0]
+        of_carried.reshape(-1)[both] = -np.inf  # nothing comes to the last step in the direction's time
+        later = both + (-record.batch if d else record.batch)
+        inner = (later >= 0) & (later < of_sources.size)
+        if inner.any():
+            at = Scaled(take_rows(delta.values, later[inner], engine=engine), delta.log.reshape(1, -1)[:, later[inner]])
+            of_carried.reshape(-1)[both[inner]] = log_norm(times(at, w, engine=engine), engine=engine)[0]
         return of_carried, of_total
-    carried = times(after, w, engine=engine)
+    carried = times(_next(record, delta, d), w, engine=engine)
     of_carried = log_norm(carried, engine=engine)
     if not few:
         return of_carried, log_norm(add(sources, carried, engine=engine), engine=engine)

@@ -137,22 +137,17 @@ def _count(record: Record, k: int, d: int, threshold: float, q: Sequence[float])
             "quantiles": np.full(len(q), np.nan),
             "units": (),
         }
-    computed = f.derivative(z, xp=xp) if f.derivative_needs_z else f.derivative_from_h(h, xp=xp)
-    zero = computed == 0
-    flat_counts = lost_counts = np.zeros(width, dtype=np.int64)
-    # What is 0 in truth is computed as 0, so where nothing is, there is nothing to tell apart.
-    if bool(record.engine.backend.to_numpy(xp.any(zero))):
-        flat = f.log_derivative(z, xp=xp) == -float("inf")
-        flat_counts, lost_counts = (
-            _per_unit(record, flat),
-            _per_unit(record, xp.logical_and(zero, xp.logical_not(flat))),
-        )
-    units = np.flatnonzero(flat_counts == steps)
     ends = value_range(f)
-    saturated = np.nan
-    if ends is not None:
-        middle, half = 0.5 * (ends[0] + ends[1]), 0.5 * (ends[1] - ends[0])
-        saturated = _per_unit(record, xp.abs(h - middle) > threshold * half).sum() / (steps * width)
+    middle, half = (np.nan, np.nan) if ends is None else (0.5 * (ends[0] + ends[1]), 0.5 * (ends[1] - ends[0]))
+    saturated = np.nan if ends is None else 0.0
+    flat_counts = lost_counts = np.zeros(width, dtype=np.int64)
+    extremes = record.host(xp.stack([xp.max(h), xp.min(h)], axis=0))
+    # Of a bounded function whose states are all far from its ends no slope is 0, and no count is needed to say so.
+    if ends is None or f.clip is not None or not (np.abs(extremes - middle) <= threshold * half).all():
+        flat_counts, lost_counts = _zero_slopes(record, h, z)
+        if ends is not None:
+            saturated = _per_unit(record, xp.abs(h - middle) > threshold * half).sum() / (steps * width)
+    units = np.flatnonzero(flat_counts == steps)
     return {
         "saturated": saturated,
         "dead": len(units) / width,
@@ -160,6 +155,19 @@ def _count(record: Record, k: int, d: int, threshold: float, q: Sequence[float])
         "arithmetically_dead": lost_counts.sum() / (steps * width),
         "quantiles": _quantiles(record, z, steps * width, q),
     }
+
+
+def _zero_slopes(record: Record, h: Array, z: Array) -> tuple[Host, Host]:
+    """How often a unit's slope is 0 in truth, and how often only as computed: two (H,)."""
+    xp, f = record.xp, record.nonlinearity
+    computed = f.derivative(z, xp=xp) if f.derivative_needs_z else f.derivative_from_h(h, xp=xp)
+    zero = computed == 0
+    # What is 0 in truth is computed as 0, so where nothing is, there is nothing to tell apart.
+    if not bool(record.engine.backend.to_numpy(xp.any(zero))):
+        nothing = np.zeros(int(z.shape[-1]), dtype=np.int64)
+        return nothing, nothing
+    flat = f.log_derivative(z, xp=xp) == -float("inf")
+    return _per_unit(record, flat), _per_unit(record, xp.logical_and(zero, xp.logical_not(flat)))
 
 
 def _per_unit(record: Record, where: Array) -> Host:

@@ -106,10 +106,9 @@ def times(x: Scaled, matrix: Array, *, engine: Engine) -> Scaled:
 
 
 def divided(s: Scaled, d: Array, *, engine: Engine) -> Scaled | None:
-    """s / d, which undoes the last product of a linear scan; None where d is too near to 0 for that."""
+    """s / d, which undoes the last product of a linear scan; None where d is not positive, or too near to 0 for that."""
     xp = engine.xp
-    size = xp.abs(d)
-    ends = engine.backend.to_numpy(xp.stack([xp.min(size), xp.max(size)], axis=0))
+    ends = engine.backend.to_numpy(xp.stack([xp.min(d), xp.max(d)], axis=0))
     if not (ends[0] > 1 / SAFE[engine.dtype_name] and ends[1] < SAFE[engine.dtype_name]):
         return None
     return Scaled(s.values / d, s.log)
