@@ -71,6 +71,7 @@ def _head(data: Data) -> str:
         f"- {versions}.",
         f"- Products by {', '.join(cores) if cores else 'an unknown BLAS'}.",
     ]
+    lines += [f"- {note}" for note in data.get("notes", ())]  # what whoever put the numbers together has to say of them
     for p in data["peaks"]:
         rates = ", ".join(f"{n} {rate:.0f}" for n, rate in p["gflops"].items())
         lines.append(f"- Peak of a product of matrices, {p['dtype']}, {threads(p['threads'])}, GFLOP/s: {rates}.")
