@@ -94,7 +94,8 @@ def sum_rows(x: Array, /, *, xp: Namespace) -> Array:
         rows = xp.astype(rows, xp.float32)
     while rows.shape[0] > GROUP:
         groups = rows.shape[0] // GROUP
-        sums = xp.sum(xp.reshape(rows[: groups * GROUP, :], (groups, GROUP, width)), axis=1)
+        # Row k, k + groups, ... are one group: then all groups are added in lines as long as they all are together.
+        sums = xp.sum(xp.reshape(rows[: groups * GROUP, :], (GROUP, groups, width)), axis=0)
         rest = rows[groups * GROUP :, :]
         rows = xp.concat([sums, rest], axis=0) if rest.shape[0] else sums
     return xp.astype(xp.sum(rows, axis=0), dtype, copy=False)

@@ -198,7 +198,12 @@ def _weight_cotangents(
     """
     xp = engine.xp
     rest, before = (delta[:-1, ...], h[1:, ...]) if reverse else (delta[1:, ...], h[:-1, ...])
-    d_w_hh = xp.matmul(xp.matrix_transpose(first), h0) + _outer(rest, before, engine)
+    d_w_hh = _outer(rest, before, engine)
+    of_h0 = xp.matmul(xp.matrix_transpose(first), h0)
+    if engine.writable:
+        d_w_hh += of_h0
+    else:
+        d_w_hh = d_w_hh + of_h0
     return Weights(_outer(delta, x, engine), d_w_hh, None if w.bias is None else sum_rows(delta, xp=xp))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from types import TracebackType
@@ -60,7 +61,7 @@ class _OneThread:
             with self._lock:
                 libraries = _libraries()
                 if not self._inside:
-                    self._before = [library.num_threads for library in libraries]
+                    self._before = [library.get_num_threads() for library in libraries]
                 self._inside, entered = self._inside + 1, True
                 if self._inside == 1:
                     for library in libraries:
@@ -83,7 +84,7 @@ class _OneThread:
 
     def _give_back(self) -> None:
         for library, count in zip(_libraries(), self._before, strict=True):
-            if library.num_threads == 1:  # else somebody has set another since
+            if count != 1 and library.get_num_threads() == 1:  # else somebody has set another since
                 library.set_num_threads(count)
 
     def forget(self) -> None:
@@ -99,11 +100,31 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_ONE.forget)
 
 
+class _Blas:
+    """A library of BLAS and its number of threads.
+
+    threadpoolctl looks a function up by its name at every call, which takes as long as a small product does: of OpenBLAS, which
+    NumPy's wheels bring, the two functions are kept.
+    """
+
+    def __init__(self, controller: Any) -> None:
+        self.get_num_threads: Callable[[], int] = controller.get_num_threads
+        self.set_num_threads: Callable[[int], Any] = controller.set_num_threads
+        if controller.internal_api != "openblas":
+            return
+        for name in (f"{a}openblas_{{}}_num_threads{z}" for a in ("scipy_", "") for z in ("64_", "_64", "")):
+            count = getattr(controller.dynlib, name.format("get"), None)
+            change = getattr(controller.dynlib, name.format("set"), None)
+            if count is not None and change is not None:
+                self.get_num_threads, self.set_num_threads = count, change
+                return
+
+
 @lru_cache(maxsize=1)
-def _libraries() -> tuple[Any, ...]:
+def _libraries() -> tuple[_Blas, ...]:
     """The BLAS that NumPy calls: its wheel's own, or, where it brought none, every one that is loaded."""
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
     found = [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
     own = [library for library in found if "numpy.libs" in library.filepath or "/numpy/" in library.filepath]
-    return tuple(own or found)
+    return tuple(_Blas(library) for library in own or found)
