@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -25,6 +26,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--json", type=Path, default=Path("performance.json"), help="where the numbers go; the page beside it"
     )
+    made.add_argument(
+        "--add",
+        action="store_true",
+        help="measure only what the file lacks, and add it; of the same machine and versions",
+    )
     made.add_argument("--quick", action="store_true", help="tiny shapes, few rounds: to see that it runs")
     made.add_argument("--minutes", type=float, default=math.inf, help="time for all cases; those left over are listed")
     made.add_argument("--rounds", type=int, default=15)
@@ -38,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def options(arguments: Sequence[str]) -> tuple[suite.Options, Path]:
+def options(arguments: Sequence[str]) -> tuple[suite.Options, Path, bool]:
     """What the command line asks for.
 
     >>> options(["--quick", "--peers", "numpy"])[0].shapes
@@ -52,7 +58,7 @@ def options(arguments: Sequence[str]) -> tuple[suite.Options, Path]:
     made = suite.Options(
         shapes, threads=tuple(threads), rounds=rounds, minutes=asked.minutes, quick=asked.quick, **chosen
     )
-    return made, asked.json
+    return made, asked.json, asked.add
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -60,8 +66,8 @@ def main(arguments: Sequence[str]) -> None:
     if arguments[:1] == ["report"]:
         written = [path for source in arguments[1:] for path in report.write(Path(source))]
     else:
-        chosen, path = options(arguments)
-        suite.run(chosen, path)
+        chosen, path, add = options(arguments)
+        suite.run(chosen, path, before=json.loads(path.read_text()) if add and path.exists() else None)
         written = [path, *report.write(path)]
     print("\n".join(map(str, written)))
 

@@ -52,7 +52,7 @@ def _head(data: Data) -> str:
             if pool["internal_api"] in ("openblas", "mkl")
         }
     )
-    took = f"{env['minutes']} minutes" if "minutes" in env else "not finished"
+    runs = [{**env, "rounds": options["rounds"]}, *data.get("later", ())]
     lines = [
         "# Performance on a CPU",
         "",
@@ -65,16 +65,18 @@ def _head(data: Data) -> str:
             "",
         ]
     lines += [
-        f"- {env['date']}, up to {options['rounds']} rounds, {took}.",
-        f"- {env['processor']}, {env['processors']} processors; {env['system']}; Python {env['python']}; load "
-        f"{env['load_before'][0]:.1f} before the run.",
+        *(f"- {'' if len(runs) == 1 else f'Run {k}: '}{_when(run)}." for k, run in enumerate(runs, 1)),
+        f"- {env['processor']}, {env['processors']} processors; {env['system']}; Python {env['python']}.",
         f"- {versions}.",
         f"- Products by {', '.join(cores) if cores else 'an unknown BLAS'}.",
     ]
     lines += [f"- {note}" for note in data.get("notes", ())]  # what whoever put the numbers together has to say of them
     for p in data["peaks"]:
         rates = ", ".join(f"{n} {rate:.0f}" for n, rate in p["gflops"].items())
-        lines.append(f"- Peak of a product of matrices, {p['dtype']}, {threads(p['threads'])}, GFLOP/s: {rates}.")
+        of_run = "" if len(runs) == 1 else f", run {p.get('run', 0) + 1}"
+        lines.append(
+            f"- Peak of a product of matrices, {p['dtype']}, {threads(p['threads'])}{of_run}, GFLOP/s: {rates}."
+        )
     if env["removed"]:
         lines.append(
             "- For the run, what pins the BLAS to an older processor's code was removed: "
@@ -82,6 +84,11 @@ def _head(data: Data) -> str:
             + "."
         )
     return "\n".join(lines)  # fmt: skip
+
+
+def _when(run: Data) -> str:
+    took = f"{run['minutes']} minutes" if "minutes" in run else "not finished"
+    return f"{run['date']}, up to {run['rounds']} rounds, {took}, load {run['load_before'][0]:.1f} before it"
 
 
 def _method() -> str:
@@ -119,7 +126,7 @@ def _ratios(data: Data, entries: Sequence[Data], of: str) -> str:
         found = tables.medians(entry, of)
         seconds = None if name is None else found[name]
         case = Case.from_json(entry["case"])
-        reached = None if seconds is None else tables.share(data, case, of, seconds)
+        reached = None if seconds is None else tables.share(data, case, of, seconds, entry.get("run", 0))
         label = ABSENT if theirs is None else data["labels"][theirs]
         cells = [times(None if (c := column[k]) is None else c.estimate) for column in columns.values()]
         rows.append([sizes(case.shape), f"{milliseconds(seconds)} ({name or ABSENT})", percent(reached), label, *cells])
@@ -138,6 +145,10 @@ def _losses(data: Data, entries: Sequence[Data], of: str) -> str:
             lines.append(f"- {what}: slower at {len(lost)} of {len(found)} shapes: {listed}.")
         elif found:
             lines.append(f"- {what}: slower at none of {len(found)} shapes.")
+        undecided = [c for c in found if c.estimate.low < 1 < c.estimate.high]
+        if undecided:
+            listed = "; ".join(f"({sizes(c.case.shape)})" for c in undecided)
+            lines.append(f"- {what}: not told apart, as the interval holds 1, at {listed}.")
     return "\n".join(lines)
 
 

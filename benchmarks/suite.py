@@ -77,7 +77,12 @@ def _work(case: Case) -> float:
     return 1.0 + case.flops("both") * (2e-10 if case.dtype == "float64" else 1e-10) + 1e-4 * case.steps * case.layers
 
 
-def run(options: Options, path: Path | None = None, known: Mapping[str, peers.Peer] | None = None) -> dict[str, Any]:
+def run(
+    options: Options,
+    path: Path | None = None,
+    known: Mapping[str, peers.Peer] | None = None,
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Measure, and write to a file as it goes.
 
     Parameters
@@ -86,11 +91,18 @@ def run(options: Options, path: Path | None = None, known: Mapping[str, peers.Pe
     path : Path, optional
     known : mapping, optional
         Peers by name, by default :data:`benchmarks.peers.PEERS`.
+    before : mapping, optional
+        What an earlier run returned: only what it lacks is measured, and added to it.
 
     Returns
     -------
     dict
         What :mod:`benchmarks.report` makes a page of.
+
+    Raises
+    ------
+    ValueError
+        Where `before` is of another machine or of other versions.
     """
     everyone = {n: p for n, p in (known or peers.PEERS).items() if n in options.peers}
     missing = {n: reason for n, p in everyone.items() if (reason := peers.usable(p)) is not None}
@@ -107,32 +119,51 @@ def run(options: Options, path: Path | None = None, known: Mapping[str, peers.Pe
         "cases": [],
         "not_measured": [],
     }
+    if before is not None:
+        data = _joined(before, data)
     with tempfile.TemporaryDirectory() as scratch, Pool({**here, **blas}) as pool:
         numbers = Numbers(Path(scratch) / "numbers")
         part = _Run(options, data, path, pool, here, numbers, began)
         part.peaks(list(blas))
         if "grid" in options.parts:
             part.grid()
-        if "denormal" in options.parts:
+        if "denormal" in options.parts and "denormal" not in data:
             part.denormal()
-        if "slopes" in options.parts:
+        if "slopes" in options.parts and "sweeps" not in data:
             part.slopes()
-        data["pools"] = {
-            f"{n}, {t} threads": pool.ask(n, t, {"do": "where"})
+        data.setdefault("pools", {}).update(
+            (f"{n}, {t} threads", pool.ask(n, t, {"do": "where"}))
             for n in here
             for t in options.threads
             if pool.has(n, t)
-        }
-        if "memory" in options.parts:
+        )
+        if "memory" in options.parts and "memory" not in data:
             part.memory(Numbers(Path(scratch) / "tiny"))
-        if "starts" in options.parts:
+        if "starts" in options.parts and "starts" not in data:
             shape = cases.QUICK_SHAPES[0] if options.quick else START_SHAPE
             data["starts"] = memory.starts(here, Case(*shape, threads=max(options.threads)), numbers, part.fresh_rounds)
             part.said("cold starts")
-    data["environment"]["minutes"] = round((time.monotonic() - began) / 60, 1)
-    data["environment"]["load_after"] = os.getloadavg()
+    this = data["later"][-1] if before is not None else data["environment"]
+    this |= {"minutes": round((time.monotonic() - began) / 60, 1), "load_after": os.getloadavg()}
     part.write()
     return data
+
+
+def _joined(before: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of an earlier run, with room for those of this one."""
+    same = ("processor", "processors", "system", "python", "versions")
+    then, now = before["environment"], data["environment"]
+    other = [f"{k} was {then[k]}, is {now[k]}" for k in same if then[k] != now[k]]
+    if other:
+        raise ValueError(f"the numbers that these would be added to are of something else: {'; '.join(other)}")
+    this = {"date": now["date"], "load_before": now["load_before"], "rounds": data["options"]["rounds"]}
+    return {
+        **before,
+        "labels": {**before["labels"], **data["labels"]},
+        "ours": list(dict.fromkeys([*before["ours"], *data["ours"]])),
+        "missing": {**before["missing"], **data["missing"]},
+        "later": [*before.get("later", ()), this],
+    }
 
 
 @dataclass
@@ -152,6 +183,12 @@ class _Run:
         return 60 * self.options.minutes - (time.monotonic() - self.began)
 
     @property
+    def mark(self) -> dict[str, int]:
+        """Which of several runs a number is of, where it is not the first."""
+        later = len(self.data.get("later", ()))
+        return {"run": later} if later else {}
+
+    @property
     def fresh_rounds(self) -> int:
         return 1 if self.options.quick else FRESH_ROUNDS
 
@@ -169,21 +206,22 @@ class _Run:
                     if "failed" not in answer:
                         taken[n].append(answer["seconds"])
             rates = {n.removeprefix("blas "): sgemm.FLOPS / statistics.median(v) / 1e9 for n, v in taken.items() if v}
-            self.data["peaks"].append({"threads": threads, "dtype": dtype, "gflops": rates})
+            self.data["peaks"].append({"threads": threads, "dtype": dtype, "gflops": rates, **self.mark})
         self.said("peaks of matrix products")
 
     def grid(self) -> None:
         """Every case, as far as the time goes."""
-        waiting = grid(self.options)
+        known = [Case.from_json(entry["case"]) for entry in self.data["cases"]]
+        waiting = [case for case in grid(self.options) if case not in known]
+        self.data["not_measured"] = []
         while waiting:
             case = waiting[0]
             if self.left <= 0:
                 self.data["not_measured"] = [c.to_json() for c in waiting]
                 return
             seconds = share(case, waiting, self.left)
-            self.data["cases"].append(
-                measure(self.pool, list(self.here), case, self.numbers, rounds=self.options.rounds, seconds=seconds)
-            )
+            found = measure(self.pool, list(self.here), case, self.numbers, rounds=self.options.rounds, seconds=seconds)
+            self.data["cases"].append(found | self.mark)
             waiting.pop(0)
             self.said(f"{case.shape}, {case.layers} layers, {case.nonlinearity}, {case.dtype}, {case.threads} threads")
 

@@ -97,17 +97,17 @@ def mean(found: Sequence[Comparison | None]) -> Estimate | None:
     return geometric_mean(rounds) if rounds else None
 
 
-def peak(data: Data, dtype: str, threads: int) -> float | None:
+def peak(data: Data, dtype: str, threads: int, run: int = 0) -> float | None:
     """Floating-point operations a second of the faster of the two libraries' products; None where neither was measured."""
-    rates = [
-        rate for p in data["peaks"] if (p["dtype"], p["threads"]) == (dtype, threads) for rate in p["gflops"].values()
-    ]
+    wanted = dtype, threads, run
+    of_run = [p["gflops"] for p in data["peaks"] if (p["dtype"], p["threads"], p.get("run", 0)) == wanted]
+    rates = [rate for gflops in of_run for rate in gflops.values()]
     return 1e9 * max(rates) if rates else None
 
 
-def share(data: Data, case: Case, of: str, seconds: float) -> float | None:
-    """The part of the peak that a pass reaches: its products' operations over its whole time."""
-    top = peak(data, case.dtype, case.threads)
+def share(data: Data, case: Case, of: str, seconds: float, run: int = 0) -> float | None:
+    """The part of the peak, in the same run, that a pass reaches: its products' operations over its whole time."""
+    top = peak(data, case.dtype, case.threads, run)
     return None if top is None else case.flops(of) / seconds / top
 
 

@@ -265,6 +265,36 @@ def test_when_the_time_is_over_the_rest_is_listed():
 
 
 @linux
+def test_a_later_run_adds_what_the_first_lacks(tmp_path, monkeypatch):
+    asked = []
+
+    def measured(pool, names, case, numbers, **rest):
+        asked.append(case.steps)
+        return {"case": case.to_json(), "rounds": 1, "peers": {}}
+
+    monkeypatch.setattr(suite, "measure", measured)
+    options = suite.Options(((3, 1, 4),), (1,), ("tanh",), ("float32",), (1,), ("numpy",), ("grid",), quick=True)
+    first = json.loads(json.dumps(suite.run(options)))
+    more = replace(options, shapes=((3, 1, 4), (5, 1, 4)), parts=("grid", "slopes"))
+    data = suite.run(more, tmp_path / "numbers.json", before=first)
+    assert asked == [3, 5, 8, 16, 8, 8]  # the second once, and both sweeps
+    assert [c.get("run", 0) for c in data["cases"]] == [0, 1]
+    assert json.loads((tmp_path / "numbers.json").read_text())["cases"] == data["cases"]
+    page = report.page(data)
+    assert "- Run 1: " in page and "- Run 2: " in page and "1 thread, run 2, GFLOP/s" in page
+    # The share of the peak is by the product of the same run.
+    data["peaks"] = [
+        {"threads": 1, "dtype": "float32", "gflops": {"NumPy": 1.0}},
+        {"threads": 1, "dtype": "float32", "gflops": {"NumPy": 4.0}, "run": 1},
+    ]
+    case = Case(10, 1, 8)
+    assert tables.share(data, case, "forward", 1.0) == 4 * tables.share(data, case, "forward", 1.0, run=1)
+    first["environment"]["python"] = "2.7"
+    with pytest.raises(ValueError, match=r"python was 2\.7, is 3"):
+        suite.run(more, before=first)
+
+
+@linux
 def test_the_peak_is_what_the_passes_had_at_once(tmp_path):
     numbers, tiny = rounds.Numbers(tmp_path / "a"), rounds.Numbers(tmp_path / "b")
     known = stubs("right", "greedy", "forward_only")
@@ -353,6 +383,15 @@ def test_the_page_shows_losses_like_wins():
     assert f"{PINNED[0]} was set" in page
 
 
+def test_who_cannot_be_told_apart_is_said():
+    rounds = {"torch.nn.RNN": {"both": [1.0, 2.0, 3.0]}, "numpy": {"both": [1.5, 1.6, 1.7]}}
+    data = synthetic() | {"cases": [entry(Case(10, 1, 8), **rounds)]}
+    page = report.page(data)
+    assert "- NumPy alone vs torch.nn.RNN: slower at none of 1 shapes." in page
+    assert "- NumPy alone vs torch.nn.RNN: not told apart, as the interval holds 1, at (10, 1, 8)." in page
+    assert "not told apart" not in report.page(synthetic())
+
+
 def test_a_sweep_becomes_a_slope_and_a_picture(tmp_path):
     from benchmarks import plots
 
@@ -367,8 +406,9 @@ def test_a_sweep_becomes_a_slope_and_a_picture(tmp_path):
 
 
 def test_the_command_line_restricts_and_refuses(capsys):
-    options, path = command.options(["--shapes", "3,1,4", "--layers", "1", "--rounds", "7", "--json", "x.json"])
+    options, path, add = command.options(["--shapes", "3,1,4", "--layers", "1", "--rounds", "7", "--json", "x.json"])
     assert (options.shapes, options.layers, options.rounds, str(path)) == (((3, 1, 4),), (1,), 7, "x.json")
+    assert not add and command.options(["--add"])[2]
     assert command.options(["--quick"])[0].rounds == 3
     for bad in (["--shapes", "3,1"], ["--shapes", "0,1,2"], ["--peers", "nobody"]):
         with pytest.raises(SystemExit):
