@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from rnncore import network
-from rnncore.arrays import check_array, check_finite, check_mapping, check_shape, elements, host_lengths
+from rnncore import layout, network
+from rnncore.arrays import check_finite, check_mapping, elements, host_lengths
 from rnncore.backend import Array
 from rnncore.cell import Weights
-from rnncore.dispatch import Engine
-from rnncore.errors import ArgumentTypeError, ArgumentValueError, ShapeError, StateDictError
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, StateDictError
+from rnncore.layout import Call, Layout, State
 from rnncore.network import Parameters, PerDirection, Plan
 from rnncore.ragged import Ragged
 from rnncore.registry import describe
@@ -28,6 +28,7 @@ __all__ = [
     "Call",
     "Gradients",
     "Rng",
+    "State",
     "Tangents",
     "Trace",
     "forward",
@@ -39,7 +40,6 @@ __all__ = [
 ]
 
 Rng: TypeAlias = "np.random.Generator | int | None"
-State: TypeAlias = "Array | tuple[Array, ...]"
 FLOAT64_BYTES = 8
 
 
@@ -90,16 +90,6 @@ class Trace:
 
 
 Pullback: TypeAlias = Callable[..., Gradients]
-
-
-@dataclass(frozen=True)
-class Call:
-    """What every call of one network shares."""
-
-    spec: RNNSpec
-    params: Mapping[str, Array]
-    engine: Engine
-    check_finite: bool = False
 
 
 def forward(
@@ -159,14 +149,14 @@ def _vjp(
         with call.engine.scope():
             d_out = None
             if d_output is not None:
-                _check(call, "d_output", d_output, output_shape)
+                layout.check(call, "d_output", d_output, output_shape)
                 d_out = shape.inward(d_output)
-            d_last = None if d_h_n is None else state_in(call, shape, "d_h_n", d_h_n)
+            d_last = None if d_h_n is None else layout.state_in(call, shape, "d_h_n", d_h_n)
             found = pull(d_out, d_last)
             return Gradients(
                 _named(call, found.parameters),
                 call.engine.cast(shape.outward(found.x)),
-                _state_out(call, shape, [[call.engine.cast(g) for g in row] for row in found.h0]),
+                layout.state_out(call, shape, [[call.engine.cast(g) for g in row] for row in found.h0]),
             )
 
     return public_output, public_h_n, pullback
@@ -189,15 +179,15 @@ def jvp(
         shape, xt, h0s, plan = prepare(call, x, h0, lengths, training, rng)
         xt_dot = None
         if x_dot is not None:
-            _check(call, "x_dot", x_dot, tuple(x.shape))
+            layout.check(call, "x_dot", x_dot, tuple(x.shape))
             xt_dot = shape.inward(x_dot)
             xt_dot = xt_dot if plan.ragged is None else plan.ragged.masked(xt_dot)
-        h0s_dot = None if h0_dot is None else state_in(call, shape, "h0_dot", h0_dot)
+        h0s_dot = None if h0_dot is None else layout.state_in(call, shape, "h0_dot", h0_dot)
         weights_dot = None if params_dot is None else nested_weights(call.spec, _complete(call, params_dot))
         output, h_n, output_dot, h_n_dot = network.jvp(
             weights_dot, xt_dot, h0s_dot, nested_weights(call.spec, call.params), xt, h0s, plan
         )
-        tangents = Tangents(shape.outward(output_dot), _state_out(call, shape, h_n_dot))
+        tangents = Tangents(shape.outward(output_dot), layout.state_out(call, shape, h_n_dot))
         return *_finish(call, shape, output, h_n), tangents
 
 
@@ -216,30 +206,7 @@ def trace(call: Call, x: Array, h0: Any = None, lengths: Any = None, training: b
         )
 
 
-# --- layout -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The layout of one call's input, and the way to time-first (T, B, .) and back."""
-
-    steps: int
-    batch: int
-    batched: bool
-    batch_first: bool
-    call: Call
-
-    def inward(self, x: Array) -> Array:
-        xp = self.call.engine.xp
-        if not self.batched:
-            return xp.expand_dims(x, axis=1)
-        return xp.permute_dims(x, (1, 0, 2)) if self.batch_first else x
-
-    def outward(self, x: Array) -> Array:
-        xp = self.call.engine.xp
-        if not self.batched:
-            return xp.squeeze(x, axis=1)
-        return xp.permute_dims(x, (1, 0, 2)) if self.batch_first else x
+# --- arguments ---------------------------------------------------------------------------------------------------------
 
 
 def prepare(
@@ -252,7 +219,7 @@ def prepare(
     truncate: int | None = None,
 ) -> tuple[Layout, Array, PerDirection, Plan]:
     """The arguments of a call, checked and time-first: the layout, x (T, B, I), h0[layer][direction], and the plan."""
-    shape = _input_shape(call, x)
+    shape = layout.layout_of(call, x)
     counts = host_lengths(lengths, batch=shape.batch, steps=shape.steps)
     if rng is not None:
         rng = as_generator(rng)
@@ -261,7 +228,7 @@ def prepare(
     widest = max(call.spec.hidden_sizes) * call.spec.num_directions
     item = FLOAT64_BYTES if call.engine.dtype_name == "float64" else 4
     check_bytes(f"output of {shape.steps} steps", elements((shape.steps, shape.batch, widest)), item)
-    h0s = _zero_state(call, shape.batch) if h0 is None else state_in(call, shape, "h0", h0)
+    h0s = layout.zero_state(call, shape.batch) if h0 is None else layout.state_in(call, shape, "h0", h0)
     engine = call.engine
     ragged = None
     if counts is not None and any(n != shape.steps for n in counts):
@@ -277,74 +244,8 @@ def prepare(
     return shape, xt, h0s, Plan(call.spec, engine, ragged, masks, truncate)
 
 
-def _input_shape(call: Call, x: Array) -> Layout:
-    spec = call.spec
-    _check(call, "x", x, None)
-    order = "(B, T, input_size)" if spec.batch_first else "(T, B, input_size)"
-    if x.ndim not in (2, 3):
-        raise ShapeError(f"x: expected {order} or unbatched (T, input_size), got shape {tuple(x.shape)}")
-    if x.shape[-1] != spec.input_size:
-        raise ShapeError(
-            f"x: expected input_size {spec.input_size} as the last axis of {order} or (T, input_size), "
-            f"got shape {tuple(x.shape)}"
-        )
-    batched = x.ndim == 3
-    time_axis = 1 if batched and spec.batch_first else 0
-    steps = x.shape[time_axis]
-    if steps < 1:
-        raise ShapeError(
-            f"x: expected at least one time step on axis {time_axis} of {order if batched else '(T, input_size)'}, "
-            f"got shape {tuple(x.shape)}"
-        )
-    return Layout(steps, x.shape[1 - time_axis] if batched else 1, batched, spec.batch_first, call)
-
-
-def state_in(call: Call, shape: Layout, name: str, state: Any) -> PerDirection:
-    """h0 or its cotangent from torch's shape, (D*L, B, H) or unbatched (D*L, H), to [layer][direction] (B, H)."""
-    spec, xp = call.spec, call.engine.xp
-    directions = spec.num_directions
-    batch: tuple[int, ...] = (shape.batch,) if shape.batched else ()
-    if spec.uniform:
-        _check(call, name, state, (spec.num_layers * directions, *batch, spec.hidden_sizes[0]), _hint(shape))
-        if not shape.batched:
-            state = xp.expand_dims(state, axis=1)
-        return [[state[k * directions + d, ...] for d in range(directions)] for k in range(spec.num_layers)]
-    if not isinstance(state, (list, tuple)) or len(state) != spec.num_layers:
-        got = f"{len(state)} entries" if isinstance(state, (list, tuple)) else describe(state)
-        raise ShapeError(
-            f"{name}: expected a sequence of {spec.num_layers} arrays, one per layer, as the layers differ in width, "
-            f"got {got}"
-        )
-    nested = []
-    for k, rows in enumerate(state):
-        _check(call, f"{name}[{k}]", rows, (directions, *batch, spec.hidden_sizes[k]), _hint(shape))
-        rows = rows if shape.batched else xp.expand_dims(rows, axis=1)
-        nested.append([rows[d, ...] for d in range(directions)])
-    return nested
-
-
-def _state_out(call: Call, shape: Layout, nested: PerDirection) -> State:
-    xp = call.engine.xp
-    layers = [xp.stack(row, axis=0) for row in nested]
-    if not shape.batched:
-        layers = [xp.squeeze(rows, axis=1) for rows in layers]
-    if not call.spec.uniform:
-        return tuple(layers)
-    return layers[0] if len(layers) == 1 else xp.concat(layers, axis=0)
-
-
-def _hint(shape: Layout) -> str:
-    if not shape.batched:
-        return " for an unbatched input"
-    return " (never batch-first)" if shape.batch_first else ""
-
-
-def _zero_state(call: Call, batch: int) -> PerDirection:
-    return [[call.engine.zeros((batch, h))] * call.spec.num_directions for h in call.spec.hidden_sizes]
-
-
 def _finish(call: Call, shape: Layout, output: Array, h_n: PerDirection) -> tuple[Array, State]:
-    public = shape.outward(output), _state_out(call, shape, h_n)
+    public = shape.outward(output), layout.state_out(call, shape, h_n)
     if call.check_finite:
         check_finite("output", public[0], xp=call.engine.xp, backend=call.engine.backend)
         for k, rows in enumerate(public[1] if isinstance(public[1], tuple) else (public[1],)):
@@ -353,20 +254,10 @@ def _finish(call: Call, shape: Layout, output: Array, h_n: PerDirection) -> tupl
     return public
 
 
-def _check(call: Call, name: str, x: Any, shape: Sequence[int] | None, hint: str = "") -> None:
-    engine = call.engine
-    check_array(name, x, backend=engine.backend, dtype=engine.dtype, device=engine.device, shape=None, xp=engine.xp)
-    if shape is not None:
-        try:
-            check_shape(name, x, shape)
-        except ShapeError as error:
-            raise ShapeError(f"{error}{hint}") from None
-
-
 def _check_all_finite(call: Call, shape: Layout, x: Array, h0: PerDirection) -> None:
     tools = {"xp": call.engine.xp, "backend": call.engine.backend}
     check_finite("x", shape.outward(x), **tools)
-    state = _state_out(call, shape, h0)
+    state = layout.state_out(call, shape, h0)
     if isinstance(state, tuple):
         for k, rows in enumerate(state):
             check_finite(f"h0[{k}]", rows, **tools)
@@ -414,7 +305,7 @@ def _complete(call: Call, tangents: Mapping[str, Array]) -> dict[str, Array]:
     if unknown:
         raise StateDictError(f"params_dot: unexpected {', '.join(unknown)}; expected names are {', '.join(shapes)}")
     for name, value in tangents.items():
-        _check(call, f"params_dot[{name!r}]", value, shapes[name])
+        layout.check(call, f"params_dot[{name!r}]", value, shapes[name])
     return {name: tangents[name] if name in tangents else call.engine.zeros(shape) for name, shape in shapes.items()}
 
 

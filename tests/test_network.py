@@ -319,7 +319,7 @@ def test_dropout_of_everything_gives_what_a_zero_input_gives_and_no_nan():
 def test_dropout_keeps_the_mean_and_the_same_masks_on_every_backend():
     wide = Problem(layers=2, dropout=0.25, hidden=200)
     h = wide.rnn.trace(wide.x, wide.h0, training=True, rng=3)
-    masked = rnncore.calls._dropout_masks(wide.rnn._call, rnncore.calls._input_shape(wide.rnn._call, wide.x), 3)[0]
+    masked = rnncore.calls._dropout_masks(wide.rnn._call, rnncore.layout.layout_of(wide.rnn._call, wide.x), 3)[0]
     share = (masked > 0).mean()
     assert share == pytest.approx(0.75, abs=0.03) and set(np.unique(masked)) == {0.0, 1 / 0.75}
     other = Problem("torch", layers=2, dropout=0.25, hidden=200)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import rnncore
+from rnncore import parallel
 from rnncore.backend import ScanRequest
 from rnncore.errors import KernelUnsupportedError
 from rnncore.nonlinearity import get_nonlinearity
@@ -348,7 +349,7 @@ def test_what_is_not_compiled_is_declined_with_a_reason():
 @pytest.mark.parametrize("rows", [1, 2, 7, 8, 16, 17, 43, 64])
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 def test_rows_are_divided_without_gap_or_overlap(rows, threads):
-    parts = _threads.divided(rows, threads, 8)
+    parts = parallel.divided(rows, threads, 8)
     assert [r for a, b in parts for r in range(a, b)] == list(range(rows))
     assert len(parts) == min(rows, threads)
     if rows >= 8 * threads:
@@ -387,7 +388,7 @@ def test_an_error_in_any_part_reaches_the_caller_after_all_have_ended():
     for bad in (0, 1, 2):
         ended.clear()
         with pytest.raises(ZeroDivisionError):
-            _threads.run(part, [(0, 1), (1, 2), (2, 3)])
+            parallel.run(part, [(0, 1), (1, 2), (2, 3)])
         assert sorted(ended) == [n for n in range(3) if n != bad]
 
 

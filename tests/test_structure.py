@@ -20,6 +20,7 @@ CORE = ROOT / "rnncore"
 # Each file imports only from files that stand before it. `rnncore` itself, the public names, may be used by none.
 ORDER = (
     "errors",
+    "parallel",
     "backend",
     "activations",
     "nonlinearity",
@@ -34,6 +35,7 @@ ORDER = (
     "ragged",
     "layer",
     "network",
+    "layout",
     "calls",
     "init",
     "io",

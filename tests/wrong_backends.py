@@ -16,7 +16,7 @@ import array_api_compat.numpy as xp
 import numpy as np
 from rnncore_numpy._scans import NumpyScans
 
-from rnncore import arrays, calls, cell, clipping, get_backend, get_nonlinearity, layer, network, optim, scan
+from rnncore import arrays, calls, cell, clipping, get_backend, get_nonlinearity, layer, layout, network, optim, scan
 from rnncore.backend import Backend
 from rnncore.dispatch import Engine
 from rnncore.network import Plan
@@ -712,8 +712,8 @@ STORAGE = (
     Wrong(
         "h_n is a view of the output",
         core(
-            calls,
-            "_state_out",
+            layout,
+            "state_out",
             lambda right, c, s, n: n[0][0][None] if c.spec.num_layers == len(n[0]) else right(c, s, n),
         ),
         {"RC-PURE-002": r"output and h_n share memory"},
@@ -913,7 +913,7 @@ CONTRACT = (
     ),
     Wrong(
         "results land on another device",
-        core(calls.Layout, "outward", on_another, of="strict"),
+        core(layout.Layout, "outward", on_another, of="strict"),
         {"RC-TYPE-001": r"output: expected device .*device1.*, got .*device2"},
         of="strict",
     ),
@@ -925,7 +925,7 @@ CONTRACT = (
     ),
     Wrong(
         "nobody looks at arguments",
-        core(calls, "_check", lambda right, *a: None),
+        core(layout, "check", lambda right, *a: None),
         {
             "RC-TYPE-002": r"expected DTypeError, got an answer",
             "RC-TYPE-006": r"expected ArgumentTypeError",
@@ -950,7 +950,7 @@ CORE = (
     ),
     Wrong(
         "h_n has the top layer first",
-        core(calls, "_state_out", lambda right, call, shape, nested: right(call, shape, nested[::-1])),
+        core(layout, "state_out", lambda right, call, shape, nested: right(call, shape, nested[::-1])),
         {"RC-FWD-004": r"h_n of layer 0"},
     ),
     Wrong(

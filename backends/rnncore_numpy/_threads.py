@@ -14,6 +14,8 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
+from rnncore.parallel import divided, processors, run
+
 __all__ = ["product_scope", "threads_for"]
 
 # Multiplications in one step's product. Below, OpenBLAS does not divide a product (a vector's, one of matrices) ...
@@ -27,6 +29,22 @@ LONE_PRODUCT_ALONE, LONE_PRODUCT_WORTH_THREADS = 2**18, 2**25
 SMALL_SCAN = 2**20
 
 _NOTHING: AbstractContextManager[Any] = nullcontext()
+
+
+def by_rows(loop: Callable[[int, int], None], steps: int, batch: int, width: int) -> None:
+    """``loop(first, last)`` for all rows: divided among threads, each with one thread of BLAS, where that is faster."""
+    threads = worth(steps, batch, width)
+    if threads > 1:
+        with _ONE:
+            run(loop, divided(batch, min(threads, _ONE.allowed()), 1))
+        return
+    with threads_for(steps, batch, width):
+        loop(0, batch)
+
+
+def worth(steps: int, batch: int, width: int) -> int:
+    """The most threads that dividing the rows of a scan is worth, before asking how many there are; 1 to leave them together."""
+    return 1
 
 
 def threads_for(steps: int, batch: int, width: int) -> AbstractContextManager[Any]:
@@ -86,6 +104,10 @@ class _OneThread:
         for library, count in zip(_libraries(), self._before, strict=True):
             if count != 1 and library.get_num_threads() == 1:  # else somebody has set another since
                 library.set_num_threads(count)
+
+    def allowed(self) -> int:
+        """The most threads that whoever is inside may use: as many as BLAS had before, or processors if they are fewer."""
+        return max(1, min([processors(), *self._before]))
 
     def forget(self) -> None:
         """In a forked child: of the threads that were inside none is here, nor the one that may hold the lock."""

@@ -9,7 +9,6 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from rnncore import calls
 from rnncore.arrays import check_array
 from rnncore.backend import Array
 from rnncore.diagnostics.bounds import bounds
@@ -29,6 +28,7 @@ from rnncore.diagnostics.saturation import saturation
 from rnncore.diagnostics.verdict import decide
 from rnncore.diagnostics.weight_gradient import weight_gradient
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameError
+from rnncore.layout import state_in
 from rnncore.model import RNN
 from rnncore.spec import positive_int
 
@@ -250,7 +250,7 @@ def _cotangents(
         check_array("cotangent[0]", d_output, shape=shape, **place)
         d_output = layout.inward(d_output)
         d_output = d_output if seen.ragged is None else seen.ragged.masked(d_output)
-    d_last = None if d_h_n is None else calls.state_in(layout.call, layout, "cotangent[1]", d_h_n)
+    d_last = None if d_h_n is None else state_in(layout.call, layout, "cotangent[1]", d_h_n)
     return d_output, d_last
 
 

@@ -17,6 +17,7 @@ from rnncore.backend import Array, Namespace
 from rnncore.cell import Weights
 from rnncore.dispatch import Engine
 from rnncore.errors import ArgumentTypeError
+from rnncore.layout import Layout
 from rnncore.model import RNN
 from rnncore.nonlinearity import Nonlinearity
 from rnncore.ragged import Ragged
@@ -47,7 +48,7 @@ class Record:
     ragged : Ragged or None
         The lengths, where they are not all T.
     plan : network.Plan
-    layout : calls.Layout
+    layout : Layout
         How the caller's arrays were laid out.
     """
 
@@ -62,7 +63,7 @@ class Record:
     inputs: list[Array]
     ragged: Ragged | None
     plan: network.Plan
-    layout: calls.Layout
+    layout: Layout
 
     @property
     def xp(self) -> Namespace:
