@@ -14,8 +14,9 @@ from rnncore.diagnostics.bounds import bounds, log_spectral_radius, span_bounds
 from rnncore.diagnostics.chain import chain, chain_of_record
 from rnncore.diagnostics.decomposition import decompose
 from rnncore.diagnostics.flow import flow
-from rnncore.diagnostics.initial import critical_gain, initial, mean_field
+from rnncore.diagnostics.initial import initial
 from rnncore.diagnostics.jacobian import jacobian
+from rnncore.diagnostics.mean_field import critical_gain, mean_field
 from rnncore.diagnostics.record import record
 from rnncore.diagnostics.saturation import saturation
 from rnncore.errors import ArgumentValueError, DTypeError, ShapeError

@@ -24,9 +24,10 @@ from rnncore.diagnostics.flow import Flow, flow
 from rnncore.diagnostics.foreign import as_rnn
 from rnncore.diagnostics.gradcheck import Gradcheck, gradcheck
 from rnncore.diagnostics.horizon import Horizon, horizon
-from rnncore.diagnostics.initial import Initial, critical_gain, initial
+from rnncore.diagnostics.initial import Initial, initial
 from rnncore.diagnostics.jacobian import Jacobian, jacobian
 from rnncore.diagnostics.lyapunov import Lyapunov, lyapunov
+from rnncore.diagnostics.mean_field import critical_gain
 from rnncore.diagnostics.monitor import Monitor, VerdictChange
 from rnncore.diagnostics.monitor_log import Entry, NormQuantiles, read_log
 from rnncore.diagnostics.nonfinite import NonFinite, nonfinite

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.diagnostics.initial import CriticalGain, Initial, critical_gain
+from rnncore.diagnostics.initial import Initial
+from rnncore.diagnostics.mean_field import CriticalGain, critical_gain
 from rnncore.diagnostics.record import Record
 from rnncore.diagnostics.saturation import THRESHOLD, Saturation, value_range
 from rnncore.nonlinearity import Nonlinearity
