@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import replace
 
 import cuda_on_cpu
+import ml_dtypes
 import numpy as np
 import pytest
 from cuda_on_cpu.cases import CASES, NONLINEARITY, NUMPY, ROUNDINGS, Case, answer, fault, inputs, run
@@ -146,6 +147,18 @@ def test_halves_are_rounded_to_the_nearest_with_ties_to_even(library):
             assert step_alone(library, name, np.full_like(low, half_of_it), low, one[:1])[0] == want
 
 
+def test_the_state_that_goes_on_is_the_one_that_is_stored(library):
+    """1 + half an eps is stored as 1, so that -1 at the next step leaves nothing: the half is not carried along."""
+    for regime, storage in (("block", "BFloat16"), ("grid", "Half")):
+        found = next(c for c in CASES if (c.regime, c.storage, c.step) == (regime, storage, "LINEAR"))
+        case = replace(found, steps=2, batch=1, width=1, tile=1)
+        half = np.full((1, 1), float(ml_dtypes.finfo(NUMPY[storage]).eps) / 2)
+        source, one = np.array([1.0, -1.0]).reshape(2, 1, 1), np.ones((2, 1, 1))
+        given = (x.astype(NUMPY[storage]) for x in (source, one, half, np.ones((1, 1))))
+        got, written = run(library, case, *given)
+        assert written == [] and got.ravel().tolist() == [1, 0], case
+
+
 def test_indices_go_past_two_to_the_31(library, tmp_path):
     """The last block alone, in place, in an array of 2^31 numbers and more that is a file without content elsewhere."""
     for case in (
@@ -180,11 +193,14 @@ def test_indices_go_past_two_to_the_31(library, tmp_path):
 
 BLOCK = next(c for c in CASES if (c.regime, c.step) == ("block", "RELU"))
 GRID = next(c for c in CASES if (c.regime, c.width) == ("grid", 37))
+DOUBLE = next(c for c in CASES if (c.regime, c.storage, c.step) == ("block", "double", "TANH"))
 STAGED = next(c for c in CASES if (c.regime, c.width) == ("grid", 69))  # four groups of states in a step
 
 BUGS = {
     "missing barrier": (BLOCK, "        __syncthreads();\n        now = 1 - now;", "        now = 1 - now;"),
     "missing barrier between blocks": (GRID, "if (step > 0) wait_for(", "if (step > steps) wait_for("),
+    "a block that does not wait for the last of the others": (GRID, "step * gridDim.x", "step * gridDim.x - 1"),
+    "an arrival before all is stored": (GRID, "__syncthreads();\n    if (threadIdx.x == 0) add", "if (threadIdx.x == 0) add"),
     "missing barrier after staging": (STAGED, "            __syncthreads();  // the states are there", "            //"),
     "wrong tile edge of the matrix": (BLOCK, "row < width && column + c < width", "row < width && column + c < width - 1"),
     "wrong tile edge of the batch": (GRID, "begin + tile < batch ? begin + tile", "begin + tile < batch ? begin + tile - 1"),
@@ -193,6 +209,7 @@ BUGS = {
     "h0 ignored by the grid": (GRID, "step == 0 ? first : out", "step == 0 ? source : out"),
     "off by one in reverse": (BLOCK, "Index at = reverse ? (steps - 1) * stride", "Index at = reverse ? (steps - 2) * stride"),
     "stale double buffer": (BLOCK, "next_states = states + (1 - now) *", "next_states = states + now *"),
+    "half of a quad of doubles twice": (DOUBLE, "quad.x[i * SIZE + c]", "quad.x[c]"),
     "stale double buffer of the grid": (STAGED, "other = states + (1 - now) *", "other = states + now *"),
 }  # fmt: skip
 
@@ -245,6 +262,13 @@ def checked_program(folder, sanitizer, source):
         [str(path.with_suffix(""))], capture_output=True, text=True, check=False, env=environment, timeout=120
     )
     return done.returncode, done.stderr
+
+
+def test_each_block_loads_each_state_of_its_rows_once_and_nothing_for_what_is_past_the_edge(tmp_path):
+    library = cuda_on_cpu.build([GRID.name], tmp_path)
+    before = library.loads()
+    assert fault(library, GRID) is None
+    assert library.loads() - before == GRID.grid[0] * GRID.steps * GRID.batch * GRID.width
 
 
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])

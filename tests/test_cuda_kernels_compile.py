@@ -16,7 +16,13 @@ from rnncore_cupy._plan import Limits, choose
 from test_cupy_backend import needs_real_cupy, python
 
 NVCC = shutil.which("nvcc")
-DEVICES = {"sm_80": Limits(108, 166912, 65536, True), "sm_90": Limits(132, 232448, 65536, True)}
+# What CuPy 14 adds to a RawModule's own options (cupy/cuda/compiler.py); the second is NVRTC's alone.
+FLUSHED, ON_THE_DEVICE = "-ftz=true", "--device-as-default-execution-space"
+DEVICES = {
+    "sm_80": Limits(108, 166912, 65536, True),
+    "sm_86": Limits(84, 101376, 65536, True),  # the shared memory of sm_89 and sm_120, too
+    "sm_90": Limits(132, 232448, 65536, True),
+}
 # What rnn.explain() would name for these: width, batch, dtype, step.
 SHAPES = [
     (64, 1, "float32", "TANH"),
@@ -60,21 +66,25 @@ def parameters(name):
 
 def compiled(names, arch, folder):
     """Registers and spilled bytes of each kernel, in ptxas's words."""
-    path = folder / "kernels.cu"
-    instantiated = [f"template __global__ void {name}({parameters(name)});" for name in names]
-    path.write_text("\n".join([_kernels.source(), *instantiated]))
-    command = [NVCC, *_kernels.OPTIONS, f"-arch={arch}", "-cubin", "-Xptxas", "-v", "-Werror", "all-warnings"]
-    done = subprocess.run(
-        [*command, str(path), "-o", str(path.with_suffix(".cubin"))], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    words = nvcc(names, arch, folder / "kernels.cubin", "-cubin", "-Xptxas", "-v", "-Werror", "all-warnings")
     told = re.findall(
         r"Compiling entry function '(\w+)'.*?(\d+) bytes stack frame, (\d+) bytes spill stores.*?Used (\d+) registers",
-        done.stderr,
+        words,
         re.S,
     )
-    assert len(told) == len(names), done.stderr
+    assert len(told) == len(names), words
     return {mangled: tuple(map(int, numbers)) for mangled, *numbers in told}
+
+
+def nvcc(names, arch, path, *options):
+    """Compile these instances to the path; what the compiler says."""
+    source = path.with_suffix(".cu")
+    instantiated = [f"template __global__ void {name}({parameters(name)});" for name in names]
+    source.write_text("\n".join([_kernels.source(), *instantiated]))
+    command = [NVCC, *_kernels.OPTIONS, FLUSHED, f"-arch={arch}", *options, str(source), "-o", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stderr
 
 
 @pytest.mark.skipif(NVCC is None, reason="needs nvcc")
@@ -87,6 +97,18 @@ def test_nvcc_compiles_what_the_rule_picks_and_little_is_spilled(arch, tmp_path)
         threads = re.search(r"Li(\d+)EEv", mangled)
         if "scan" in mangled:
             assert registers * int(threads[1]) <= DEVICES[arch].registers, mangled
+
+
+@pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+@pytest.mark.parametrize("storage", ["float", "double", "Half", "BFloat16"])
+def test_blocks_exchange_states_by_release_and_acquire_and_past_their_l1_cache(storage, tmp_path):
+    """What the CPU's stronger order of memory hides, as the instructions have it."""
+    path = tmp_path / "grid.ptx"
+    nvcc([f"grid_scan<{storage}, LINEAR, 16, 2, 1, 64>"], "sm_80", path, "-ptx")
+    text = path.read_text()
+    assert text.count("red.release.gpu.global.add.u64") == text.count("ld.acquire.gpu.global.u64") == 1
+    # Two places stage the states, with eight loads each. `out` may be `source` or `factor`: none may be read as constant.
+    assert len(re.findall(r"ld\.global\.cg\.", text)) == 16 and "ld.global.nc" not in text
 
 
 @needs_real_cupy
@@ -107,7 +129,7 @@ for arch in ("80", "90"):
     for name in names:
         nvrtc.addNameExpression(program, name)
     try:
-        nvrtc.compileProgram(program, (*_kernels.OPTIONS, f"--gpu-architecture=sm_{{arch}}"))
+        nvrtc.compileProgram(program, (*_kernels.OPTIONS, {FLUSHED!r}, f"-arch=sm_{{arch}}", {ON_THE_DEVICE!r}))
     except Exception:
         raise SystemExit(nvrtc.getProgramLog(program))
     lowered = [nvrtc.getLoweredName(program, name) for name in names]

@@ -21,6 +21,7 @@ FILES = ("device.cu", "numbers.cu", "step.cu", "product.cu", "block_scan.cu", "g
 STORAGE = {"float32": ("float", 4), "float64": ("double", 8), "float16": ("Half", 4), "bfloat16": ("BFloat16", 4)}
 STEPS = {"tanh": "TANH", "relu": "RELU", "sigmoid": "SIGMOID", "identity": "IDENTITY"}
 LINEAR = "LINEAR"
+# CuPy adds -ftz=true to these: what is smaller than the smallest normal number is 0 in float32, and in what is summed in it.
 OPTIONS = ("-std=c++17",)
 
 # More shared memory than this has to be asked for.
@@ -48,7 +49,8 @@ def name_of(plan: Plan, dtype: str, step: str) -> str:
 def kernel(device: int, name: str, cooperative: bool) -> Any:
     """The compiled kernel, with all the shared memory allowed to it that the device gives a block.
 
-    The device must be the current one. CuPy keeps what it has compiled on disk, too.
+    The device must be the current one. CuPy 14.2 keeps what it has compiled on disk, too; 14.0 and 14.1 compile a kernel
+    that is found by a name expression anew in each process.
     """
     module = _cupy().RawModule(
         code=source(), options=OPTIONS, name_expressions=(name,), enable_cooperative_groups=cooperative

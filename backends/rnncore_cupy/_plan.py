@@ -21,7 +21,7 @@ WARP = 32
 MAX_THREADS = 1024
 # A thread cannot address more, and the compiler hands registers out in eights.
 MAX_REGISTERS, REGISTER_UNIT = 255, 8
-# Registers for all but matrix and sums, as ptxas counts them for sm_80 and sm_90 (tests/test_cuda_kernels_compile.py).
+# Registers for all but matrix and sums, as ptxas counts them for sm_80 to sm_90 (tests/test_cuda_kernels_compile.py).
 OTHER_REGISTERS = 60
 MAX_KEPT = 8  # quads in registers; the compiler's time grows with it
 BLOCK_LANES, GRID_LANES = 8, (16, 32)

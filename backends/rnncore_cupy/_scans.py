@@ -28,14 +28,12 @@ class CupyScans:
     """See :class:`rnncore.backend.Scans`."""
 
     def unsupported(self, request: ScanRequest, /) -> str | None:
-        """Dtypes and functions that the kernels have; bfloat16 only where no product of CuPy's is needed."""
+        """Dtypes and functions that no kernel has."""
         if request.dtype not in STORAGE:
             return f"dtype {request.dtype} has no kernel; {', '.join(STORAGE)} have"
         f = request.nonlinearity
         if f is not None and (f.is_custom or f.name not in STEPS):
             return f"nonlinearity {f.name!r} has no kernel; {', '.join(STEPS)} have"
-        if request.dtype == "bfloat16" and request.steps and request.batch and _plan(request).regime == "product":
-            return "CuPy has no product of bfloat16, and the matrix is too wide to stay on the multiprocessors"
         return None
 
     def explain(self, request: ScanRequest, /) -> str:
@@ -118,7 +116,9 @@ def _run_steps(
     launched = kernel(device, name_of(chosen, source.dtype.name, step), False)
     blocks = min(-(-first.size // STEP_THREADS), STEP_BLOCKS * limits(device).multiprocessors)
     count, bound = np.int64(first.size), np.float64(clip)
-    product, before, transposed = cupy.empty(first.shape, first.dtype), first, matrix.T
+    # CuPy gives cuBLAS a matrix with gaps as a copy, which would be made anew at each step.
+    kept = matrix if matrix.flags.c_contiguous or matrix.flags.f_contiguous else cupy.ascontiguousarray(matrix)
+    product, before, transposed = cupy.empty(first.shape, first.dtype), first, kept.T
     times = range(len(source))
     for t in reversed(times) if reverse else times:
         cupy.dot(before, transposed, out=product)

@@ -36,6 +36,7 @@ def build(names, folder, kernels=None):
 def start(names, folder, kernels=None):
     """Begin to compile, so that several can be compiled at once; :func:`finish` waits."""
     text = '#include "cuda_on_cpu.h"\n' + (source() if kernels is None else kernels)
+    text += '\nextern "C" long loads() { return cuda_on_cpu::loads; }\n'
     for k, name in enumerate(names):
         text += f"""
 extern "C" void run_{k}(void** arguments, unsigned x, unsigned y, unsigned threads, size_t shared, int together,
@@ -73,6 +74,8 @@ class Library:
 
     def __init__(self, path, names):
         loaded = ctypes.CDLL(str(path))
+        self.loads = loaded.loads  # how many numbers blocks have read that others may have written
+        self.loads.restype = ctypes.c_long
         self.functions = {name: getattr(loaded, f"run_{k}") for k, name in enumerate(names)}
 
     def launch(self, name, grid, block, arguments, shared=0, start=0, seed=0):

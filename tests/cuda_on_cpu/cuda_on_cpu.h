@@ -3,13 +3,14 @@
 // Compiled before rnncore_cupy's kernels in place of device.cu, as C++17. What is real here: the threads and that they run
 // at once, the barriers of block and warp, the counters between blocks, the bounds and the contents of shared memory, which
 // starts as NaN. To bring races to light, one thread in many falls behind at every barrier. What is not: speed, the weaker
-// order of a GPU's memory (a forgotten __threadfence or a stale L1 line cannot show), and its own rounding of exp and tanh.
+// order of a GPU's memory (a counter that orders nothing or a stale L1 line cannot show), and its own rounding of exp and tanh.
 #pragma once
 
 #include <pthread.h>
 #include <sched.h>
 #include <time.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -26,7 +27,6 @@
 #define __launch_bounds__(...)
 #define __syncthreads cuda_on_cpu::synchronize_block
 #define __shfl_xor_sync cuda_on_cpu::exchange_in_warp
-#define __threadfence cuda_on_cpu::fence
 #define __ldcg cuda_on_cpu::load_relaxed
 
 using std::exp;
@@ -101,10 +101,10 @@ template <class Number> Number exchange_in_warp(unsigned int mask, Number given,
     return got;
 }
 
-// The counters below are what orders memory between blocks here.
-inline void fence() {}
+inline std::atomic<long> loads{0};  // from other blocks, so far
 
 template <class Number> Number load_relaxed(const Number* x) {
+    loads.fetch_add(1, std::memory_order_relaxed);
     Number loaded;
     __atomic_load(const_cast<Number*>(x), &loaded, __ATOMIC_RELAXED);
     return loaded;
@@ -164,10 +164,6 @@ inline float __uint_as_float(unsigned int bits) {
     return x;
 }
 
-inline unsigned long long atomicAdd(unsigned long long* counter, unsigned long long more) {
-    return __atomic_fetch_add(counter, more, __ATOMIC_ACQ_REL);
-}
-
 // --- the twins of device.cu -------------------------------------------------------------------------------------------
 
 inline float half_to_float(unsigned short bits) {
@@ -181,6 +177,10 @@ inline unsigned short float_to_half(float x) {
     unsigned short bits;
     memcpy(&bits, &half, sizeof bits);
     return bits;
+}
+
+inline void add_release(unsigned long long* counter, unsigned long long more) {
+    __atomic_fetch_add(counter, more, __ATOMIC_RELEASE);
 }
 
 // A wait that lasts for a minute is a deadlock, which on a GPU would never end.

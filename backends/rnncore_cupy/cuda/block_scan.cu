@@ -11,7 +11,7 @@ __global__ void __launch_bounds__(THREADS)
     typedef Owned<STATES * ROWS, LANES> Mine;
     const int stored_width = quads_of<LANES, KEPT>(width) * LANES * 4;
     Number* const states = reinterpret_cast<Number*>(shared_memory());  // (2, STATES, stored_width)
-    Quad<Number>* const shared_part = reinterpret_cast<Quad<Number>*>(states + 2 * STATES * stored_width);
+    Piece<Number>* const shared_part = reinterpret_cast<Piece<Number>*>(states + 2 * STATES * stored_width);
 
     const int lane = threadIdx.x % LANES, first_row = threadIdx.x / LANES * ROWS;
     const Index first_state = (Index)blockIdx.x * STATES;

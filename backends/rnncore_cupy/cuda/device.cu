@@ -1,6 +1,6 @@
 // What only a GPU's compiler knows: instructions that have no name in C++, and the block's own memory.
 //
-// The tests compile all other files as C++ for the CPU; these four functions have twins there (tests/cuda_on_cpu). Nothing
+// The tests compile all other files as C++ for the CPU; these five functions have twins there (tests/cuda_on_cpu). Nothing
 // is included: no header of CUDA's has to be found when the source is compiled.
 
 __device__ inline float half_to_float(unsigned short bits) {
@@ -15,7 +15,12 @@ __device__ inline unsigned short float_to_half(float x) {
     return bits;
 }
 
-// Whoever sees a counter's value also sees what was stored before a fence that came before the counting.
+// Counting that publishes: what the block has stored before its last barrier is there for whoever acquires the new value.
+__device__ inline void add_release(unsigned long long* counter, unsigned long long more) {
+    asm volatile("red.release.gpu.global.add.u64 [%0], %1;" : : "l"(counter), "l"(more) : "memory");
+}
+
+// Whoever sees a counter's value also sees what was stored before it was counted.
 __device__ inline unsigned long long load_acquire(const unsigned long long* counter) {
     unsigned long long value;
     asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(counter) : "memory");

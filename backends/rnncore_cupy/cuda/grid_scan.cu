@@ -7,46 +7,44 @@
 // So far apart that no two counters share a cache line.
 const int COUNTER_SPACING = 16;
 
-// What the block has stored is there for every block that sees the arrival.
+// What the block has stored is there for every block that sees the arrival. Release and acquire do all of it: __threadfence
+// is the sequentially consistent fence, which costs more, and a step waits for every cycle of this.
 __device__ inline void arrive(unsigned long long* counter) {
     __syncthreads();
-    if (threadIdx.x == 0) {
-        __threadfence();
-        atomicAdd(counter, 1ull);
-    }
+    if (threadIdx.x == 0) add_release(counter, 1ull);
 }
 
 // The counter only grows, so that nobody can miss the moment, and a block may run ahead by one step without harm.
 __device__ inline void wait_for(const unsigned long long* counter, unsigned long long arrivals) {
-    if (threadIdx.x == 0) {
+    if (threadIdx.x == 0)
         while (load_acquire(counter) < arrivals) continue;
-        __threadfence();
-    }
     __syncthreads();
 }
 
-// STATES whole states from global into shared memory, 0 past width and batch. Eight loads are on their way at once, each from
-// a place of these states, so that none of them is behind a branch.
+// STATES whole states from global into shared memory, 0 past width and batch. Eight loads are on their way at once: nothing
+// looks at what one has brought before all have been sent. What is past the edge is not loaded from some place inside either:
+// all blocks would ask one bank of L2 for the same few bytes.
 template <int STATES, int THREADS, class Number, class Storage>
 __device__ inline void stage(Number* states, const Storage* from, Index first_state, Index end_state, int width,
                              int stored_width) {
     const int COLUMNS = STATES < 8 ? 8 / STATES : 1;
+    const int count = end_state - first_state < STATES ? (int)(end_state - first_state) : STATES;
+    from += first_state * width;
     for (int k0 = threadIdx.x; k0 < stored_width; k0 += COLUMNS * THREADS) {
-        Number loaded[COLUMNS][STATES];
+        Storage loaded[COLUMNS][STATES];
 #pragma unroll
         for (int c = 0; c < COLUMNS; ++c)
 #pragma unroll
             for (int b = 0; b < STATES; ++b) {
-                const int k = k0 + c * THREADS;
-                const bool inside = first_state + b < end_state && k < width;
-                const Number h = widen(load_of_others(from + (inside ? (first_state + b) * width + k : first_state * width)));
-                loaded[c][b] = inside ? h : Number(0);
+                loaded[c][b] = Storage();
+                if (b < count && k0 + c * THREADS < width)
+                    loaded[c][b] = load_of_others(from + b * width + k0 + c * THREADS);
             }
 #pragma unroll
         for (int c = 0; c < COLUMNS; ++c)
 #pragma unroll
             for (int b = 0; b < STATES; ++b)
-                if (k0 + c * THREADS < stored_width) states[b * stored_width + k0 + c * THREADS] = loaded[c][b];
+                if (k0 + c * THREADS < stored_width) states[b * stored_width + k0 + c * THREADS] = widen(loaded[c][b]);
     }
 }
 
@@ -59,7 +57,7 @@ __global__ void __launch_bounds__(THREADS)
     typedef Owned<STATES * ROWS, LANES> Mine;
     const int stored_width = quads_of<LANES, KEPT>(width) * LANES * 4;
     Number* const states = reinterpret_cast<Number*>(shared_memory());  // (2, STATES, stored_width)
-    Quad<Number>* const shared_part = reinterpret_cast<Quad<Number>*>(states + 2 * STATES * stored_width);
+    Piece<Number>* const shared_part = reinterpret_cast<Piece<Number>*>(states + 2 * STATES * stored_width);
 
     const int lane = threadIdx.x % LANES;
     const int first_row = (blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES) * ROWS;

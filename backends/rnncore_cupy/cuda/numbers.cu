@@ -11,7 +11,7 @@ template <class Storage> struct ComputedIn { typedef Storage type; };
 template <> struct ComputedIn<Half> { typedef float type; };
 template <> struct ComputedIn<BFloat16> { typedef float type; };
 
-// Four numbers that one load or store moves.
+// Four numbers side by side.
 template <class Number> struct alignas(4 * sizeof(Number)) Quad { Number x[4]; };
 
 __device__ inline float widen(float x) { return x; }

@@ -6,10 +6,16 @@
 // others in shared memory. What lies past the matrix is 0, and so is what lies past the states, so that no tile has an edge.
 
 const int ROWS = 4;  // of A, for each thread
+const int QUAD = 4;  // columns of it at a time
+
+// What one load of shared memory moves. The threads of a warp find theirs side by side: with whole quads of doubles side by
+// side, every second of eight threads would be on the banks of another.
+template <class Number> struct alignas(16) Piece { Number x[16 / sizeof(Number)]; };
 
 template <class Number, int KEPT> struct Part {
+    static const int PIECES = sizeof(Quad<Number>) / sizeof(Piece<Number>);
     Quad<Number> registers[KEPT][ROWS];
-    Quad<Number>* shared;  // (quads - KEPT, ROWS, THREADS)
+    Piece<Number>* shared;  // (quads - KEPT, ROWS, PIECES, THREADS)
     int quads;
 };
 
@@ -32,7 +38,7 @@ __device__ inline Quad<Number> matrix_quad(const Storage* matrix, Index row_stri
 }
 
 template <int LANES, int KEPT, int THREADS, class Number, class Storage>
-__device__ inline void load_part(Part<Number, KEPT>& part, Quad<Number>* shared, const Storage* matrix,
+__device__ inline void load_part(Part<Number, KEPT>& part, Piece<Number>* shared, const Storage* matrix,
                                  Index row_stride, Index column_stride, int width, int first_row) {
     const int lane = threadIdx.x % LANES;
     part.shared = shared;
@@ -44,10 +50,19 @@ __device__ inline void load_part(Part<Number, KEPT>& part, Quad<Number>* shared,
             part.registers[q][r] = matrix_quad<Number>(matrix, row_stride, column_stride, width, first_row + r,
                                                        4 * (q * LANES + lane));
     // Each thread reads back what it stored itself: no barrier is needed.
+    const int PIECES = Part<Number, KEPT>::PIECES, SIZE = QUAD / PIECES;
     for (int q = KEPT; q < part.quads; ++q)
-        for (int r = 0; r < ROWS; ++r)
-            shared[((q - KEPT) * ROWS + r) * THREADS + threadIdx.x] = matrix_quad<Number>(
-                matrix, row_stride, column_stride, width, first_row + r, 4 * (q * LANES + lane));
+        for (int r = 0; r < ROWS; ++r) {
+            const Quad<Number> quad = matrix_quad<Number>(matrix, row_stride, column_stride, width, first_row + r,
+                                                          4 * (q * LANES + lane));
+#pragma unroll
+            for (int i = 0; i < PIECES; ++i) {
+                Piece<Number> piece;
+#pragma unroll
+                for (int c = 0; c < SIZE; ++c) piece.x[c] = quad.x[i * SIZE + c];
+                shared[(((q - KEPT) * ROWS + r) * PIECES + i) * THREADS + threadIdx.x] = piece;
+            }
+        }
 }
 
 template <int STATES, class Number>
@@ -72,10 +87,15 @@ __device__ inline void multiply(Number (&sum)[STATES * ROWS], const Part<Number,
 #pragma unroll
     for (int q = 0; q < KEPT; ++q)
         add_quad<STATES>(sum, part.registers[q], states, stored_width, 4 * (q * LANES + lane));
+    const int PIECES = Part<Number, KEPT>::PIECES, SIZE = QUAD / PIECES;
     for (int q = KEPT; q < part.quads; ++q) {
         Quad<Number> rows[ROWS];
 #pragma unroll
-        for (int r = 0; r < ROWS; ++r) rows[r] = part.shared[((q - KEPT) * ROWS + r) * THREADS + threadIdx.x];
+        for (int i = 0; i < ROWS * PIECES; ++i) {
+            const Piece<Number> piece = part.shared[((q - KEPT) * ROWS * PIECES + i) * THREADS + threadIdx.x];
+#pragma unroll
+            for (int c = 0; c < SIZE; ++c) rows[i / PIECES].x[i % PIECES * SIZE + c] = piece.x[c];
+        }
         add_quad<STATES>(sum, rows, states, stored_width, 4 * (q * LANES + lane));
     }
 }

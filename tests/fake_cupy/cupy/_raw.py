@@ -18,6 +18,7 @@ runner = None
 
 ORDINARY_SHARED = 48 * 1024
 NUMBERS = {"float": 4, "double": 8, "Half": 4, "BFloat16": 4}
+DTYPES = {"float": "float32", "double": "float64", "Half": "float16", "BFloat16": "bfloat16"}
 SCALARS = [*[numpy.int64] * 4, *[numpy.int32] * 2, numpy.float64]
 FUNCTIONS = {
     "TANH": numpy.tanh,
@@ -85,6 +86,9 @@ class RawKernel:
         if shared_mem > self._shared:
             raise RuntimeError("CUDA_ERROR_INVALID_VALUE: more shared memory than is allowed")
         args = [operand(x) for x in args]
+        given = [x.dtype.name for x in args[: 4 if self.template == "step_alone" else 5]]
+        if set(given) != {DTYPES[self.storage]}:  # a GPU reads the bytes as what they are not
+            raise TypeError(f"the kernel reads {DTYPES[self.storage]} where {given} are given")
         launches.append(
             {
                 "name": self.name,

@@ -29,7 +29,7 @@ def array(obj, dtype=None, copy=True, order="K", subok=False, ndmin=0, *, blocki
         return on_current(numpy.array(hosts(obj), dtype=dtype, ndmin=ndmin))
     shared = os.environ.get("CUPY_ENABLE_UMP") == "1"  # then CuPy works on the host's memory, even if told to copy
     host = numpy.asarray(obj, dtype) if shared else numpy.array(obj, dtype, ndmin=ndmin)
-    if host.dtype.kind not in "biufc":
+    if host.dtype.kind not in "biufc" and host.dtype.name != "bfloat16":  # of ml_dtypes' CuPy 14 has this one
         raise ValueError(f"Unsupported dtype {host.dtype}")
     _traffic.log.append(("to device", host.nbytes))
     return on_current(host)
