@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import types
 import warnings
 from importlib.machinery import SourceFileLoader
@@ -38,7 +39,7 @@ class Told:
         from cupy import _raw
 
         self.handed_over, self.devices, self.launches = [], [], _raw.launches
-        self.current = None  # PyTorch's device
+        self.torchs = threading.local()  # its current device, in each thread
 
     def clear(self):
         for kept in (self.handed_over, self.devices, self.launches):
@@ -63,9 +64,9 @@ def stand_in(kind="block"):
     @contextlib.contextmanager
     def of_torch(index):
         told.devices.append(index)
-        told.current = index
+        told.torchs.current = index
         yield
-        told.current = None
+        told.torchs.current = None
 
     def from_external(stream):
         version, pointer = stream.__cuda_stream__()
@@ -74,12 +75,15 @@ def stand_in(kind="block"):
         made.ptr = pointer
         return made
 
+    array = torch.Tensor.numpy  # as it is now: the conformance suite watches who calls it
+
     def from_dlpack(x):
-        assert runtime.getDevice() == NUMBER == told.current
-        if x.requires_grad or x.is_neg():
-            raise BufferError("Can't export tensors that require gradient, use tensor.detach()")
-        told.handed_over.append((x.data_ptr(), get_current_stream().ptr))
-        return of(x.numpy(), NUMBER)
+        assert runtime.getDevice() == NUMBER == told.torchs.current
+        assert x.__dlpack_device__() == (2, NUMBER)
+        # Once only, and as CuPy asks: the memory is the tensor's for as long as the array is there.
+        memory = torch.utils.dlpack.from_dlpack(x.__dlpack__(stream=POINTER, max_version=(1, 0), copy=None))
+        told.handed_over.append((memory.data_ptr(), get_current_stream().ptr))
+        return of(array(memory), NUMBER)
 
     def copy(x):
         raise AssertionError("what has gaps is copied by PyTorch, into its own memory")
@@ -222,10 +226,12 @@ def test_what_the_rule_leaves_to_pytorchs_operations_launches_nothing():
     os.environ[_cuda.SETTING] = "pytorch"
     assert run() == 0
     os.environ[_cuda.SETTING] = "cupy"
-    with pytest.raises(ArgumentValueError, match="RNNCORE_TORCH_CUDA: expected 'kernels' or 'pytorch', got 'cupy'"):
+    with pytest.raises(
+        ArgumentValueError, match="RNNCORE_TORCH_CUDA: expected 'rule', 'kernels' or 'pytorch', got 'cupy'"
+    ):
         run()
-    os.environ[_cuda.SETTING] = "kernels"
-    assert run() == 2
+    os.environ[_cuda.SETTING] = "rule"
+    assert run() == 2 and run(steps=1) == 0
     u, d, s0, m = arguments(9, 3, 10)
     told.clear()
     with pytest.raises(RuntimeError, match="dtype"):  # PyTorch's own word
@@ -240,6 +246,112 @@ def test_what_the_rule_leaves_to_pytorchs_operations_launches_nothing():
     torch.testing.assert_close(one, many, rtol=1e-12, atol=1e-13)
     stand_in("product")
     assert run(width=70) == 0
+
+
+@on_fake_cupy()
+def test_the_environment_can_have_every_scan_that_a_kernel_takes_run_on_the_kernels():
+    """The conformance suite's scans have fewer steps than the rule asks for: this is how it checks the handing over."""
+    import os
+
+    from rnncore_torch import _cuda
+
+    tanh, os.environ[_cuda.SETTING] = get_nonlinearity("tanh"), "kernels"
+    for kind in DEVICES:
+        told = stand_in(kind)
+        for steps in (1, 9):
+            for batch in (0, 3):
+                told.clear()
+                given = u, d, s0, m = arguments(steps, batch, 70)
+                got = (
+                    scans().nonlinear(u, s0, m, nonlinearity=tanh, reverse=True),
+                    scans().linear(u, d, s0, m.mT, reverse=True),
+                )
+                for ours, right in zip(got, reference(*given, tanh, True), strict=True):
+                    np.testing.assert_allclose(ours.numpy(), right, rtol=1e-12, atol=1e-13)
+                assert told.templates == (set() if batch == 0 else {expected(kind)})
+                request = ScanRequest("linear", steps, batch, 70, "float64", torch.device("cuda", NUMBER), True, None)
+                words = scans().explain(request)
+                assert words.startswith("the kernel of" if batch else "PyTorch's operations")
+                assert words.endswith("; RNNCORE_TORCH_CUDA=kernels")
+
+
+@on_fake_cupy()
+def test_the_conformance_suite_reaches_the_kernels_and_passes():
+    """What scripts/gpu-check runs on a GPU; by the rule alone hardly a scan of it would be handed over."""
+    import os
+
+    from rnncore_torch import _cuda
+
+    from rnncore.testing import check_backend
+
+    warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated")
+    told, launches = stand_in(), {}
+    for way in ("rule", "kernels"):
+        os.environ[_cuda.SETTING] = way
+        told.clear()
+        report = check_backend("torch")
+        assert report.ok, [(o.id, o.reason) for o in report.outcomes if o.status == "failed"]
+        launches[way] = len(told.launches)
+    assert launches["rule"] < launches["kernels"] / 4
+
+
+@on_fake_cupy()
+def test_without_the_kernels_cupy_is_not_even_asked_for():
+    """Whoever has a CuPy that is broken gets by without it."""
+    import os
+
+    from rnncore_torch import _cuda
+
+    told, tanh = stand_in(), get_nonlinearity("tanh")
+    _cuda._plugin = None
+    os.environ[_cuda.SETTING] = "pytorch"
+    u, _, s0, m = arguments(9, 3, 10)
+    scans().nonlinear(u, s0, m, nonlinearity=tanh, reverse=False)
+    assert told.launches == []
+
+
+@on_fake_cupy()
+def test_shapes_that_do_not_fit_are_never_handed_over():
+    """A kernel reads as far as the shapes of a scan go, whatever is there."""
+    told, tanh = stand_in(), get_nonlinearity("tanh")
+    u, d, s0, m = arguments(9, 3, 10)
+    for h0, w in ((s0[:2], m), (s0[:, :9], m), (s0, m[:9])):
+        with pytest.raises(RuntimeError):
+            scans().nonlinear(u, h0, w, nonlinearity=tanh, reverse=False)
+    for given in ((u[:8], d, s0, m), (u, d[:, :2], s0, m), (u, d, s0[:2], m), (u, d, s0, m[:, :9])):
+        with pytest.raises((RuntimeError, ValueError)):
+            scans().linear(*given, reverse=False)
+    assert told.launches == [] and told.handed_over == []
+
+
+@on_fake_cupy()
+def test_a_kernel_that_cannot_be_compiled_is_an_error_that_says_how_to_do_without():
+    from rnncore_cupy import scans as cupys
+
+    stand_in()
+
+    def fail(request):
+        raise RuntimeError("CuPy failed to load libnvrtc.so.13")
+
+    type(cupys()).explain = staticmethod(fail)
+    u, _, s0, m = arguments(9, 3, 10)
+    with pytest.raises(RuntimeError, match="libnvrtc") as caught:
+        scans().nonlinear(u, s0, m, nonlinearity=get_nonlinearity("tanh"), reverse=False)
+    assert caught.value.__notes__ == [
+        "RNNCORE_TORCH_CUDA=pytorch in the environment leaves CUDA tensors to PyTorch's operations"
+    ]
+
+
+@on_fake_cupy()
+def test_a_cupy_that_takes_no_foreign_stream_is_left_alone():
+    """CuPy 13, which many have, where 14 is asked for."""
+    import cupy
+    from rnncore_torch import _cuda, _steps
+
+    assert not hasattr(cupy.cuda.Stream, "from_external")  # nor has the stand-in for CuPy
+    cupy.__version__ = "13.6.0"
+    _cuda.index_of, _steps.HOSTS = lambda x: NUMBER, ()
+    steps_run_alone("CuPy 13.6.0 takes no stream of PyTorch's; CuPy 14 and later do")
 
 
 @on_fake_cupy()
@@ -452,40 +564,70 @@ def test_the_benchmark_times_both_ways_and_leaves_the_setting_as_it_was():
 
     from rnncore_torch import _cuda
 
-    told, gpu = stand_in(), loaded("gpu", "benchmarks/gpu.py")
-    library = gpu.MAKE["rnncore_torch"]("cpu")
-    library.place(gpu.numbers(9, 2, 5))
+    told, library = stand_in(), benchmarked()
+    library.place(numbers(9, 2, 5))
     library.on_gpu = True
+    library.rnn.explain = lambda **shape: "the kernel of backend 'cupy'"  # which asks the weights for their device
     launched = []
     library.milliseconds = lambda call: (told.clear(), call(), launched.append(len(told.launches)), 7.0)[-1]
-    for before in ("kernels", None):
+    for before in ("rule", None):
         if before is None:
             del os.environ[_cuda.SETTING]
         else:
             os.environ[_cuda.SETTING] = before
-        assert library.besides(library.both, 2)["pytorch_ms"] == 7.0
-        assert os.environ.get(_cuda.SETTING) == before and launched == [0, 0, 0]
+        found = library.besides(library.both, 2)
+        assert (found["pytorch_ms"], found["kernels_ms"]) == (7.0, 7.0) and "the kernel of" in found["runs"]
+        times = len(launched) // 2
+        assert os.environ.get(_cuda.SETTING) == before and launched == times * [0] + times * [2]
         launched.clear()
         library.milliseconds(library.both)
         assert launched == [2]
         launched.clear()
 
 
+@on_fake_cupy(devices=0)
+def test_without_kernels_the_benchmark_has_no_times_of_theirs():
+    from rnncore_torch import _cuda, _steps
+
+    _cuda.index_of, _steps.HOSTS = lambda x: NUMBER, ()
+    library = benchmarked()
+    library.place(numbers(9, 2, 5))
+    library.on_gpu, library.milliseconds = True, lambda call: 7.0
+    assert library.besides(library.both, 2).keys() == {"runs", "pytorch_ms"}
+
+
+def benchmarked():
+    """What benchmarks/gpu.py measures of rnncore_torch, on tensors of the CPU."""
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    from benchmarks.gpu_libraries import MAKE
+
+    return MAKE["rnncore_torch"]("cpu")
+
+
+def numbers(*shape):
+    from benchmarks.gpu import numbers
+
+    return numbers(*shape)
+
+
 def test_the_check_prints_what_was_picked_beside_what_is_fastest():
-    check = loaded("gpu_check", "scripts/gpu-check")
+    times = loaded("gpu_times", "scripts/gpu_times.py")
     of = {"shape": [512, 64, 512], "pass": "forward"}
     runs = (
         "  nonlinear scan: kernel (the kernel of backend 'cupy', on the tensor's own memory and stream: grid_scan<...>)"
     )
-    records = [{**of, "library": "torch_cudnn", "ms": ms} for ms in (5.0, 4.0, 9.0)]
+    records = [{**of, "library": "torch_cudnn", "ms": ms} for ms in (5.0, 4.0, 2.0)]
     ours = {**of, "library": "rnncore_torch", "runs": runs}
-    records += [{**ours, "ms": ms, "pytorch_ms": 2 * ms} for ms in (6.0, 3.0, 1.0)]
+    records += [{**ours, "ms": ms, "kernels_ms": ms + 1, "pytorch_ms": 2 * ms} for ms in (6.0, 3.0, 1.0)]
     other = {**of, "shape": [256, 1, 2048], "library": "rnncore_torch", "runs": "PyTorch's operations (...)"}
     records += [{**other, "ms": 8.0, "pytorch_ms": 8.0}, {"library": "jax_scan", "fault": "no room"}]
-    text = check.for_the_rule({"benchmark": records})
-    assert "| 512, 64, 512 | forward | kernels | **3.000** | 6.000 | 5.000 |" in text
-    assert "| 256, 1, 2048 | forward | PyTorch's operations | **8.000** | **8.000** | not measured |" in text
-    assert check.for_the_rule({"benchmark": records[:3]}) == ""
+    for record in records:
+        record["round"] = 1
+    section = lambda of: "\n".join(times.section(of, lambda record: None))  # noqa: E731
+    text = section(records)
+    assert "| 512, 64, 512 | forward | kernels | 3.000 | **4.000** | 6.000 | 4.000 |" in text
+    assert "| 256, 1, 2048 | forward | PyTorch's operations | 8.000 | not measured | **8.000** | not measured |" in text
+    assert "Which code" not in section(records[:3])
 
 
 @needs_real_cupy

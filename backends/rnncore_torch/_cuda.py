@@ -16,13 +16,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import dlpack
 
 from rnncore import backends, get_backend
 from rnncore.backend import ScanRequest, Scans
 from rnncore.errors import ArgumentValueError, BackendUnavailableError
 from rnncore.nonlinearity import Nonlinearity
 
-__all__ = ["SETTING", "asked", "index_of", "linear", "nonlinear", "ruled", "scans_for"]
+__all__ = ["SETTING", "index_of", "linear", "nonlinear", "ruled", "scans_for", "setting"]
 
 # --- the rule: not measured on a GPU yet; `scripts/gpu-check` prints what would set it -----------------------------------
 # The kernels that do all steps in one launch. The third of the backend's ways, a product and a kernel for each step, is what
@@ -36,8 +37,10 @@ UNMEASURED = "the rule is not measured on a GPU yet"
 # -------------------------------------------------------------------------------------------------------------------------
 
 BACKEND = "cupy"
-# The environment's variable that has all CUDA tensors stay with PyTorch's operations, read at each call.
-SETTING, KERNELS, PYTORCH = "RNNCORE_TORCH_CUDA", "kernels", "pytorch"
+DLPACK_CUDA = 2  # the DLPack protocol's number for memory of a CUDA device
+_capsule: Any = dlpack.to_dlpack  # type: ignore[attr-defined]  # public, and not in the module's __all__
+# The environment's variable, read at each call: by the rule, every scan that a kernel can take, or none.
+SETTING, RULE, KERNELS, PYTORCH = "RNNCORE_TORCH_CUDA", "rule", "kernels", "pytorch"
 
 
 def index_of(x: Tensor) -> int | None:
@@ -54,9 +57,9 @@ def scans_for(kind: Any, tensors: tuple[Tensor, ...], reverse: bool, nonlinearit
     index = index_of(first)
     if index is None or first.dim() != 3 or tensors[-1].dim() != 2 or first.dtype not in DTYPES:
         return None
-    if any(x.dtype != first.dtype or x.device != first.device for x in tensors):
-        return None  # PyTorch's operations have the words for that
-    if _plugin()[0] is None:
+    if any(x.dtype != first.dtype or x.device != first.device for x in tensors) or not _fit(tensors):
+        return None  # PyTorch's operations have the words for that; a kernel would read past the end
+    if setting() == PYTORCH or _plugin()[0] is None:
         return None
     with torch.cuda.device(index):
         # A graph would keep the address of what CuPy's pool takes back. Asked first, as nothing may be compiled meanwhile.
@@ -77,21 +80,22 @@ def ruled(request: ScanRequest) -> tuple[Scans | None, str]:
     Raises
     ------
     ArgumentValueError
-        If the environment's variable RNNCORE_TORCH_CUDA is set to something else than "kernels" and "pytorch".
+        If the environment's variable RNNCORE_TORCH_CUDA is set to something else than "rule", "kernels" and "pytorch".
     """
-    if not asked():
+    chosen = setting()
+    if chosen == PYTORCH:
         return None, f"PyTorch's operations, as {SETTING}={PYTORCH} says"
     if request.nonlinearity is not None and request.nonlinearity.is_custom:
         return None, "PyTorch's operations, for a user's own nonlinearity"
-    return _ruled(request)
+    return _ruled(request, chosen == KERNELS)
 
 
-def asked() -> bool:
-    """Whether the environment leaves the kernels allowed."""
-    setting = os.environ.get(SETTING) or KERNELS
-    if setting not in (KERNELS, PYTORCH):
-        raise ArgumentValueError(f"{SETTING}: expected {KERNELS!r} or {PYTORCH!r}, got {setting!r}")
-    return setting == KERNELS
+def setting() -> str:
+    """What the environment's variable says, "rule" where it says nothing."""
+    found = os.environ.get(SETTING) or RULE
+    if found not in (RULE, KERNELS, PYTORCH):
+        raise ArgumentValueError(f"{SETTING}: expected {RULE!r}, {KERNELS!r} or {PYTORCH!r}, got {found!r}")
+    return found
 
 
 def nonlinear(
@@ -123,22 +127,37 @@ def linear(scans: Scans, u: Tensor, d: Tensor, s0: Tensor, m: Tensor, /, *, reve
 
 
 @lru_cache(maxsize=1024)
-def _ruled(request: ScanRequest) -> tuple[Scans | None, str]:
+def _ruled(request: ScanRequest, wherever_possible: bool) -> tuple[Scans | None, str]:
     plugin, fault = _plugin()
     if plugin is None:
         return None, f"PyTorch's operations ({fault})"
-    if request.steps < FEWEST_STEPS:
+    if request.steps < FEWEST_STEPS and not wherever_possible:
         return None, f"PyTorch's operations, for fewer than {FEWEST_STEPS} steps; {UNMEASURED}"
     scans = plugin.scans()
-    told = scans.unsupported(request)
+    told, why = scans.unsupported(request), f"{SETTING}={KERNELS}" if wherever_possible else UNMEASURED
     if told is None:
-        told = scans.explain(request)
-        if told.startswith(PERSISTENT):
-            return (
-                scans,
-                f"the kernel of backend {BACKEND!r}, on the tensor's own memory and stream: {told}; {UNMEASURED}",
-            )
-    return None, f"PyTorch's operations ({BACKEND}: {told}); {UNMEASURED}"
+        told = _explained(scans, request)
+        # Where there is nothing to do, nothing is launched.
+        if told.startswith(PERSISTENT) or (wherever_possible and request.steps and request.batch):
+            return scans, f"the kernel of backend {BACKEND!r}, on the tensor's own memory and stream: {told}; {why}"
+    return None, f"PyTorch's operations ({BACKEND}: {told}); {why}"
+
+
+def _explained(scans: Any, request: ScanRequest) -> str:
+    """Which kernel, compiled; where it cannot be, how to do without stands beside the error."""
+    try:
+        told: str = scans.explain(request)
+    except Exception as error:
+        error.add_note(f"{SETTING}={PYTORCH} in the environment leaves CUDA tensors to PyTorch's operations")
+        raise
+    return told
+
+
+def _fit(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether the shapes are those of a scan: any number of (T, B, H), then (B, H) and (H, H)."""
+    *sources, first, matrix = (x.shape for x in tensors)
+    steps, batch, width = sources[0]
+    return {*sources, (steps, *first), (steps, batch, width)} == {sources[0]} and tuple(matrix) == (width, width)
 
 
 @lru_cache(maxsize=1)
@@ -150,10 +169,14 @@ def _plugin() -> tuple[Any, str]:
     if BACKEND not in known:
         return None, f"there is no backend {BACKEND!r} with CUDA kernels"
     try:
-        return get_backend(BACKEND), ""
+        plugin: Any = get_backend(BACKEND)
     except BackendUnavailableError:
         why = next(status.reason for status in backends() if status.name == BACKEND)
         return None, f"backend {BACKEND!r} cannot be used: {why}"
+    cupy = importlib.import_module(plugin.native_package)
+    if not hasattr(cupy.cuda.Stream, "from_external"):
+        return None, f"CuPy {cupy.__version__} takes no stream of PyTorch's; CuPy 14 and later do"
+    return plugin, ""
 
 
 @contextmanager
@@ -164,7 +187,7 @@ def _on_stream_of(x: Tensor) -> Iterator[Any]:
     cuda = importlib.import_module(plugin.native_package).cuda
     # PyTorch's own context besides CuPy's, as PyTorch may have a device in mind that it has not told CUDA of.
     with torch.cuda.device(index), plugin.scope(index), cuda.Stream.from_external(stream):
-        yield plugin.from_dlpack
+        yield lambda tensor: plugin.from_dlpack(_Handed(tensor, index))
 
 
 class _External:
@@ -175,6 +198,23 @@ class _External:
 
     def __cuda_stream__(self) -> tuple[int, int]:
         return 0, self.pointer
+
+
+class _Handed:
+    """A tensor in the DLPack protocol, for a library that works on the very stream that the tensor is made on.
+
+    The tensor's own ``__dlpack__`` takes the stream's pointer for another stream, and has the two wait for each other by a new
+    event for each array.
+    """
+
+    def __init__(self, tensor: Tensor, index: int | None) -> None:
+        self._tensor, self._index = tensor, index
+
+    def __dlpack_device__(self) -> tuple[int, int | None]:
+        return DLPACK_CUDA, self._index
+
+    def __dlpack__(self, **asked: Any) -> Any:
+        return _capsule(self._tensor)
 
 
 def _own(x: Tensor, overwrite: bool) -> Tensor:
