@@ -123,9 +123,10 @@ class Backend(Protocol):
         What users call a device, such as "cuda:0"; by default ``str(device)``.
     ``scope(device) -> ContextManager``
         Entered around everything the core asks of a device, for a library whose current device decides where it works.
-    ``product_scope(multiplications) -> ContextManager``
-        Entered around each product of all steps of a run on `writable` arrays, with how many multiplications it is: for a
-        library whose threads have to be held back from small ones.
+    ``product(a, b, whole) -> Array``
+        a (N, K) times b (K, M), by which the products around the scans are made where arrays are `writable`: for a library that
+        has better than its ``matmul``, or whose threads have to be held back. `whole` is True for one over all steps of a
+        window, and False for one of a single step beside them.
     ``grad(function) -> Callable``
         The library's own reverse mode: ``grad(f)(*arrays)`` is the tuple of the gradients of the scalar ``f(*arrays)``.
     ``jit(function) -> Callable``

@@ -7,7 +7,7 @@ inside a plugin's scan is the caller's to see.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, get_args
@@ -17,8 +17,6 @@ from rnncore.arrays import device_scope, dtype_name
 from rnncore.backend import Array, Backend, Device, KernelMode, Namespace, ScanRequest, Scans
 from rnncore.errors import ArgumentTypeError, KernelUnsupportedError, UnknownNameError
 from rnncore.nonlinearity import Nonlinearity
-
-_NO_SCOPE: AbstractContextManager[Any] = nullcontext()
 
 __all__ = ["Choice", "Engine", "check_kernel_mode", "make_engine"]
 
@@ -57,7 +55,7 @@ class Engine:
     kernel: KernelMode
     scans: Scans | None
     writable: bool = False
-    product_scope: Callable[[int], AbstractContextManager[Any]] | None = None
+    multiply: Callable[[Array, Array, bool], Array] | None = None
 
     def choose(self, request: ScanRequest) -> Choice:
         """The path for a request; with kernel="require" an error where the plugin's scan does not take it."""
@@ -118,12 +116,11 @@ class Engine:
         # NumPy makes of three axes one product for each step, three to six times slower; others fold them themselves.
         steps, batch, width = x.shape
         rows = xp.reshape(x, (steps * batch, width))
-        with self.around_product(steps * batch * width * m.shape[1]):
-            return xp.reshape(xp.matmul(rows, m), (steps, batch, m.shape[1]))
+        return xp.reshape(self.matmul(rows, m), (steps, batch, m.shape[1]))
 
-    def around_product(self, multiplications: int) -> AbstractContextManager[Any]:
-        """What a product of so many multiplications is asked in: a backend's own context, where it has one."""
-        return _NO_SCOPE if self.product_scope is None else self.product_scope(multiplications)
+    def matmul(self, a: Array, b: Array, *, whole: bool = True) -> Array:
+        """a (N, K) times b (K, M), over all steps of a window or, if not `whole`, of one: a backend's own, where it has one."""
+        return self.xp.matmul(a, b) if self.multiply is None else self.multiply(a, b, whole)
 
     def copy(self, x: Array) -> Array:
         """A copy by arithmetic, which every transformation of every library knows."""
@@ -158,7 +155,7 @@ def make_engine(backend: Backend, *, device: Device, dtype: Any, kernel: KernelM
         check_kernel_mode(kernel),
         backend.scans(),
         bool(getattr(backend, "writable", False)),
-        getattr(backend, "product_scope", None),
+        getattr(backend, "product", None),
     )
 
 

@@ -176,7 +176,7 @@ def _vjp_by_window(
         total = found if total is None else add_weights(total, found)
         d_x.put(a, b, engine.product(delta, w.weight_ih))
     # There is at least one window, as a call has at least one step, so the total is not None.
-    return LayerCotangents(total, d_x.joined(), xp.matmul(first, w.weight_hh))  # type: ignore[arg-type]
+    return LayerCotangents(total, d_x.joined(), engine.matmul(first, w.weight_hh, whole=False))  # type: ignore[arg-type]
 
 
 def _window_edges(h: Array, engine: Engine) -> range:
@@ -199,7 +199,7 @@ def _weight_cotangents(
     xp = engine.xp
     rest, before = (delta[:-1, ...], h[1:, ...]) if reverse else (delta[1:, ...], h[:-1, ...])
     d_w_hh = _outer(rest, before, engine)
-    of_h0 = xp.matmul(xp.matrix_transpose(first), h0)
+    of_h0 = engine.matmul(xp.matrix_transpose(first), h0, whole=False)
     if engine.writable:
         d_w_hh += of_h0
     else:
@@ -330,5 +330,4 @@ def _outer(a: Array, b: Array, engine: Engine) -> Array:
     xp = engine.xp
     steps, batch, width = a.shape
     flat = xp.reshape(a, (steps * batch, width))
-    with engine.around_product(steps * batch * width * b.shape[2]):
-        return xp.matmul(xp.matrix_transpose(flat), xp.reshape(b, (steps * batch, b.shape[2])))
+    return engine.matmul(xp.matrix_transpose(flat), xp.reshape(b, (steps * batch, b.shape[2])))

@@ -8,14 +8,15 @@ import shutil
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import mpmath
 import numpy as np
 import pytest
 
 import rnncore
-from rnncore import parallel
 from rnncore.backend import ScanRequest
 from rnncore.errors import KernelUnsupportedError
 from rnncore.nonlinearity import get_nonlinearity
@@ -23,7 +24,7 @@ from rnncore.registry import backend_of
 from rnncore.testing.oracle import linear_scan, nonlinear_scan
 
 rnncore_numba = pytest.importorskip("rnncore_numba")
-from rnncore_numba import _kernels, _rule, _scans, _threads  # noqa: E402
+from rnncore_numba import _kernels, _products, _rule, _scans, _threads  # noqa: E402
 from rnncore_numba._kernels import compiled  # noqa: E402
 from rnncore_numba._lanes import fuses, target  # noqa: E402
 from rnncore_numba._tiles import Kind  # noqa: E402
@@ -349,7 +350,7 @@ def test_what_is_not_compiled_is_declined_with_a_reason():
 @pytest.mark.parametrize("rows", [1, 2, 7, 8, 16, 17, 43, 64])
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 def test_rows_are_divided_without_gap_or_overlap(rows, threads):
-    parts = parallel.divided(rows, threads, 8)
+    parts = _threads.divided(rows, threads, 8)
     assert [r for a, b in parts for r in range(a, b)] == list(range(rows))
     assert len(parts) == min(rows, threads)
     if rows >= 8 * threads:
@@ -362,19 +363,70 @@ def test_limits_set_elsewhere_hold(monkeypatch):
     monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
 
-    class Library:
-        num_threads = 48
-
     with monkeypatch.context() as m:
-        m.setattr(_threads, "_blas", lambda: (Library(),))
+        m.setattr(_threads, "numpys", lambda: SimpleNamespace(blas_threads=lambda: 48))
         assert _threads.allowed() == 48
         m.setattr("numba.config.NUMBA_NUM_THREADS", 12)
         assert _threads.allowed() == 12
         m.setattr(os, "sched_getaffinity", lambda pid: {3, 4}, raising=False)
         assert _threads.allowed() == 2
-    assert _threads._blas(), "NumPy's BLAS was not found"
     with threadpool_limits(1):
         assert _threads.allowed() == 1
+    with threadpool_limits(2), _threads.numpys().one_thread():
+        assert _threads.allowed() == 2  # what the user gave, whoever holds BLAS to one meanwhile
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"), [(300, 40, 24), (40, 300, 24), (1, 130, 1), (130, 1, 7), (0, 5, 3)]
+)
+def test_products_in_threads_of_our_own(rows, inner, columns, dtype, monkeypatch):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((inner, rows)).astype(dtype).T, rng.standard_normal((inner, columns)).astype(dtype)
+    seen = []
+    monkeypatch.setattr(_products, "LARGE", 0)
+    monkeypatch.setattr(_products, "allowed", lambda: 3)
+    monkeypatch.setattr(_products, "BLOCK", 16)
+    run_parts = _products.run
+    monkeypatch.setattr(_products, "run", lambda f, parts: (seen.append(parts), run_parts(f, parts)))
+    found = rnncore_numba.product(a, b)
+    assert (found.shape, found.dtype) == ((rows, columns), np.dtype(dtype))
+    exact = a.astype("f8") @ b.astype("f8")
+    bound = inner * np.finfo(dtype).eps * (np.abs(a).astype("f8") @ np.abs(b).astype("f8"))
+    assert np.all(np.abs(found - exact) <= bound)
+    divided = max(rows, inner)
+    assert [n for first, last in seen[0] for n in range(first, last)] == list(range(divided))
+    assert len(seen[0]) == min(3, divided)
+
+
+def test_large_products_take_threads_of_our_own_and_small_ones_are_blas(monkeypatch):
+    asked = []
+    monkeypatch.setattr(_products, "allowed", lambda: 2)
+    monkeypatch.setattr(_products, "run", lambda f, parts: asked.append(len(parts)))
+    small, large = np.ones((100, 30), "f4"), np.ones((200, 1000), "f4")
+    assert np.all(rnncore_numba.product(small, small.T) == 30) and not asked
+    rnncore_numba.product(large, np.ones((1000, 1000), "f4"))
+    assert asked == [2]
+    monkeypatch.setattr(_products, "allowed", lambda: 1)
+    assert np.all(rnncore_numba.product(large, np.ones((1000, 1000), "f4")) == 1000) and asked == [2]
+
+
+def test_a_product_of_one_step_wakes_no_other_thread(monkeypatch):
+    """At 256 rows of 512 units BLAS would take two."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    seen = []
+
+    def counted(right, a, b, **o):
+        seen.append((a.shape, {p["num_threads"] for p in threadpool_info() if "numpy" in p["filepath"]}))
+        return right(a, b, **o)
+
+    monkeypatch.setattr(np, "matmul", partial(counted, np.matmul))
+    with threadpool_limits(2, user_api="blas"):
+        x = np.ones((256, 512), "f4")
+        rnncore_numba.product(x, x[:1].T @ x[:1], False)
+        rnncore_numba.product(x, x[:1].T @ x[:1], True)
+    assert seen == [((256, 512), {1}), ((256, 512), {2})]
 
 
 def test_an_error_in_any_part_reaches_the_caller_after_all_have_ended():
@@ -388,7 +440,7 @@ def test_an_error_in_any_part_reaches_the_caller_after_all_have_ended():
     for bad in (0, 1, 2):
         ended.clear()
         with pytest.raises(ZeroDivisionError):
-            parallel.run(part, [(0, 1), (1, 2), (2, 3)])
+            _threads.run(part, [(0, 1), (1, 2), (2, 3)])
         assert sorted(ended) == [n for n in range(3) if n != bad]
 
 

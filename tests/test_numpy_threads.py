@@ -51,7 +51,7 @@ def run(steps, batch, width, dtype="float32"):
     ],
 )
 def test_the_rule(blas, monkeypatch, shape, limited):
-    monkeypatch.setattr(rnncore_numpy, "product_scope", lambda multiplications: _threads._NOTHING)
+    monkeypatch.setattr(rnncore_numpy, "product", lambda a, b, whole: np.matmul(a, b))
     run(*shape)
     assert (blas[0].asked == [1, 2]) == limited and (blas[1].asked == [1, 4]) == limited
     assert [b.num_threads for b in blas] == [2, 4]
@@ -115,6 +115,14 @@ def test_the_real_library_is_found_and_set():
         assert counts() == before
 
 
+def test_what_the_user_gave_is_known_while_a_loop_holds_it_back(blas):
+    assert rnncore_numpy.blas_threads() == 2
+    with rnncore_numpy.one_thread():
+        assert [b.num_threads for b in blas] == [1, 1] and rnncore_numpy.blas_threads() == 2
+    blas[1].num_threads = 1
+    assert rnncore_numpy.blas_threads() == 1
+
+
 def test_a_number_that_was_set_meanwhile_stays(blas):
     with _threads._ONE:
         blas[0].set_num_threads(3)
@@ -172,8 +180,7 @@ with _threads._ONE, _threads._ONE._lock:
 @pytest.mark.parametrize(("steps", "limited"), [(10, False), (256, True), (10_000, False)])
 def test_the_products_of_all_steps(blas, monkeypatch, steps, limited):
     """The input's product at 64 units: alone up to 2**18 multiplications, worth threads from 2**25 on."""
-    monkeypatch.setattr(_threads, "threads_for", lambda *shape: _threads._NOTHING)
-    monkeypatch.setattr(_threads, "worth", lambda *shape: 1)
+    monkeypatch.setattr(_scans, "threads_for", lambda *shape: _threads._NOTHING)
     run(steps, 1, 64)
     assert (blas[0].asked == [1, 2]) == limited
     output, _, pullback = rnncore.RNN(64, 64, rng=0, backend="numpy", dtype="float32").vjp(
@@ -183,90 +190,3 @@ def test_the_products_of_all_steps(blas, monkeypatch, steps, limited):
     pullback(np.ones_like(output))
     assert blas[0].asked == ([1, 2] * 3 if limited else [])  # d_x, dW_ih and dW_hh
     assert blas[0].num_threads == 2
-
-
-# --- rows in threads of their own -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def parts(monkeypatch):
-    """Scans in two threads, whatever the machine has; the rows that each of the threads took."""
-    seen = []
-    run_rows = _threads.run
-
-    def noted(loop, rows):
-        seen.append(rows)
-        run_rows(loop, rows)
-
-    monkeypatch.setattr(_threads, "worth", lambda *shape: 2)
-    monkeypatch.setattr(_threads, "processors", lambda: 2)
-    monkeypatch.setattr(_threads, "run", noted)
-    return seen
-
-
-def everything(rnn, x):
-    states = rnn.num_layers * (2 if rnn.bidirectional else 1), x.shape[1], rnn.hidden_size
-    h0 = np.sin(np.arange(np.prod(states))).reshape(states).astype(x.dtype)
-    output, h_n, pullback = rnn.vjp(x, h0)
-    found = pullback(np.cos(output), np.sin(h_n))
-    tangents = rnn.jvp(x, h0, x_dot=np.cos(x), h0_dot=np.cos(h0))[2]
-    return [output, h_n, found.x, found.h0, *found.params.values(), tangents.output, tangents.h_n]
-
-
-@pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize("batch", [1, 2, 7])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_divided_rows_are_the_rows(blas, parts, monkeypatch, dtype, batch, clip):
-    rnn = rnncore.RNN(3, 5, num_layers=2, bidirectional=True, clip=clip, rng=0, backend="numpy", dtype=dtype)
-    x = np.random.default_rng(1).standard_normal((6, batch, 3)).astype(dtype)
-    found = everything(rnn, x)
-    assert parts and all([r for a, b in rows for r in range(a, b)] == list(range(batch)) for rows in parts)
-    assert all(len(rows) == min(2, batch) for rows in parts)
-    monkeypatch.setattr(_threads, "worth", lambda *shape: 1)
-    for a, b in zip(found, everything(rnn, x), strict=True):
-        # A product may add in another order for another number of rows.
-        assert np.max(np.abs(a - b)) <= 8 * np.finfo(dtype).eps * max(1.0, np.max(np.abs(b)))
-    assert [b.num_threads for b in blas] == [2, 4]
-
-
-def test_as_many_threads_as_blas_had_even_inside_another_loop(blas, parts):
-    """Else the rows that are computed together, and with them the last bit, would depend on what else runs."""
-    blas[1].num_threads = 2
-    with _threads._ONE:
-        assert [b.num_threads for b in blas] == [1, 1]
-        run(4, 6, 8)
-    assert parts == [[(0, 3), (3, 6)]]
-    blas[0].num_threads = 1
-    run(4, 6, 8)
-    assert parts[1:] == [[(0, 6)]]
-
-
-def test_what_the_caller_says_of_overflows_holds_in_every_thread(blas, parts):
-    rnn = rnncore.RNN(2, 2, nonlinearity="relu", bias=False, rng=0, backend="numpy", dtype="float32")
-    rnn.load_state_dict({n: np.full_like(w, 1e30) for n, w in rnn.state_dict().items()})
-    x = np.ones((3, 4, 2), "float32")
-    with np.errstate(all="ignore"):
-        assert np.isinf(rnn(x)[0]).any(axis=(0, 2)).all()  # no warning, which the tests take for an error
-    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
-        rnn(x)
-    assert [b.num_threads for b in blas] == [2, 4]
-
-
-def test_calls_from_many_threads_get_what_one_gets(blas, parts):
-    rnn = rnncore.RNN(8, 24, rng=0, backend="numpy", dtype="float32")
-    inputs = [np.random.default_rng(n).standard_normal((40, 6, 8)).astype("f4") for n in range(4)]
-    want = [everything(rnn, x) for x in inputs]
-    wrong, barrier = [], threading.Barrier(len(inputs))
-
-    def work(n):
-        barrier.wait()
-        for _ in range(20):
-            if not all(np.array_equal(a, b) for a, b in zip(everything(rnn, inputs[n]), want[n], strict=True)):
-                wrong.append(n)
-
-    workers = [threading.Thread(target=work, args=(n,)) for n in range(len(inputs))]
-    for w in workers:
-        w.start()
-    for w in workers:
-        w.join()
-    assert not wrong and [b.num_threads for b in blas] == [2, 4]

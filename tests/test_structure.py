@@ -20,7 +20,6 @@ CORE = ROOT / "rnncore"
 # Each file imports only from files that stand before it. `rnncore` itself, the public names, may be used by none.
 ORDER = (
     "errors",
-    "parallel",
     "backend",
     "activations",
     "nonlinearity",

@@ -6,14 +6,13 @@ NumPy's arrays belong to the backend "numpy"; a model takes this one where it is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 import rnncore
+from rnncore_numba._products import product as _product
 from rnncore_numba._scans import NumbaScans
 
 name = "numba"
@@ -69,10 +68,9 @@ def read_only(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
     return view
 
 
-def product_scope(multiplications: int, /) -> AbstractContextManager[Any]:
-    """One thread of BLAS for a product too small to share; BLAS is NumPy's, and so is the rule."""
-    scope: AbstractContextManager[Any] = _numpy().product_scope(multiplications)
-    return scope
+def product(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], whole: bool = True, /) -> np.ndarray[Any, Any]:
+    """NumPy's own, or of large matrices in the threads that run the scans."""
+    return _product(a, b, whole)
 
 
 def synchronize(device: Any, /) -> None:
@@ -82,8 +80,3 @@ def synchronize(device: Any, /) -> None:
 def scans() -> NumbaScans:
     """Both scans, compiled."""
     return _SCANS
-
-
-@cache
-def _numpy() -> Any:
-    return rnncore.get_backend("numpy")

@@ -9,9 +9,8 @@ import numpy as np
 
 from rnncore.backend import ScanRequest
 from rnncore.nonlinearity import Nonlinearity
-from rnncore.parallel import divided, run
 from rnncore_numba._rule import ROWS_PER_THREAD, plan, reason
-from rnncore_numba._threads import allowed
+from rnncore_numba._threads import allowed, divided, run
 
 HostArray = np.ndarray[Any, Any]
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 import rnncore
 from rnncore_numpy._scans import NumpyScans
-from rnncore_numpy._threads import product_scope as _product_scope
+from rnncore_numpy._threads import blas_threads as blas_threads
+from rnncore_numpy._threads import one_thread as one_thread
+from rnncore_numpy._threads import product as _product
 
 name = "numpy"
 native_package = "numpy"
@@ -56,9 +57,9 @@ def read_only(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
     return view
 
 
-def product_scope(multiplications: int, /) -> AbstractContextManager[Any]:
-    """One thread of BLAS for a product too small to share."""
-    return _product_scope(multiplications)
+def product(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], whole: bool = True, /) -> np.ndarray[Any, Any]:
+    """By BLAS, with one thread where the product is too small to share."""
+    return _product(a, b)
 
 
 def synchronize(device: Any, /) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from rnncore.backend import ScanRequest
 from rnncore.nonlinearity import Nonlinearity
-from rnncore_numpy._threads import by_rows
+from rnncore_numpy._threads import threads_for
 
 HostArray = np.ndarray[Any, Any]
 # At one row a step is a few hundred numbers, and what it costs is the calls: np.dot is half a call to np.matmul, and a
@@ -49,11 +49,10 @@ class NumpyScans:
         activate, clip = _IN_PLACE[nonlinearity.name], nonlinearity.clip
         w_t = _laid_out(w_hh.T, *p.shape)
         out = p if overwrite and p.flags.writeable else np.empty(p.shape, p.dtype)
-
-        def rows(first: int, last: int) -> None:
-            h = h0[first:last]
-            product = np.empty(h.shape, p.dtype)
-            for p_t, h_t in _steps(reverse, p[:, first:last], out[:, first:last]):
+        product = np.empty(h0.shape, p.dtype)
+        h = h0
+        with threads_for(*p.shape):
+            for p_t, h_t in _steps(reverse, p, out):
                 _dot(h, w_t, product)
                 _add(p_t, product, h_t)
                 if clip is not None:
@@ -61,8 +60,6 @@ class NumpyScans:
                     _maximum(h_t, -clip, out=h_t)
                 activate(h_t, product)
                 h = h_t
-
-        by_rows(rows, *p.shape)
         return out
 
     def linear(
@@ -79,17 +76,14 @@ class NumpyScans:
         """``s_t = d_t * (u_t + s_{t-1} M)``; with `overwrite`, s takes the place of d."""
         m = _laid_out(m, *u.shape)
         out = d if overwrite and d.flags.writeable else np.empty(d.shape, d.dtype)
-
-        def rows(first: int, last: int) -> None:
-            s = s0[first:last]
-            product = np.empty(s.shape, d.dtype)
-            for u_t, d_t, s_t in _steps(reverse, u[:, first:last], d[:, first:last], out[:, first:last]):
+        product = np.empty(s0.shape, d.dtype)
+        s = s0
+        with threads_for(*u.shape):
+            for u_t, d_t, s_t in _steps(reverse, u, d, out):
                 _dot(s, m, product)
                 _add(u_t, product, product)
                 _multiply(d_t, product, s_t)
                 s = s_t
-
-        by_rows(rows, *u.shape)
         return out
 
 

@@ -14,10 +14,11 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
-from rnncore.parallel import divided, processors, run
+import numpy as np
 
-__all__ = ["product_scope", "threads_for"]
+__all__ = ["blas_threads", "one_thread", "product", "threads_for"]
 
+HostArray = np.ndarray[Any, Any]
 # Multiplications in one step's product. Below, OpenBLAS does not divide a product (a vector's, one of matrices) ...
 VECTOR_ALONE, MATRIX_ALONE = 2**13, 2**17
 # ... and from here on two threads are faster than one: 1.5 times at 2**24 on two cores, not at all at 2**20.
@@ -31,22 +32,6 @@ SMALL_SCAN = 2**20
 _NOTHING: AbstractContextManager[Any] = nullcontext()
 
 
-def by_rows(loop: Callable[[int, int], None], steps: int, batch: int, width: int) -> None:
-    """``loop(first, last)`` for all rows: divided among threads, each with one thread of BLAS, where that is faster."""
-    threads = worth(steps, batch, width)
-    if threads > 1:
-        with _ONE:
-            run(loop, divided(batch, min(threads, _ONE.allowed()), 1))
-        return
-    with threads_for(steps, batch, width):
-        loop(0, batch)
-
-
-def worth(steps: int, batch: int, width: int) -> int:
-    """The most threads that dividing the rows of a scan is worth, before asking how many there are; 1 to leave them together."""
-    return 1
-
-
 def threads_for(steps: int, batch: int, width: int) -> AbstractContextManager[Any]:
     """What a scan's loop runs in."""
     product = batch * width * width
@@ -56,9 +41,21 @@ def threads_for(steps: int, batch: int, width: int) -> AbstractContextManager[An
     return _ONE
 
 
-def product_scope(multiplications: int, /) -> AbstractContextManager[Any]:
-    """What one product of matrices runs in."""
-    return _ONE if LONE_PRODUCT_ALONE < multiplications < LONE_PRODUCT_WORTH_THREADS else _NOTHING
+def product(a: HostArray, b: HostArray, /) -> HostArray:
+    """A product of matrices that stands alone."""
+    with _ONE if LONE_PRODUCT_ALONE < a.size * b.shape[1] < LONE_PRODUCT_WORTH_THREADS else _NOTHING:
+        result: HostArray = np.matmul(a, b)
+        return result
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """In here BLAS has one thread, for the whole process."""
+    return _ONE
+
+
+def blas_threads() -> int:
+    """How many threads the user gives BLAS, also while a loop holds it to one."""
+    return _ONE.given()
 
 
 class _OneThread:
@@ -105,9 +102,11 @@ class _OneThread:
             if count != 1 and library.get_num_threads() == 1:  # else somebody has set another since
                 library.set_num_threads(count)
 
-    def allowed(self) -> int:
-        """The most threads that whoever is inside may use: as many as BLAS had before, or processors if they are fewer."""
-        return max(1, min([processors(), *self._before]))
+    def given(self) -> int:
+        """The least number of threads that a library had before anyone entered, or has now."""
+        with self._lock:
+            counts = self._before if self._inside else [library.get_num_threads() for library in _libraries()]
+            return min(counts, default=1)
 
     def forget(self) -> None:
         """In a forked child: of the threads that were inside none is here, nor the one that may hold the lock."""
