@@ -41,6 +41,8 @@ __all__ = [
 
 Rng: TypeAlias = "np.random.Generator | int | None"
 FLOAT64_BYTES = 8
+# States in a window of checkpoint=True, at the least: 2 MB in float32, which nobody checkpoints for.
+CHECKPOINT_NUMBERS = 2**19
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _vjp(
 ) -> tuple[Array, State, Pullback]:
     shape, xt, h0s, plan = prepare(call, x, h0, lengths, training, rng, truncate)
     weights = nested_weights(call.spec, call.params)
-    every = _checkpoint_steps(checkpoint, shape.steps)
+    every = _checkpoint_steps(checkpoint, shape, call.spec)
     output, h_n, pull = network.vjp(weights, xt, h0s, plan, checkpoint=every)
     public_output, public_h_n = _finish(call, shape, output, h_n)
     output_shape = tuple(public_output.shape)
@@ -336,13 +338,14 @@ def _dropout_masks(call: Call, shape: Layout, rng: Rng) -> tuple[Array, ...]:
     return tuple(masks)
 
 
-def _checkpoint_steps(checkpoint: bool | int, steps: int) -> int | None:
+def _checkpoint_steps(checkpoint: bool | int, shape: Layout, spec: RNNSpec) -> int | None:
     if checkpoint is False or checkpoint is None:
         return None
     if checkpoint is True:
-        return (
-            math.isqrt(steps - 1) + 1
-        )  # ceil(sqrt(steps)): Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"
+        # Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"; but no window so small that its calls are felt.
+        root = math.isqrt(shape.steps - 1) + 1
+        numbers = max(1, shape.batch * sum(spec.hidden_sizes) * spec.num_directions)
+        return max(root, CHECKPOINT_NUMBERS // numbers)
     return positive_int("checkpoint", checkpoint)
 
 

@@ -205,8 +205,9 @@ class RNN(Parameterised):
         x, h0, lengths, training, rng
             As for a call.
         checkpoint : bool or int
-            Hold only every k-th state and recompute the others in the pullback; True for k = ceil(sqrt(T)). A
-            bidirectional network holds none and recomputes layer by layer.
+            Hold only every k-th state and recompute the others in the pullback; True for k = ceil(sqrt(T)), or more
+            where k steps would have fewer than 2**19 states in all. A bidirectional network holds none and recomputes
+            layer by layer.
         truncate : int, optional
             Truncated backpropagation: the gradient is not carried across times that are multiples of so many steps, as
             if the sequence were fed in such pieces with detached states.

@@ -520,6 +520,21 @@ class Exporter:
 
 
 @on_fake_cupy()
+def test_an_array_handed_to_another_library_on_its_device_is_no_transfer_to_the_host():
+    from rnncore.testing.watch import Watched
+
+    e = Elsewhere()
+    x = e.give([1.0, 2.0])
+    with Watched(e.plugin) as watched:
+        x.__dlpack__(stream=1)
+        x.__dlpack__(stream=1, dl_device=x.__dlpack_device__())
+        assert watched.taken == []
+        with contextlib.suppress(BufferError):
+            x.__dlpack__(dl_device=(1, 0))
+        assert watched.taken == ["__dlpack__"]
+
+
+@on_fake_cupy()
 def test_from_dlpack_shares_memory_and_names_the_consumers_stream():
     import rnncore_cupy as plugin
 

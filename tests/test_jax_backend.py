@@ -414,7 +414,7 @@ def model_and_input(**options):
         lambda m, x: m(x, lengths=(1, 3), training=True, rng=5),
         lambda m, x: frnn(x, m.state_dict()),
         lambda m, x: vars(m.vjp(x, lengths=[2, 4])[2](jnp.ones((STEPS, BATCH, 2 * HIDDEN)))),
-        lambda m, x: vars(m.vjp(x, checkpoint=True, truncate=3)[2](jnp.ones((STEPS, BATCH, 2 * HIDDEN)))),
+        lambda m, x: vars(m.vjp(x, checkpoint=2, truncate=3)[2](jnp.ones((STEPS, BATCH, 2 * HIDDEN)))),
         lambda m, x: vars(m.jvp(x, x_dot=x)[2]),
         lambda m, x: vars(m.trace(x)),
         lambda m, x: m.state_dict(),

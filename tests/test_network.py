@@ -161,9 +161,7 @@ def test_each_sequence_is_as_if_it_were_alone(layers, bidirectional, backend):
 
 @backends
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e300])
-@pytest.mark.parametrize(
-    "options", [{}, {"checkpoint": True}, {"truncate": 2}], ids=["plain", "checkpoint", "truncate"]
-)
+@pytest.mark.parametrize("options", [{}, {"checkpoint": 2}, {"truncate": 2}], ids=["plain", "checkpoint", "truncate"])
 @stacks
 def test_padding_is_never_read(layers, bidirectional, options, garbage, backend):
     p = Problem(backend, layers, bidirectional, nonlinearity="relu")
@@ -230,6 +228,26 @@ def test_all_lengths_zero():
 
 
 # --- checkpointing, truncation, streaming -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch", "widths", "bidirectional", "every"),
+    [
+        (4096, 64, [256], False, 64),  # the root of the steps
+        (4097, 64, [256], False, 65),
+        (4096, 16, [256], False, 128),  # 2**19 states
+        (4096, 16, [128, 64], False, 2**19 // (16 * 192)),
+        (4096, 16, [128], True, 128),
+        (10, 2, [3], False, 2**19 // 6),
+        (10, 0, [3], False, 2**19),
+    ],
+)
+def test_checkpoint_true_is_the_root_of_the_steps_but_no_small_window(steps, batch, widths, bidirectional, every):
+    rnn = rnncore.RNN(3, widths, num_layers=len(widths), bidirectional=bidirectional, backend="numpy")
+    shape = rnncore.layout.layout_of(rnn._call, np.zeros((steps, batch, 3)))
+    assert rnncore.calls._checkpoint_steps(True, shape, rnn._call.spec) == every
+    assert rnncore.calls._checkpoint_steps(5, shape, rnn._call.spec) == 5
+    assert rnncore.calls._checkpoint_steps(False, shape, rnn._call.spec) is None
 
 
 @backends
@@ -384,7 +402,7 @@ def test_nothing_given_is_ever_changed(layers, bidirectional, backend):
     p = Problem(backend, layers, bidirectional)
     keep = lambda: [p.host(a) for a in (p.x, p.h0, p.d_output, p.d_h_n, *p.rnn.params.values())]  # noqa: E731
     before = keep()
-    for options in ({}, {"lengths": LENGTHS}, {"checkpoint": True}, {"truncate": 2}):
+    for options in ({}, {"lengths": LENGTHS}, {"checkpoint": 2}, {"truncate": 2}):
         first = p.run(**options)
         assert_same(p.run(**options), first, eps=0)
     p.rnn.trace(p.x, p.h0)

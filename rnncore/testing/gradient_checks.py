@@ -97,7 +97,7 @@ def truncated(s: Subject) -> None:
 
 @check("RC-GRAD-014", "checkpointing changes no gradient", once=True)
 def checkpointed(s: Subject) -> None:
-    Case.make(s, layers=2).check_gradients(checkpoint=True)
+    Case.make(s, layers=2).check_gradients(checkpoint=3)
     Case.make(s, layers=2, lengths=LENGTHS).check_gradients(checkpoint=3, truncate=2)
     Case.make(s, layers=2, bidirectional=True).check_gradients(checkpoint=True)
 

@@ -30,8 +30,8 @@ def nothing_is_changed(s: Subject) -> None:
         given |= {"d_output": case.give(case.d_output), "d_h_n": case.give_state(case.d_h_n), **model.params}
         before = {k: s.host(v) for k, v in given.items()}
         model(given["x"], given["h0"], lengths)
-        for options in ({}, {"checkpoint": True}, {"truncate": 2}):
-            pullback = model.vjp(given["x"], given["h0"], lengths, **options)[2]
+        for checkpoint, truncate in ((False, None), (2, None), (False, 2)):
+            pullback = model.vjp(given["x"], given["h0"], lengths, checkpoint=checkpoint, truncate=truncate)[2]
             pullback(given["d_output"], given["d_h_n"])
             pullback(given["d_output"], given["d_h_n"])
         model.jvp(given["x"], given["h0"], lengths, x_dot=given["x"], h0_dot=given["h0"], params_dot=dict(model.params))

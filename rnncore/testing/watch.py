@@ -40,6 +40,8 @@ SILENT = (
     "to_device",
 )
 WAITS = ("block_until_ready",)
+# kDLCPU and kDLCUDAHost in the DLPack standard.
+HOST_DEVICES = (1, 3)
 # Functions of libraries that do the same, looked for in the library's module and in the one its arrays' class is from.
 FUNCTIONS = ("allclose", "array_equal", "async_eval", "block_until_ready", "device_get", "equal", "eval", "synchronize")
 
@@ -160,7 +162,7 @@ class Watched:
             if not self._inside and threading.get_ident() == self._thread:
                 if name in WAITS or name in ("synchronize", "eval", "async_eval"):
                     self.waits += 1
-                elif _reaches_the_host(name, args[1:], kwargs):
+                elif _reaches_the_host(name, args[0] if args else None, args[1:], kwargs):
                     self.taken.append(name)
             return original(*args, **kwargs)
 
@@ -190,8 +192,11 @@ def tells_where(backend: Backend, x: Array) -> bool:
     return _span(x) is not None or np.shares_memory(backend.to_numpy(x), backend.to_numpy(x))
 
 
-def _reaches_the_host(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _reaches_the_host(name: str, array: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     given = [*args, *kwargs.values()]
+    if name == "__dlpack__":  # which also hands arrays to another library on their own device
+        where = kwargs.get("dl_device") or array.__dlpack_device__()
+        return int(where[0]) in HOST_DEVICES
     if name == "to":  # which also changes dtypes
         return any(isinstance(a, str) or type(a).__name__ == "device" for a in given)
     if name == "__getitem__":  # by a mask: how many it selects has to be known
