@@ -14,8 +14,8 @@ import numpy as np
 from rnncore_numba._threads import allowed, divided, numpys, run
 
 HostArray = np.ndarray[Any, Any]
-# Multiplications worth threads of our own.
-LARGE = 10**8
+# Multiplications, times the bytes of a number, worth threads of our own.
+LARGE = 4 * 10**8
 # Rows that BLAS takes at a time, whatever the processor: parts of whole such blocks waste nothing.
 BLOCK = 64
 
@@ -24,7 +24,7 @@ __all__ = ["product"]
 
 def product(a: HostArray, b: HostArray, whole: bool, /) -> HostArray:
     """a (N, K) times b (K, M); a product of one step never wakes BLAS's second thread, which all others would wait for."""
-    plugin, large = numpys(), a.size * b.shape[1] >= LARGE
+    plugin, large = numpys(), a.nbytes * b.shape[1] >= LARGE
     if whole and not large:
         result: HostArray = plugin.product(a, b)
         return result

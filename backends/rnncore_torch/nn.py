@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnncore import get_nonlinearity
 from rnncore.dispatch import Choice
 from rnncore.parameterised import Explanation
-from rnncore_torch import _steps
+from rnncore_torch import _cuda, _cudnn, _steps
 from rnncore_torch._layer import layer
 from rnncore_torch._packed import packed_layer
 
@@ -53,6 +53,11 @@ class RNN(torch.nn.RNNBase):
     built on it, and derivatives of every order, forward mode included. A PackedSequence breaks the graph, as its lengths
     are numbers that Python reads. ``torch.jit.script`` does not take it; ``torch.jit.trace`` records the steps of the example.
 
+    On CUDA a call runs on the CuPy backend's kernels where :meth:`explain` says so, else on cuDNN as ``torch.nn.RNN`` does:
+    then with first derivatives only, in backward passes, and with TF32 as ``torch.backends.cudnn`` has it. Forward mode,
+    ``torch.func`` and compiled calls never do, and nothing does where ``torch.backends.cudnn.enabled`` is off or
+    RNNCORE_TORCH_CUDA is "pytorch" or "kernels".
+
     The derivative of a last layer with one direction is made of the output, as cuDNN's is: changing the output in place before
     the backward pass is an error, where ``torch.nn.RNN`` on a CPU allows it.
 
@@ -82,9 +87,6 @@ class RNN(torch.nn.RNNBase):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         self.nonlinearity = nonlinearity
         super().__init__(f"RNN_{nonlinearity.upper()}", *args, **kwargs)
-
-    def flatten_parameters(self) -> None:
-        """Nothing: the scans take the parameters as they stand."""
 
     def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """Run the network.
@@ -126,7 +128,7 @@ class RNN(torch.nn.RNNBase):
         self._check(x, h0, weights, x.size(1))
         if x.size(0) == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-        output, last = self._run(x, h0, weights, None)
+        output, last = self._run(x, h0, weights, None, x.size(0), x.size(1))
         if not batched:
             return output.squeeze(1), last.squeeze(1)
         # h_n is made of the states; a view keeps its part of the gradient out of hooks on the output and of output.grad.
@@ -142,16 +144,23 @@ class RNN(torch.nn.RNNBase):
           linear scan: kernel (PyTorch's operations, as bfloat16 is not a dtype of the host's scans)
         """
         weight = self.all_weights[0][1]
+        activation = _NONLINEARITIES[self.nonlinearity]
         reasons = [
             _steps.reason(kind, steps, batch, self.hidden_size, weight.dtype, weight.device, f)
-            for kind, f in (("nonlinear", _NONLINEARITIES[self.nonlinearity]), ("linear", None))
+            for kind, f in (("nonlinear", activation), ("linear", None))
         ]
+        if (
+            weight.is_cuda
+            and _cudnn.acceptable(weight)
+            and _cudnn.picked(_cuda.index_of(weight), steps, batch, self.hidden_size, weight.dtype, activation)
+        ):
+            reasons = [f"{_cudnn.WORDS}; not {r}" for r in reasons]
         choices = tuple(Choice(k, "kernel", r) for k, r in zip(("nonlinear", "linear"), reasons, strict=True))
         return Explanation("torch", str(weight.device), str(weight.dtype).removeprefix("torch."), "auto", choices)
 
     def _forward_packed(self, packed: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
         data, batch_sizes, sorted_indices, unsorted_indices = packed
-        sizes = batch_sizes.tolist()
+        sizes: list[int] = batch_sizes.tolist()
         weights = self.all_weights
         if hx is None:
             shape = (len(weights), sizes[0], self.hidden_size)
@@ -161,14 +170,19 @@ class RNN(torch.nn.RNNBase):
         if data.dim() != 2:
             raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
         self._check(data, h0, weights, sizes[0])
-        output, last = self._run(data, h0, weights, sizes)
+        output, last = self._run(data, h0, weights, batch_sizes, len(sizes), sizes[0])
         if unsorted_indices is not None:
             last = last.index_select(1, unsorted_indices)
         return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), last
 
-    def _run(self, x: Tensor, h0: Tensor, weights: list[list[Any]], sizes: list[int] | None) -> tuple[Tensor, Tensor]:
+    def _run(
+        self, x: Tensor, h0: Tensor, weights: list[list[Any]], batch_sizes: Tensor | None, steps: int, batch: int
+    ) -> tuple[Tensor, Tensor]:
         f = _NONLINEARITIES[self.nonlinearity]
+        if _cudnn.takes(x, h0, weights, steps, batch, _computed_in(x), f):
+            return _cudnn.run(self, x, h0, weights, batch_sizes)
         x, h0, weights = _autocast(x, h0, weights)
+        sizes = None if batch_sizes is None else batch_sizes.tolist()
         directions = 2 if self.bidirectional else 1
         below, last = x, []
         for k in range(self.num_layers):
@@ -262,12 +276,16 @@ def _autocast(x: Tensor, h0: Tensor, weights: list[list[Any]]) -> tuple[Tensor, 
     kind = x.device.type
     if not _is_autocast(kind):
         return x, h0, weights
-    to = torch.get_autocast_dtype(kind)
 
     def cast(a: Tensor) -> Tensor:
-        return a if a.dtype == torch.float64 else a.to(to)
+        return a.to(_computed_in(a))
 
     return cast(x), cast(h0), [[cast(w) for w in row] for row in weights]
+
+
+def _computed_in(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if _is_autocast(kind) and x.dtype != torch.float64 else x.dtype
 
 
 def _is_autocast(kind: str) -> bool:

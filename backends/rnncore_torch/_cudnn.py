@@ -1,0 +1,69 @@
+"""Whole networks on CUDA as ``torch.nn.RNN`` runs them, by cuDNN, where no kernel of the CuPy backend takes them.
+
+cuDNN has first derivatives only, so nothing that is known to ask for more comes here: forward mode, ``torch.func``, a compiler.
+A second backward pass cannot be known beforehand; it ends in PyTorch's own error, as that of ``torch.nn.RNN`` does, and
+``torch.backends.cudnn.flags(enabled=False)`` around the call is the way out of both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnncore.backend import ScanRequest
+from rnncore.nonlinearity import Nonlinearity
+from rnncore_torch import _cuda, _scans, _steps
+
+__all__ = ["WORDS", "run", "takes"]
+
+WORDS = "cuDNN, as torch.nn.RNN has it, without second derivatives"
+
+
+def takes(
+    x: Tensor, h0: Tensor, weights: list[list[Any]], steps: int, batch: int, dtype: torch.dtype, f: Nonlinearity
+) -> bool:
+    """Whether a network's call is cuDNN's.
+
+    Parameters
+    ----------
+    x, h0 : Tensor
+    weights : list of list of Tensor
+    steps, batch : int
+    dtype : torch.dtype
+        What is computed in, autocast included.
+    f : Nonlinearity
+    """
+    if _cuda.index_of(x) is None or torch.compiler.is_compiling() or _scans.transformed():
+        return False
+    if not acceptable(x) or not _steps.is_concrete(x, h0, *(w for row in weights for w in row)):
+        return False
+    return picked(_cuda.index_of(x), steps, batch, int(h0.shape[-1]), dtype, f)
+
+
+def picked(index: int | None, steps: int, batch: int, width: int, dtype: torch.dtype, f: Nonlinearity) -> bool:
+    """Whether the rule leaves such a call to cuDNN, on a device where there is one."""
+    if _cuda.setting() != _cuda.RULE:
+        return False
+    if dtype not in _cuda.DTYPES:
+        return True
+    request = ScanRequest("nonlinear", steps, batch, width, _cuda.DTYPES[dtype], index, False, f)
+    return _cuda.ruled(request)[0] is None
+
+
+def acceptable(x: Tensor) -> bool:
+    """Whether there is a cuDNN that takes such a tensor, and the user has not turned it off."""
+    return bool(torch.backends.cudnn.is_acceptable(x))  # type: ignore[no-untyped-call]
+
+
+def run(module: Any, x: Tensor, h0: Tensor, weights: list[list[Any]], sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Output and last states of x (T, B, I), or of packed x (N, I) with the batch `sizes` of its steps."""
+    function = getattr(torch._VF, module.mode.lower())
+    flat = [w for row in weights for w in row]
+    options = (module.bias, module.num_layers, module.dropout, module.training, module.bidirectional)
+    if sizes is None:
+        found: tuple[Tensor, Tensor] = function(x, h0, flat, *options, False)
+        return found
+    found = function(x, sizes, h0, flat, *options)
+    return found
