@@ -358,7 +358,7 @@ def test_rows_are_divided_without_gap_or_overlap(rows, threads):
 
 
 def test_limits_set_elsewhere_hold(monkeypatch):
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_info, threadpool_limits
 
     monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
@@ -372,6 +372,13 @@ def test_limits_set_elsewhere_hold(monkeypatch):
         assert _threads.allowed() == 2
     with threadpool_limits(1):
         assert _threads.allowed() == 1
+    with threadpool_limits(2), _threads.limited(1):
+        assert _threads.allowed() == 1
+        with _threads.around_blas():  # a loop of BLAS's products is held to one as well
+            assert {p["num_threads"] for p in threadpool_info() if "numpy" in p["filepath"]} == {1}
+    with threadpool_limits(2), _threads.limited(3), _threads.around_blas():
+        assert _threads.allowed() == 2
+        assert {p["num_threads"] for p in threadpool_info() if "numpy" in p["filepath"]} == {2}
     with threadpool_limits(2), _threads.numpys().one_thread():
         assert _threads.allowed() == 2  # what the user gave, whoever holds BLAS to one meanwhile
 

@@ -6,6 +6,7 @@ import copy
 import io
 import itertools
 import pickle
+from functools import partialmethod
 
 import numpy as np
 import pytest
@@ -423,8 +424,6 @@ def test_explain_says_what_runs_and_why(monkeypatch):
     assert all("on the tensor's own memory" in c.reason for c in small.choices)
     assert "bfloat16" in str(nn.RNN(INPUT, HIDDEN, dtype=torch.bfloat16).explain())
     assert "on meta" in str(nn.RNN(INPUT, HIDDEN, device="meta").explain())
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert "given one thread" in str(nn.RNN(INPUT, 512).explain(batch=64))
 
 
 @pytest.fixture(params=["numpy", "numba", "torch"])
@@ -463,7 +462,7 @@ def test_every_host_gives_torchs_numbers(host, dtype):
         (1, 256, 1, 64, {"numba", "numpy"}),
         (1, 256, 1, 128, {"numba"}),
         (1, 100, 8, 128, {"numba", "numpy"}),
-        (1, 512, 64, 512, set()),
+        (1, 512, 64, 512, {"numba"}),
     ],
 )
 def test_the_rule_for_each_host(host, threads, steps, batch, width, runs):
@@ -472,6 +471,30 @@ def test_the_rule_for_each_host(host, threads, steps, batch, width, runs):
     for kind, f in (("nonlinear", rnncore.get_nonlinearity("tanh")), ("linear", None)):
         request = rnncore.backend.ScanRequest(kind, steps, batch, width, "float32", "cpu", False, f)
         assert (_steps.host_scans(request, threads)[0] is not None) == (host in runs)
+
+
+def test_explain_says_where_one_thread_is_not_enough(host, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert ("given one thread" in str(nn.RNN(INPUT, 512).explain(batch=64))) == (host == "numpy")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_numbas_scans_take_no_more_threads_than_pytorch_was_given(threads, monkeypatch):
+    scans = pytest.importorskip("rnncore_numba._scans")
+    from rnncore_numba import _threads
+
+    seen = []
+
+    def spied(self, right, *arrays, **options):
+        seen.append(_threads._limit.get())
+        return right(self, *arrays, **options)
+
+    for name in ("nonlinear", "linear"):
+        monkeypatch.setattr(scans.NumbaScans, name, partialmethod(spied, getattr(scans.NumbaScans, name)))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    rnn = nn.RNN(INPUT, HIDDEN)
+    rnn(drawn(STEPS, BATCH, INPUT, dtype=torch.float32).requires_grad_())[0].sum().backward()
+    assert seen == [threads, threads] and _threads._limit.get() is None
 
 
 def test_the_host_scan_runs_where_explain_says(monkeypatch):

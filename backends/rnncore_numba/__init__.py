@@ -14,6 +14,7 @@ import numpy as np
 import rnncore
 from rnncore_numba._products import product as _product
 from rnncore_numba._scans import NumbaScans
+from rnncore_numba._threads import limited as limited
 
 name = "numba"
 native_package = "numpy"

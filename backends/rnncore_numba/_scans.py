@@ -10,7 +10,7 @@ import numpy as np
 from rnncore.backend import ScanRequest
 from rnncore.nonlinearity import Nonlinearity
 from rnncore_numba._rule import ROWS_PER_THREAD, plan, reason
-from rnncore_numba._threads import allowed, divided, run
+from rnncore_numba._threads import allowed, around_blas, divided, run
 
 HostArray = np.ndarray[Any, Any]
 
@@ -101,7 +101,8 @@ def _run(
     steps, batch, width = p.shape
     blas, threads = plan(steps, batch, width, p.itemsize)
     if blas:
-        _step_by_step(functions.finish, p, d, h0, w.T, out, reverse, clip)
+        with around_blas():
+            _step_by_step(functions.finish, p, d, h0, w.T, out, reverse, clip)
         return out
     strips = functions.pack(_readable(w))
     if threads > 1 and (threads := min(threads, allowed())) > 1:

@@ -7,8 +7,10 @@ is needed here is less: a few functions that let go of the interpreter lock and 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import cache
 from itertools import pairwise
 from threading import Lock
@@ -16,6 +18,7 @@ from typing import Any
 
 import rnncore
 
+_limit: ContextVar[int | None] = ContextVar("rnncore_numba_limit", default=None)
 _lock = Lock()
 _pool: ThreadPoolExecutor | None = None
 
@@ -23,15 +26,30 @@ _pool: ThreadPoolExecutor | None = None
 def allowed() -> int:
     """The most threads a call may use now.
 
-    The least of NUMBA_NUM_THREADS, the processors that this process may run on, and the limit of NumPy's BLAS: that is what
-    OMP_NUM_THREADS, OPENBLAS_NUM_THREADS and ``threadpoolctl.threadpool_limits`` set.
+    The least of NUMBA_NUM_THREADS, the processors that this process may run on, the limit of NumPy's BLAS (that is what
+    OMP_NUM_THREADS, OPENBLAS_NUM_THREADS and ``threadpoolctl.threadpool_limits`` set), and what :func:`limited` says.
     """
     from numba import config
 
     affinity = getattr(os, "sched_getaffinity", None)
     processors = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
     limits = [config.NUMBA_NUM_THREADS, processors, numpys().blas_threads()]  # type: ignore[attr-defined]
-    return max(1, min(int(n) for n in limits))
+    return max(1, min(int(n) for n in (*limits, _limit.get() or limits[0])))
+
+
+@contextmanager
+def limited(threads: int) -> Iterator[None]:
+    """In here a call takes at most so many threads; where that is one, BLAS's too."""
+    token = _limit.set(threads)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def around_blas() -> AbstractContextManager[Any]:
+    """What a loop of BLAS's products runs in."""
+    return numpys().one_thread() if _limit.get() == 1 else nullcontext()
 
 
 def divided(rows: int, threads: int, tile: int) -> list[tuple[int, int]]:

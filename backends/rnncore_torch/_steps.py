@@ -9,6 +9,7 @@ it will stay.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
@@ -30,9 +31,9 @@ HOSTS = ("numba", "numpy")
 # scan, float32, two cores of a Zen 5, NumPy 2.4, PyTorch 2.13: (256, 1, 64) 1.4, (1024, 1, 16) 1.4, (5000, 1, 128) 1.6,
 # (128, 32, 128) 1.3, (100, 16, 256) 1.0, (512, 64, 512) 1.0.
 NUMPY_STEP = 2**19
-# OpenBLAS runs a product of so few on one thread, and of so few where one operand is a vector; Numba's scan of so few in all
-# is one thread's. That decides where PyTorch was given one thread.
-BLAS_ALONE, BLAS_VECTOR_ALONE, NUMBA_ALONE = 2**18, 2**13, 2**24
+# OpenBLAS runs a product of so few on one thread, and of so few where one operand is a vector. That decides where PyTorch was
+# given one thread, which Numba's scans are held to.
+BLAS_ALONE, BLAS_VECTOR_ALONE = 2**18, 2**13
 
 # A tensor's memory as an array. Only for tensors that are on the host already, where it is no transfer.
 _as_array: Callable[[Tensor], np.ndarray[Any, Any]] = Tensor.numpy
@@ -141,32 +142,49 @@ def reason(
 def _ruled(request: ScanRequest, threads: int) -> tuple[Scans | None, str]:
     refusals = []
     for name, scans in _hosts():
-        refusal = scans.unsupported(request) or _too_much(name, request, threads)
+        refusal = scans.unsupported(request) or (_too_much(request, threads) if name == "numpy" else None)
         if refusal is None:
             return scans, f"the scan of backend {name!r}, on the tensor's own memory"
         refusals.append(f"{name}: {refusal}")
     return None, f"PyTorch's operations ({'; '.join(refusals)})"
 
 
-def _too_much(name: str, request: ScanRequest, threads: int) -> str | None:
-    """Why PyTorch's own operations are the better choice at this size, or None."""
+def _too_much(request: ScanRequest, threads: int) -> str | None:
+    """Why PyTorch's own operations are the better choice than NumPy's scan at this size, or None."""
     product = request.batch * request.width**2
     if threads == 1:
-        if name == "numba":
-            alone = request.batch == 1 or request.steps * product <= NUMBA_ALONE
-        else:
-            alone = product <= (BLAS_VECTOR_ALONE if request.batch == 1 else BLAS_ALONE)
+        alone = product <= (BLAS_VECTOR_ALONE if request.batch == 1 else BLAS_ALONE)
         return None if alone else "PyTorch was given one thread, and this would take more"
-    if name == "numpy" and product > NUMPY_STEP:
-        return "no faster where each step is work for several threads"
-    return None
+    return "no faster where each step is work for several threads" if product > NUMPY_STEP else None
+
+
+class _Limited:
+    """A host backend's scans in no more threads than PyTorch was given."""
+
+    def __init__(self, scans: Scans, limited: Callable[[int], AbstractContextManager[Any]]) -> None:
+        self._scans, self._limited = scans, limited
+
+    def unsupported(self, request: ScanRequest, /) -> str | None:
+        return self._scans.unsupported(request)
+
+    def nonlinear(self, *arrays: Any, **options: Any) -> Any:
+        with self._limited(torch.get_num_threads()):
+            return self._scans.nonlinear(*arrays, **options)
+
+    def linear(self, *arrays: Any, **options: Any) -> Any:
+        with self._limited(torch.get_num_threads()):
+            return self._scans.linear(*arrays, **options)
 
 
 @lru_cache(maxsize=1)
 def _hosts() -> tuple[tuple[str, Scans], ...]:
     usable = {status.name for status in backends() if status.usable}
-    found = ((name, get_backend(name).scans()) for name in HOSTS if name in usable)
-    return tuple((name, scans) for name, scans in found if scans is not None)
+    found: list[tuple[str, Scans]] = []
+    for name in HOSTS:
+        if name in usable and (scans := (plugin := get_backend(name)).scans()) is not None:
+            limited = getattr(plugin, "limited", None)
+            found.append((name, scans if limited is None else _Limited(scans, limited)))
+    return tuple(found)
 
 
 def _host_for(kind: Any, tensors: tuple[Tensor, ...], reverse: bool, nonlinearity: Nonlinearity | None) -> Scans | None:
