@@ -79,12 +79,16 @@ def members(of="numpy", **changed) -> Plant:
 
 
 def namespace(of="numpy", *, also=None, **changed) -> Plant:
-    """A backend whose namespace has function(right, ...) in the place of each right one; no scans, so that all is run on it."""
+    """A backend whose namespace has function(right, ...) in the place of each right one, on which all is run: it has no scans
+    and no product of its own.
+    """
 
     def plant():
         made = AlteredNamespace(get_backend(of).namespace(), **changed)
         return nullcontext(
-            Altered(get_backend(of), **{"namespace": lambda: made, "scans": lambda: None} | (also or {}))
+            Altered(
+                get_backend(of), **{"namespace": lambda: made, "scans": lambda: None, "product": None} | (also or {})
+            )
         )
 
     return plant
