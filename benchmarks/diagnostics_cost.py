@@ -21,7 +21,7 @@ import numpy as np
 
 import rnncore
 from rnncore import diagnostics
-from rnncore.diagnostics.product import Chain
+from rnncore.diagnostics.jacobians.product import Chain
 
 GOAL, GOAL_PER_DIRECTION = 1.3, 1.5
 DIRECTIONS = (1, 2, 8)

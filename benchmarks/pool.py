@@ -48,7 +48,7 @@ class Worker:
     def __init__(self, peer: Peer, threads: int) -> None:
         self.peer = peer
         # Kept for the message if it dies; a pipe would block the worker when full.
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115, closed with the process
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "benchmarks.worker", peer.factory, str(threads)],
             stdin=subprocess.PIPE,

@@ -13,16 +13,19 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rnncore import calls, cell
-from rnncore.arrays import check_array, check_floating, check_mapping, device_of, device_scope
-from rnncore.backend import Array, KernelMode
-from rnncore.calls import Call, Pullback, Rng, State, Tangents, Trace
-from rnncore.cell import Weights
-from rnncore.dispatch import make_engine
+from rnncore.arguments import Rng, check_mapping, describe
+from rnncore.backend.arrays import check_array, check_floating, device_of, device_scope
+from rnncore.backend.registry import backend_of, selected_backend
 from rnncore.errors import ArgumentTypeError, ShapeError, StateDictError
-from rnncore.nonlinearity import as_nonlinearity
-from rnncore.registry import backend_of, describe, selected_backend
+from rnncore.network import calls
+from rnncore.network import step as cell
+from rnncore.network.calls import Call, State
+from rnncore.network.engine import make_engine
+from rnncore.network.results import Pullback, Tangents, Trace
+from rnncore.network.step import Weights
+from rnncore.nonlinearity.nonlinearity import as_nonlinearity
 from rnncore.spec import RNNSpec
+from rnncore.typing import Array, KernelMode
 
 __all__ = ["jvp", "rnn", "rnn_cell", "spec_of", "trace", "vjp"]
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameError
 from rnncore.spec import RNNSpec
+from rnncore.typing import Host
 
 __all__ = [
     "INITIALISERS",
@@ -29,15 +30,14 @@ __all__ = [
     "xavier_uniform",
 ]
 
-HostArray: TypeAlias = np.ndarray[Any, Any]
-Initialiser: TypeAlias = Callable[[tuple[int, ...], np.random.Generator], HostArray]
+Initialiser: TypeAlias = Callable[[tuple[int, ...], np.random.Generator], Host]
 
 
 def uniform(bound: float) -> Initialiser:
     """U(-bound, bound). torch.nn.RNN draws every parameter so, with bound 1 / sqrt(H)."""
     bound = _number("bound", bound, positive=False)
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
+    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
         return rng.uniform(-bound, bound, shape)
 
     return make
@@ -47,7 +47,7 @@ def constant(value: float) -> Initialiser:
     """The same number everywhere; nothing is drawn."""
     value = float(value)
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
+    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
         return np.full(shape, value)
 
     return make
@@ -62,7 +62,7 @@ def orthogonal(gain: float = 1.0) -> Initialiser:
     """
     gain = _number("gain", gain)
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
+    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
         rows, columns = _matrix(shape, "orthogonal")
         q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
         q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
@@ -76,7 +76,7 @@ def identity(gain: float = 1.0) -> Initialiser:
     of rectified linear units", with relu and zero biases."""
     gain = _number("gain", gain)
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
+    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
         return gain * np.eye(*_matrix(shape, "identity"))
 
     return make
@@ -86,7 +86,7 @@ def xavier_uniform(gain: float = 1.0) -> Initialiser:
     """U(-a, a) with a = gain sqrt(6 / (fan_in + fan_out)), Glorot and Bengio (2010), equation 16."""
     gain = _number("gain", gain)
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
+    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
         bound = gain * math.sqrt(6.0 / sum(_matrix(shape, "xavier_uniform")))
         return rng.uniform(-bound, bound, shape)
 
@@ -97,7 +97,7 @@ def xavier_normal(gain: float = 1.0) -> Initialiser:
     """N(0, s^2) with s = gain sqrt(2 / (fan_in + fan_out)), Glorot and Bengio (2010), equation 12."""
     gain = _number("gain", gain)
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
+    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
         return rng.standard_normal(shape) * (gain * math.sqrt(2.0 / sum(_matrix(shape, "xavier_normal"))))
 
     return make
@@ -107,7 +107,7 @@ def gaussian(gain: float = 1.0) -> Initialiser:
     """N(0, gain^2 / columns): the g of Sompolinsky, Crisanti and Sommers (1988), "Chaos in random neural networks"."""
     gain = _number("gain", gain)
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
+    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
         return rng.standard_normal(shape) * (gain / math.sqrt(_matrix(shape, "gaussian")[1]))
 
     return make
@@ -118,12 +118,12 @@ def spectral_radius(radius: float = 1.0) -> Initialiser:
     (Jaeger 2001, "The echo state approach to analysing and training recurrent neural networks")."""
     radius = _number("radius", radius)
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> HostArray:
+    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
         rows, columns = _matrix(shape, "spectral_radius")
         if rows != columns:
             raise ArgumentValueError(f"spectral_radius: expected a square matrix, got shape {shape}")
         w = rng.standard_normal(shape)
-        scaled: HostArray = w * (radius / np.max(np.abs(np.linalg.eigvals(w))))
+        scaled: Host = w * (radius / np.max(np.abs(np.linalg.eigvals(w))))
         return scaled
 
     return make
@@ -145,7 +145,7 @@ INITIALISERS: Mapping[str, Callable[[], Initialiser]] = {
 KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-def draw(spec: RNNSpec, rng: np.random.Generator, init: Any = "uniform") -> dict[str, HostArray]:
+def draw(spec: RNNSpec, rng: np.random.Generator, init: Any = "uniform") -> dict[str, Host]:
     """All parameters of a network in float64.
 
     Parameters
@@ -172,7 +172,7 @@ def draw(spec: RNNSpec, rng: np.random.Generator, init: Any = "uniform") -> dict
     True
     """
     makers = _makers(init)
-    out: dict[str, HostArray] = {}
+    out: dict[str, Host] = {}
     for name, shape in spec.parameter_shapes().items():
         kind, _, _ = name.partition("_l")
         make = makers.get(kind)

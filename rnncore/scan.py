@@ -22,9 +22,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from rnncore.backend import Array, Namespace
 from rnncore.errors import ArgumentValueError
-from rnncore.nonlinearity import Nonlinearity
+from rnncore.nonlinearity.nonlinearity import Nonlinearity
+from rnncore.typing import Array, Namespace
 
 __all__ = [
     "LinearCotangents",

@@ -5,23 +5,19 @@ It holds no array and no backend. Every size is checked here with Python integer
 
 from __future__ import annotations
 
-import math
-import operator
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rnncore.arguments import _digits, check_bytes, positive_int, probability
 from rnncore.errors import ArgumentTypeError, ArgumentValueError
-from rnncore.nonlinearity import Nonlinearity, as_nonlinearity
-from rnncore.nonlinearity import from_config as nonlinearity_from_config
+from rnncore.nonlinearity.nonlinearity import Nonlinearity, as_nonlinearity
+from rnncore.nonlinearity.nonlinearity import from_config as nonlinearity_from_config
 
 __all__ = ["RNNSpec"]
 
 # Parameters are drawn on the host in float64 whatever the model's dtype, so this is what making them takes.
 HOST_ITEM_BYTES = 8
-PRINTED_BITS = 256
 
 
 @dataclass(frozen=True)
@@ -202,38 +198,6 @@ class RNNSpec:
         )
 
 
-def positive_int(name: str, value: Any) -> int:
-    """The value as a Python int >= 1, or an error that names the argument. Booleans are not integers here."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ArgumentTypeError(f"{name}: expected an int >= 1, got {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ArgumentTypeError(f"{name}: expected an int >= 1, got {value!r}") from None
-    if number < 1:
-        raise ArgumentValueError(f"{name}: expected an int >= 1, got {_digits(number)}")
-    return number
-
-
-def probability(name: str, value: Any) -> float:
-    """The value as a float in [0, 1], or an error that names the argument."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ArgumentTypeError(f"{name}: expected a number in [0, 1], got {value!r}")
-    if not (0.0 <= value <= 1.0) or math.isnan(value):
-        raise ArgumentValueError(f"{name}: expected a number in [0, 1], got {value!r}")
-    return float(value)
-
-
-def check_bytes(what: str, count: int, item_bytes: int) -> None:
-    """Refuse, before anything is allocated, an array that no address or no memory of this machine could hold."""
-    needed = count * item_bytes
-    limit = min(sys.maxsize, _physical_memory())
-    if needed > limit:
-        raise ArgumentValueError(
-            f"{what}: {_digits(count)} numbers need {_digits(needed)} bytes, and at most {limit} bytes can be had here"
-        )
-
-
 def _check_total(input_size: int, widths: tuple[int, ...], layers: int, directions: int, bias: bool) -> None:
     extra = 2 if bias else 0
     counts = []
@@ -244,15 +208,3 @@ def _check_total(input_size: int, widths: tuple[int, ...], layers: int, directio
     width = _digits(widths[0]) if len(set(widths)) == 1 else f"({', '.join(map(_digits, widths))})"
     sizes = f"input_size={_digits(input_size)}, hidden_size={width}, num_layers={_digits(layers)}"
     check_bytes(sizes, total, HOST_ITEM_BYTES)
-
-
-def _digits(n: int) -> str:
-    """The number for a message; Python refuses to print one of some thousand digits."""
-    return str(n) if n.bit_length() <= PRINTED_BITS else f"about 2**{n.bit_length()}"
-
-
-def _physical_memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system: the address space is the only known limit
-        return sys.maxsize

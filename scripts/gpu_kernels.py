@@ -16,7 +16,7 @@ import numpy as np
 
 import rnncore
 from rnncore import scan
-from rnncore.backend import ScanRequest
+from rnncore.backend.contract import ScanRequest
 
 # (T, B, H), of which none but the last few are multiples of anything: one block, rows of a batch that share a block, a row of
 # blocks, several, and what is too wide or too much for either.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMAND = "from rnncore.cli import main; main()"
+COMMAND = "from rnncore.commands.cli import main; main()"
 LIBRARIES = ("cupy", "torch", "jax")
 CHECKED = ("rnncore", "backends", "benchmarks", "scripts")  # the folders whose code it is
 

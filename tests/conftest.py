@@ -11,8 +11,8 @@ from pathlib import Path
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "doubles"))
 
 # Collected for doctests, the plugin's folder would be put on the path, and its backend found by every test.
 # The fake CuPy refuses to be imported where it was not asked for.
-collect_ignore = ["acme_plugin", "fake_cupy"]
+collect_ignore = ["doubles/acme_plugin", "doubles/fake_cupy"]

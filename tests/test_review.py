@@ -11,8 +11,8 @@ import torch
 
 import rnncore
 from rnncore import scan
-from rnncore.cell import sum_rows
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, RnncoreError, StateDictError
+from rnncore.network.step import sum_rows
 
 # DESIGN's tolerance for gradients; a row-by-row sum of so many terms of one sign is off by hundreds.
 EPS_ALLOWED = 64
@@ -95,7 +95,7 @@ def test_loading_keeps_what_requires_grad():
 
 
 def test_a_context_can_be_used_again_nested_and_not_out_of_order():
-    from rnncore.registry import selected_backend
+    from rnncore.backend.registry import selected_backend
 
     context = rnncore.use_backend("torch")
     with context:

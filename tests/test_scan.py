@@ -7,11 +7,11 @@ import mpmath
 import numpy as np
 import pytest
 from array_api_compat import numpy as xp
-from differences import assert_close, directional, gradients
 from rnncore_numpy._scans import NumpyScans
 
 from rnncore import get_nonlinearity, scan
-from rnncore.backend import ScanRequest
+from rnncore.backend.contract import ScanRequest
+from tests.tools.differences import assert_close, directional, gradients
 
 STEPS, BATCH, WIDTH = 4, 2, 3
 SMOOTH = ("tanh", "sigmoid", "identity", "softplus", "softsign", "elu", "scaled_tanh", "affine")

@@ -8,53 +8,29 @@ import statistics
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
+from importlib import import_module
+from types import ModuleType
 
 import pytest
 
 import rnncore
+from tests.tools.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 CORE = ROOT / "rnncore"
 
-# Each file imports only from files that stand before it. `rnncore` itself, the public names, may be used by none.
-ORDER = (
-    "errors",
-    "backend",
-    "activations",
-    "nonlinearity",
-    "spec",
-    "discovery",
-    "registry",
-    "arrays",
-    "scan",
-    "dispatch",
-    "joining",
-    "cell",
-    "ragged",
-    "layer",
-    "network",
-    "layout",
-    "calls",
-    "init",
-    "io",
-    "parameterised",
-    "rnn_cell",
-    "model",
-    "functional",
-    "clipping",
-    "optim",
-    "testing",
-    "diagnostics",
-    "demo",
-    "demo_report",
-    "demo_plot",
-    "conform",
-    "diagnose_command",
-    "cli",
-)
-# These stand above the public names: they are users of the library.
-USERS = ("conform", "diagnose_command", "demo", "demo_report", "demo_plot", "cli")
+# The rooms of the house, from the ground up: each imports only from those before it, lazily and for types too.
+ROOMS = {
+    "": "errors typing arguments nonlinearity backend scan spec init optim network io functional model diagnostics testing "
+    "commands",
+    "diagnostics": "recording foreign numerics units jacobians gradient faults verdict findings figures report run monitor",
+    "testing": "tools check checks report run conformance",
+    "commands": "terminal backends conform diagnose demo cli",
+}
+# The only room that stands above the public names, as a user of the library.
+USERS = "commands"
+MODULES_IN_A_FOLDER = 12
+LINES_OF_A_FILE = 400
+LINES_OF_A_TEST = 600
 ARRAY_LIBRARIES = {
     "torch",
     "cupy",
@@ -69,29 +45,34 @@ ARRAY_LIBRARIES = {
 }
 # For files, random numbers on the host, messages and types: never for computing.
 NUMPY_ALLOWED = {
-    "arrays",
+    "typing",
+    "arguments",
     "backend",
-    "calls",
     "init",
     "io",
+    "network",
     "model",
-    "parameterised",
-    "ragged",
-    "rnn_cell",
-    "clipping",
     "optim",
     "testing",
     "diagnostics",
-    "diagnose_command",
-    "demo",
-    "demo_report",
+    "commands",
 }
+# In the room `network`, only these.
+NUMPY_ALLOWED_IN_NETWORK = {"calls", "ragged"}
 
 
 def modules():
+    """Each file of the core, and the room it is in."""
     for path in sorted(CORE.rglob("*.py")):
-        name = path.relative_to(CORE).with_suffix("").parts
-        yield path, name[0]
+        yield path, path.relative_to(CORE).with_suffix("").parts[0]
+
+
+def dotted(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {dotted(path): path for path, _ in modules()}
 
 
 def imported(path):
@@ -105,11 +86,17 @@ def imported(path):
                 yield from ((f"rnncore.{alias.name}", node) for alias in node.names)
 
 
-def only_for_types(path, node):
-    for block in ast.walk(ast.parse(path.read_text())):
-        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING":
-            return any(getattr(n, "lineno", 0) == node.lineno for n in ast.walk(block))
-    return False
+def edges():
+    """By module, the modules of the core that it imports anywhere: in functions and under TYPE_CHECKING too."""
+    found = {}
+    for name, path in MODULES.items():
+        targets = {target for target, _ in imported(path)}
+        found[name] = {t for t in targets if t in MODULES} - {name}
+        # Of `from package import module` the module is meant, and not what else the package hands on.
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and all(f"{node.module}.{a.name}" in MODULES for a in node.names):
+                found[name] -= {node.module}
+    return found
 
 
 def test_the_core_imports_no_array_library():
@@ -138,29 +125,55 @@ def test_the_core_names_no_array_library_in_its_code():
 
 def test_numpy_is_imported_only_where_the_host_is_meant():
     for path, name in modules():
-        if name not in NUMPY_ALLOWED:
+        if name not in NUMPY_ALLOWED or (name == "network" and path.stem not in NUMPY_ALLOWED_IN_NETWORK):
             assert all(n.split(".")[0] != "numpy" for n, _ in imported(path)), path
 
 
-def test_every_file_imports_only_from_files_before_it():
-    for path, name in modules():
-        if name == "__init__":
+def test_no_import_goes_in_a_circle():
+    """None of all imports, those inside functions and for types among them."""
+    left = {name: set(targets) for name, targets in edges().items()}
+    while free := [name for name, targets in left.items() if not targets & left.keys()]:
+        for name in free:
+            del left[name]
+    assert not left, f"circles among {sorted(left)}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_imports_only_from_rooms_below_it(room):
+    order = ROOMS[room].split()
+    prefix = ".".join(filter(None, ["rnncore", room])) + "."
+    for name, targets in edges().items():
+        if not name.startswith(prefix):
             continue
-        assert name in ORDER, f"{path}: say in ORDER where it stands"
-        for target, node in imported(path):
-            parts = target.split(".")
-            if parts[0] != "rnncore" or only_for_types(path, node):
-                assert not parts[0].startswith("rnncore_"), f"{path} imports a plugin"
-                continue
-            if len(parts) == 1 or (
-                not (CORE / parts[1]).with_suffix(".py").exists() and not (CORE / parts[1]).is_dir()
-            ):
-                # from rnncore import a submodule is seen as rnncore.<submodule> too; the public names are for users.
-                names = [a.name for a in node.names] if isinstance(node, ast.ImportFrom) else []
-                submodules = all((CORE / f"{n}.py").exists() or (CORE / n).is_dir() for n in names)
-                assert name in USERS or (names and submodules), f"{path}:{node.lineno} imports {target}"
-                continue
-            assert parts[1] == name or ORDER.index(parts[1]) < ORDER.index(name), f"{path}:{node.lineno} {target}"
+        inner = name.removeprefix(prefix).split(".")[0]
+        assert inner in order, f"{name}: say in ROOMS where it stands"
+        for target in targets:
+            if target == "rnncore" and not room:
+                assert inner == USERS, f"{name} imports the public names"
+            if target.startswith(prefix):
+                other = target.removeprefix(prefix).split(".")[0]
+                assert order.index(other) <= order.index(inner), f"{name} imports {target}"
+
+
+def test_no_folder_has_too_many_modules():
+    for folder in {path.parent for path, _ in modules()}:
+        files = [p for p in folder.glob("*.py") if p.stem != "__init__"]
+        most = 9 if folder == CORE else MODULES_IN_A_FOLDER
+        assert len(files) <= most, f"{folder}: {len(files)} modules, and at most {most} can be seen at once"
+
+
+def test_no_module_is_hidden_by_a_name_of_its_package():
+    for name in MODULES:
+        package, _, own = name.rpartition(".")
+        if package:
+            found = getattr(import_module(package), own, None)
+            assert found is None or isinstance(found, ModuleType), f"{name} is hidden by {found!r}"
+
+
+def test_no_file_is_too_long():
+    for path in sorted([*CORE.rglob("*.py"), *(ROOT / "backends").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]):
+        most = LINES_OF_A_TEST if "tests" in path.relative_to(ROOT).parts[:1] else LINES_OF_A_FILE
+        assert len(path.read_text().splitlines()) <= most, path
 
 
 def test_plugins_import_rnncore_and_not_each_other():

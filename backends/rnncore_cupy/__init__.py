@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import rnncore
+from rnncore.arguments import describe
 from rnncore.errors import ArgumentTypeError, DeviceError
-from rnncore.registry import describe
 from rnncore_cupy._driver import cuda_fault
 from rnncore_cupy._scans import CupyScans
 

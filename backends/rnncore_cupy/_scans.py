@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.backend import ScanRequest
-from rnncore.nonlinearity import Nonlinearity
+from rnncore.backend.contract import ScanRequest
+from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_cupy._kernels import LINEAR, STEPS, STORAGE, kernel, limits, name_of, plan
 from rnncore_cupy._plan import Plan
 

@@ -16,8 +16,8 @@ from jax.tree_util import DictKey
 
 import rnncore
 import rnncore_jax
-from rnncore.arrays import FLOATS, dtype_name
-from rnncore.dispatch import Engine
+from rnncore.backend.arrays import FLOATS, dtype_name
+from rnncore.network.engine import Engine
 
 Static = tuple[tuple[str, ...], tuple[tuple[str, Hashable], ...]]
 

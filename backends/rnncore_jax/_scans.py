@@ -17,8 +17,8 @@ import jax
 from jax import lax
 
 from rnncore import scan
-from rnncore.backend import ScanRequest
-from rnncore.nonlinearity import Nonlinearity
+from rnncore.backend.contract import ScanRequest
+from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_jax import _namespace as xp
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.backend import ScanRequest
-from rnncore.nonlinearity import Nonlinearity
+from rnncore.backend.contract import ScanRequest
+from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_numba._rule import ROWS_PER_THREAD, plan, reason
 from rnncore_numba._threads import allowed, around_blas, divided, run
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.backend import ScanRequest
-from rnncore.nonlinearity import Nonlinearity
+from rnncore.backend.contract import ScanRequest
+from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_numpy._threads import threads_for
 
 HostArray = np.ndarray[Any, Any]

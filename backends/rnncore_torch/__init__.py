@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import rnncore
-from rnncore.arrays import find_device
+from rnncore.arguments import describe
+from rnncore.backend.arrays import find_device
 from rnncore.errors import ArgumentTypeError
-from rnncore.registry import describe
 
 if TYPE_CHECKING:
     import torch

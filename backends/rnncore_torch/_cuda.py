@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils import dlpack
 
 from rnncore import backends, get_backend
-from rnncore.backend import ScanRequest, Scans
+from rnncore.backend.contract import ScanRequest, Scans
 from rnncore.errors import ArgumentValueError, BackendUnavailableError
-from rnncore.nonlinearity import Nonlinearity
+from rnncore.nonlinearity.nonlinearity import Nonlinearity
 
 __all__ = ["SETTING", "index_of", "linear", "nonlinear", "ruled", "scans_for", "setting"]
 

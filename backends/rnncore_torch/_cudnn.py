@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnncore.backend import ScanRequest
-from rnncore.nonlinearity import Nonlinearity
+from rnncore.backend.contract import ScanRequest
+from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_torch import _cuda, _scans, _steps
 
 __all__ = ["WORDS", "run", "takes"]

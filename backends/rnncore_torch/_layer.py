@@ -17,7 +17,7 @@ from torch.autograd import Function
 from torch.nn import functional
 
 from rnncore import scan
-from rnncore.nonlinearity import Nonlinearity
+from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_torch import _ops, _scans, _steps
 
 # A window of time holds about so many numbers of each array: 4 MiB in float32, which a processor's last cache holds while the
@@ -109,7 +109,7 @@ def _pulled_back(
 ) -> tuple[Tensor | None, ...]:
     """The gradients of x, h0, w_ih, w_hh and the bias, window by window against the direction of the layer.
 
-    BPTT as :func:`rnncore.layer.vjp` has it; without the products that nobody asked for.
+    BPTT as :func:`rnncore.network.layer.vjp` has it; without the products that nobody asked for.
     """
     steps = x.shape[0]
     d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device) if needs[0] else None

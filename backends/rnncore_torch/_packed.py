@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rnncore.nonlinearity import Nonlinearity
+from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_torch._layer import scan_nonlinear
 
 

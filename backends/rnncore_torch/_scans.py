@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd import Function, forward_ad
 
 from rnncore import scan
-from rnncore.backend import ScanRequest
-from rnncore.nonlinearity import Nonlinearity
+from rnncore.backend.contract import ScanRequest
+from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_torch import _steps
 
 InDims = tuple[int | None, ...]

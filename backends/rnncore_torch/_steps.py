@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from rnncore import backends, get_backend
-from rnncore.backend import ScanRequest, Scans
-from rnncore.nonlinearity import Nonlinearity
+from rnncore.backend.contract import ScanRequest, Scans
+from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_torch import _cuda
 
 # Backends of NumPy arrays whose scans may run on a tensor's memory, the preferred one first.

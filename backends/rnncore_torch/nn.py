@@ -20,8 +20,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from rnncore import get_nonlinearity
-from rnncore.dispatch import Choice
-from rnncore.parameterised import Explanation
+from rnncore.network.engine import Choice, Explanation
 from rnncore_torch import _cuda, _cudnn, _steps
 from rnncore_torch._layer import layer
 from rnncore_torch._packed import packed_layer

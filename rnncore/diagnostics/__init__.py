@@ -14,29 +14,29 @@ vanishing
 True
 """
 
-from rnncore.diagnostics.bounds import Bounds, SpanBounds, bounds, span_bounds
-from rnncore.diagnostics.chain import Chain, chain, chain_of_record
-from rnncore.diagnostics.clip import GradientNorms, NormSummary
-from rnncore.diagnostics.compare import Change, Comparison, compare
-from rnncore.diagnostics.decomposition import Decomposition, decompose
-from rnncore.diagnostics.diagnose import diagnose
-from rnncore.diagnostics.flow import Flow, flow
+from rnncore.diagnostics.faults.first import NonFinite, nonfinite
 from rnncore.diagnostics.foreign import as_rnn
-from rnncore.diagnostics.gradcheck import Gradcheck, gradcheck
-from rnncore.diagnostics.horizon import Horizon, horizon
-from rnncore.diagnostics.initial import Initial, initial
-from rnncore.diagnostics.jacobian import Jacobian, jacobian
-from rnncore.diagnostics.lyapunov import Lyapunov, lyapunov
-from rnncore.diagnostics.mean_field import critical_gain
-from rnncore.diagnostics.monitor import Monitor, VerdictChange
-from rnncore.diagnostics.monitor_log import Entry, NormQuantiles, read_log
-from rnncore.diagnostics.nonfinite import NonFinite, nonfinite
-from rnncore.diagnostics.product import Product, product
-from rnncore.diagnostics.record import Record, record
-from rnncore.diagnostics.report import Report
-from rnncore.diagnostics.saturation import Saturation, saturation
-from rnncore.diagnostics.verdict import Evidence, Remedy, Verdict
-from rnncore.diagnostics.weight_gradient import WeightGradient, weight_gradient
+from rnncore.diagnostics.gradient.decomposition import Decomposition, decompose
+from rnncore.diagnostics.gradient.flow import Flow, flow
+from rnncore.diagnostics.gradient.gradcheck import Gradcheck, gradcheck
+from rnncore.diagnostics.gradient.horizon import Horizon, horizon
+from rnncore.diagnostics.gradient.weight_gradient import WeightGradient, weight_gradient
+from rnncore.diagnostics.jacobians.bounds import Bounds, SpanBounds, bounds, span_bounds
+from rnncore.diagnostics.jacobians.jacobian import Jacobian, jacobian
+from rnncore.diagnostics.jacobians.lyapunov import Lyapunov, lyapunov
+from rnncore.diagnostics.jacobians.product import Product, product
+from rnncore.diagnostics.jacobians.scalar_chain import Chain, chain, chain_of_record
+from rnncore.diagnostics.monitor.log import Entry, NormQuantiles, read_log
+from rnncore.diagnostics.monitor.monitor import Monitor, VerdictChange
+from rnncore.diagnostics.monitor.norms import GradientNorms, NormSummary
+from rnncore.diagnostics.recording import Record, record
+from rnncore.diagnostics.report.compare import Change, Comparison, compare
+from rnncore.diagnostics.report.report import Report
+from rnncore.diagnostics.run import diagnose
+from rnncore.diagnostics.units.initial import Initial, initial
+from rnncore.diagnostics.units.mean_field import critical_gain
+from rnncore.diagnostics.units.saturation import Saturation, saturation
+from rnncore.diagnostics.verdict.verdict import Evidence, Remedy, Verdict
 
 __all__ = [
     "Bounds",

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from rnncore.arguments import describe
+from rnncore.backend.registry import get_backend, owner_name
 from rnncore.errors import ArgumentTypeError
-from rnncore.model import RNN
-from rnncore.registry import describe, get_backend, owner_name
+from rnncore.model.rnn import RNN
 
 __all__ = ["as_rnn", "detached"]
 

@@ -18,10 +18,10 @@ import numpy as np
 
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, FileFormatError, RnncoreError
 from rnncore.spec import RNNSpec
+from rnncore.typing import Host
 
-__all__ = ["KEY", "MAX_DIRECTORY_BYTES", "MAX_PARAMETERS", "MAX_TEXT_BYTES", "Description", "HostArray"]
+__all__ = ["KEY", "MAX_DIRECTORY_BYTES", "MAX_PARAMETERS", "MAX_TEXT_BYTES", "Description", "Host"]
 
-HostArray = np.ndarray[Any, Any]
 
 KEY = "rnncore"
 FORMAT = "rnncore"
@@ -116,7 +116,7 @@ def check_names(description: Description, names: Iterable[str]) -> None:
         raise FileFormatError(f"its parameters do not fit its description: {brief('; '.join(faults))}")
 
 
-def storable(description: Description, params: Any) -> dict[str, HostArray]:
+def storable(description: Description, params: Any) -> dict[str, Host]:
     """The arrays in torch's order, contiguous and little-endian.
 
     Raises

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import struct
 import zipfile
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -24,12 +23,13 @@ from rnncore.io.header import (
     MAX_PARAMETERS,
     MAX_TEXT_BYTES,
     Description,
-    HostArray,
     bare,
     brief,
     check_names,
     parse,
 )
+from rnncore.io.npy import _npy_header
+from rnncore.typing import Host
 
 __all__ = ["decode", "encode"]
 
@@ -44,22 +44,12 @@ _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 
-# Magic string, version and length; then a matrix has 118 bytes of header.
-_NPY_START_BYTES = 10
-_MAX_NPY_HEADER = 1024
-
-# What numpy.lib.format writes for plain numbers. Its reader has Python parse whatever stands there, which warns, recurses
-# and fails in ways of its own; with this before it, an unknown dtype (ValueError) is all that is left to go wrong.
-_NPY_HEADER = re.compile(
-    rb"\{'descr': '[<>|][biufcO][0-9]*', 'fortran_order': (True|False), "
-    rb"'shape': \(((0|[1-9][0-9]*),|(0|[1-9][0-9]*)(, (0|[1-9][0-9]*))+)?\), \} *\n"
-)
 
 # What zipfile raises for bytes that it does not understand; NotImplementedError is a RuntimeError.
 _ZIP_DAMAGE = (zipfile.BadZipFile, struct.error, EOFError, ValueError, RuntimeError, OverflowError)
 
 
-def encode(text: str, params: Mapping[str, HostArray]) -> bytes:
+def encode(text: str, params: Mapping[str, Host]) -> bytes:
     """The bytes of a file: the description's text and the arrays, stored without compression."""
     made = io.BytesIO()
     entries = {KEY: np.frombuffer(text.encode(), np.uint8), **params}
@@ -73,7 +63,7 @@ def encode(text: str, params: Mapping[str, HostArray]) -> bytes:
     return made.getvalue()
 
 
-def decode(file: BinaryIO) -> tuple[Description, dict[str, HostArray]]:
+def decode(file: BinaryIO) -> tuple[Description, dict[str, Host]]:
     """The description and the arrays, in torch's order.
 
     Raises
@@ -156,7 +146,7 @@ def _text(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         return entry.read()
 
 
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, description: Description, name: str) -> HostArray:
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, description: Description, name: str) -> Host:
     want, expected = description.host_dtype, description.shapes[name]
     nbytes = description.nbytes(name)
     with archive.open(info) as entry:
@@ -169,21 +159,3 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, description: Descrip
             raise FileFormatError(f"{name}: expected {nbytes} bytes of numbers, got {info.file_size - entry.tell()}")
         data = entry.read()  # zipfile compares the checksum at the end
     return np.frombuffer(data, want).reshape(shape).astype(want.newbyteorder("="))  # a copy: bytes are read-only
-
-
-def _npy_header(entry: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype as the .npy claims them: plain numbers in C order."""
-    start = entry.read(_NPY_START_BYTES)
-    length = int.from_bytes(start[-2:], "little")
-    if start[:-2] != np.lib.format.magic(1, 0) or length > _MAX_NPY_HEADER:
-        raise FileFormatError(f"{name}: its .npy header is not one of version 1.0 with at most {_MAX_NPY_HEADER} bytes")
-    text = entry.read(length)
-    if not _NPY_HEADER.fullmatch(text):
-        raise FileFormatError(f"{name}: its .npy header is not one of plain numbers: {brief(text)}")
-    try:
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(start[-2:] + text))
-    except ValueError as error:
-        raise FileFormatError(f"{name}: its .npy header is not valid: {brief(error)}") from error
-    if dtype.hasobject or fortran:
-        raise FileFormatError(f"{name}: expected plain numbers in C order, got Python objects or Fortran order")
-    return shape, dtype

@@ -14,17 +14,8 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from rnncore.errors import FileFormatError
-from rnncore.io.header import (
-    KEY,
-    MAX_DIRECTORY_BYTES,
-    Description,
-    HostArray,
-    bare,
-    brief,
-    check_names,
-    parse,
-    parse_json,
-)
+from rnncore.io.header import KEY, MAX_DIRECTORY_BYTES, Description, bare, brief, check_names, parse, parse_json
+from rnncore.typing import Host
 
 __all__ = ["decode", "encode"]
 
@@ -32,7 +23,7 @@ _LENGTH = struct.Struct("<Q")
 _DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64", "bfloat16": "F32"}
 
 
-def encode(text: str, params: Mapping[str, HostArray]) -> bytes:
+def encode(text: str, params: Mapping[str, Host]) -> bytes:
     """The bytes of a file: the description's text and the arrays."""
     from safetensors.numpy import save  # not before it is needed: importing rnncore imports no file format
 
@@ -40,7 +31,7 @@ def encode(text: str, params: Mapping[str, HostArray]) -> bytes:
     return save(dict(params), {KEY: text})
 
 
-def decode(file: BinaryIO) -> tuple[Description, dict[str, HostArray]]:
+def decode(file: BinaryIO) -> tuple[Description, dict[str, Host]]:
     """The description and the arrays, in torch's order.
 
     Raises

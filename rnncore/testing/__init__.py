@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rnncore.testing.check import CAPABILITIES, CHECKS, TOLERANCES, Check, CheckFailed
+from rnncore.testing.check import CHECKS
 from rnncore.testing.report import SUITE_VERSION, Outcome, Report
 from rnncore.testing.run import check_backend
+from rnncore.testing.tools.rules import CAPABILITIES, TOLERANCES, Check, CheckFailed
 
 if TYPE_CHECKING:
     from rnncore.testing.conformance import BackendConformance

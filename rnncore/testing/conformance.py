@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from rnncore.backend import Backend, KernelMode
+from rnncore.backend.contract import Backend
 from rnncore.errors import RnncoreError
 from rnncore.testing.check import CHECKS
 from rnncore.testing.run import Session, known_failures
+from rnncore.typing import KernelMode
 
 __all__ = ["BackendConformance"]
 

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from rnncore.testing.check import Check
-    from rnncore.testing.subject import Measured
+    from rnncore.testing.tools.rules import Check
+    from rnncore.testing.tools.subject import Measured
 
 __all__ = ["SUITE_VERSION", "Outcome", "Report"]
 

@@ -13,23 +13,38 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rnncore.arrays import device_name, find_device, floating_dtypes
-from rnncore.backend import Backend, Device, KernelMode
-from rnncore.discovery import words
-from rnncore.dispatch import check_kernel_mode
+from rnncore.arguments import one_line
+from rnncore.backend.arrays import device_name, find_device, floating_dtypes
+from rnncore.backend.contract import Backend
+from rnncore.backend.discovery import words
+from rnncore.backend.plugin import ask_plugin
+from rnncore.backend.registry import backends, get_backend, resolve_backend
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, BackendUnavailableError, UnknownNameError
-from rnncore.parameterised import resolve_backend
-from rnncore.registry import ask_plugin, backends, get_backend, one_line
-from rnncore.testing.check import BOTH, CAPABILITIES, CHECKS, Check, CheckFailed
+from rnncore.network.engine import check_kernel_mode
+from rnncore.testing.check import CHECKS
 from rnncore.testing.report import SUITE_VERSION, Outcome, Report
-from rnncore.testing.subject import Measured, Subject, capabilities, precision_of
+from rnncore.testing.tools.rules import BOTH, CAPABILITIES, Check, CheckFailed
+from rnncore.testing.tools.subject import Measured, Subject, capabilities, precision_of
+from rnncore.typing import Device, KernelMode
 
 __all__ = ["Session", "check_backend"]
 
 # In this order the checks are listed and run: what a failure makes the later ones fail comes first.
-GROUPS = ("contract", "scan", "network", "gradient", "relation", "extreme", "purity", "transfer", "kernel")
+GROUPS = [
+    "contract",
+    "scan",
+    "network",
+    "lengths",
+    "weights",
+    "gradient",
+    "relation",
+    "extreme",
+    "purity",
+    "transfer",
+    "kernel",
+]
 for _group in GROUPS:
-    import_module(f"rnncore.testing.{_group}_checks")
+    import_module(f"rnncore.testing.checks.{_group}")
 
 SHOWN = 300
 

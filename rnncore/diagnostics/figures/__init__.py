@@ -1,0 +1,1 @@
+"""Figures: what a report shows, drawn with matplotlib."""

@@ -1,0 +1,1 @@
+"""Findings: the results of the probes as data, and why some are absent."""

@@ -1,0 +1,250 @@
+"""horizon: how far back the gradient reaches, and what truncating backpropagation to K steps costs.
+
+Lag n is the distance between a loss and the state that it is differentiated by: ``dL/dh_{T-n}`` for a loss of the last
+state. The bias of truncation is that of the gradient of W_hh itself, from the signed contributions of the lags, which may
+cancel: norms that are added up do not tell it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from rnncore.arguments import positive_int
+from rnncore.diagnostics.gradient.flow import Delta, Flow
+from rnncore.diagnostics.gradient.lags import (
+    follow_all,
+    follow_some,
+    in_lag_order,
+    log_in_lag_order,
+    reach_of,
+    subtract,
+)
+from rnncore.diagnostics.gradient.truncation import LEVELS, truncation
+from rnncore.diagnostics.numerics.scaled import EPS, Scaled
+from rnncore.diagnostics.recording import Record, check_record
+from rnncore.errors import ArgumentValueError
+from rnncore.typing import Host
+
+__all__ = ["EPS", "MAX_LAG", "SMALL", "Horizon", "horizon", "theil_sen"]
+
+SMALL = 1e-3
+MAX_LAG = 256
+# Of the slope: of more lags, so many of them.
+POINTS = 256
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """Natural logarithms; lags in steps of the direction's own time.
+
+    Attributes
+    ----------
+    gain : host array (N + 1, B)
+        ln of the norm of what arrives n steps before the loss, less ln of the norm at the loss. For a loss of the last
+        state ``ln ||dL/dh_{T-n}|| - ln ||dL/dh_T||``, with n = T for h_0; the same of a loss of any other one step. For
+        losses at many steps both norms are over those that lie n steps or more behind the row's first state, each seen
+        from its own step; h_0 is left out. NaN past a row's first state and in a row without a loss, -inf where nothing
+        arrives.
+    median : host array (n,)
+        Over the rows that have the lag; no longer than the longest of them.
+    lag_small, lag_eps : int or None
+        The smallest lag from which on the median gain stays below 1e-3, and below the dtype's eps, where it no longer
+        changes a sum in this arithmetic. None where it does not within the lags looked at.
+    slope : float
+        Nats per step, negative for vanishing: the median of the slopes between all pairs of lags (Theil and Sen). NaN
+        with fewer than two finite gains.
+    e_fold : float
+        ``1 / |slope|``: the lags in which the gradient changes by a factor of e.
+    bias_lags : host array (n,) of int
+        The K at which the truncation bias is known: 0, 1, ..., then fewer, but where it passes 10 % and 1 % every one.
+    bias : host array (n,)
+        ``||g_K - g|| / ||g||`` at them, where g_K is the gradient of weight_hh from lags 0 to K - 1 alone, summed over the
+        rows. ``bias[0]`` is 1. NaN where g is 0.
+    k_10, k_1 : int or None
+        The smallest K of `bias_lags` from which on the bias is at most 10 %, and 1 %.
+    complete : bool
+        Whether all lags were looked at.
+    losses : int
+        Of how many steps with a loss each row's were followed back, at most.
+    layer, direction : int
+    """
+
+    gain: Host
+    median: Host
+    lag_small: int | None
+    lag_eps: int | None
+    slope: float
+    e_fold: float
+    bias_lags: Host
+    bias: Host
+    k_10: int | None
+    k_1: int | None
+    complete: bool
+    losses: int
+    layer: int
+    direction: int
+
+
+def horizon(
+    record: Record,
+    flow: Flow,
+    deltas: Sequence[Sequence[Delta]],
+    *,
+    layer: int = -1,
+    direction: int = 0,
+    max_lag: int = MAX_LAG,
+    every_loss: bool = True,
+) -> Horizon:
+    """Gain by lag, and the bias of truncation at K, of one layer's and direction's recurrence.
+
+    What comes down from the layer above enters as it is: truncated there too it would be a little less.
+
+    Parameters
+    ----------
+    record : Record
+    flow, deltas
+        What :func:`rnncore.diagnostics.gradient.flow.flow` returned for the record.
+    layer, direction : int
+    max_lag : int
+        Where a row has losses at more steps than one: the most lags. A loss at one step has all.
+    every_loss : bool
+        Where there are such losses: follow them all, or only one in each max_lag steps, from a row's last loss back.
+
+    Returns
+    -------
+    Horizon
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+        For a layer or direction that is not there, and for a max_lag below 1.
+
+    Notes
+    -----
+    For a loss at one step, every step before is a lag: the work is that of one product ``delta^T h``, ``2 T B H^2``
+    operations as in one backward pass. Losses that stand max_lag steps apart do not meet within that many lags, so they
+    are followed as rows of a batch, by one linear scan and the same product: ``6 T B H^2``. With every_loss each lag takes
+    one product of all steps with W and one with the states, ``4 T B H^2``, until what is left is below eps of the whole
+    or max_lag is reached. Memory is a few arrays (T, B, H).
+
+    Truncation bias and its geometric decay: Tallec and Ollivier (2017), "Unbiasing truncated backpropagation through
+    time"; Aicher, Foti and Fox (2019), "Adaptively truncating backpropagation through time to control gradient bias".
+
+    Examples
+    --------
+    ``h_t = 0.9 h_{t-1} + 0.1`` at its fixed point, the loss on the last of 200 steps:
+
+    >>> import numpy as np, rnncore
+    >>> from rnncore import diagnostics
+    >>> from rnncore.diagnostics.gradient.horizon import horizon
+    >>> rnn = rnncore.RNN(1, 1, nonlinearity="identity", bias=False, rng=0)
+    >>> rnn.load_state_dict({"weight_ih_l0": np.array([[0.1]]), "weight_hh_l0": np.array([[0.9]])})
+    >>> seen = diagnostics.record(rnn, np.ones((200, 1, 1)), np.ones((1, 1, 1)))
+    >>> found = horizon(seen, *diagnostics.flow(seen, None, [[np.ones((1, 1))]]))
+    >>> found.lag_small, found.k_10, found.k_1
+    (66, 22, 44)
+    >>> round(100 * float(found.bias[22]), 3), round(100 * float(found.bias[44]), 3)
+    (9.848, 0.97)
+    """
+    check_record(record)
+    layers = record.spec.num_layers
+    if not _is_int(layer) or not -layers <= layer < layers:
+        raise ArgumentValueError(f"layer: expected an int in [0, {layers - 1}], got {layer!r}")
+    if not _is_int(direction) or not 0 <= direction < record.directions:
+        raise ArgumentValueError(f"direction: expected an int in [0, {record.directions - 1}], got {direction!r}")
+    max_lag = positive_int("max_lag", max_lag)
+    layer %= layers
+    delta = deltas[layer][direction]
+    reach = reach_of(delta.source_log, record, direction)
+    with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
+        if _only_one(delta.source_log):
+            gain, complete, losses = _gain_of_one(record, flow, layer, direction, reach), True, int(reach.any())
+            log = log_in_lag_order(delta.log, record, direction, reach)
+            e, before = (
+                in_lag_order(x, record, direction, reach) for x in (delta.values, record.previous(layer, direction))
+            )
+            bias = truncation(Scaled(e, log), before, engine=record.engine)
+        elif every_loss:
+            gain, bias, complete = follow_all(record, delta, layer, direction, max_lag)
+            losses = int((delta.source_log != -np.inf).sum(axis=0).max())
+        else:
+            gain, bias, losses, complete = follow_some(record, delta, layer, direction, max_lag)
+    median = _median(gain)
+    slope = theil_sen(median)
+    return Horizon(
+        gain=gain,
+        median=median,
+        lag_small=_from_on(median < math.log(SMALL)),
+        lag_eps=_from_on(median < math.log(EPS[record.engine.dtype_name])),
+        slope=slope,
+        e_fold=1 / abs(slope) if slope else math.inf,
+        bias_lags=bias.lags,
+        bias=bias.bias,
+        k_10=bias.smallest(LEVELS[0]),
+        k_1=bias.smallest(LEVELS[1]),
+        complete=complete,
+        losses=losses,
+        layer=layer,
+        direction=direction,
+    )
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def theil_sen(y: Host) -> float:
+    """The median slope between all pairs of finite y against their index; of POINTS of them where there are more."""
+    x = np.flatnonzero(np.isfinite(y))
+    if len(x) < 2:
+        return math.nan
+    x = x[np.unique(np.linspace(0, len(x) - 1, POINTS).round().astype(np.int64))]
+    i, j = _pairs(len(x))
+    return float(np.median((y[x[j]] - y[x[i]]) / (x[j] - x[i])))
+
+
+@lru_cache(maxsize=8)
+def _pairs(n: int) -> tuple[Host, Host]:
+    i, j = np.triu_indices(n, 1)
+    return i, j
+
+
+def _only_one(source_log: Host) -> bool:
+    """Whether no row has a loss at more steps than one: usually its last."""
+    return bool(((source_log != -np.inf).sum(axis=0) <= 1).all())
+
+
+def _gain_of_one(record: Record, flow: Flow, layer: int, direction: int, reach: Host) -> Host:
+    total, initial = flow.total[layer][direction], flow.initial[layer][direction]
+    out = np.full((int(reach.max(initial=0)) + 1, record.batch), np.nan)
+    for b, n in enumerate(reach):
+        if n:
+            series = total[record.lengths[b] - n : record.lengths[b], b] if direction else total[:n, b][::-1]
+            series = np.append(series, initial[b])
+            out[: n + 1, b] = subtract(series, series[0])
+    return out
+
+
+def _median(gain: Host) -> Host:
+    ordered = np.sort(gain, axis=1)  # NaN goes to the end
+    count = (~np.isnan(gain)).sum(axis=1)
+    if not count.any():
+        return np.full(1, np.nan)
+    rows = np.arange(len(gain))
+    low, high = (ordered[rows, np.maximum(at, 0)] for at in ((count - 1) // 2, count // 2))
+    with np.errstate(invalid="ignore"):
+        out = np.where(low == high, low, (low + high) / 2)
+    return np.asarray(out[: np.flatnonzero(count)[-1] + 1])
+
+
+def _from_on(below: Host) -> int | None:
+    """The first index from which on it is true to the end."""
+    if not len(below) or not below[-1]:
+        return None
+    return int(len(below) - np.argmin(below[::-1])) if not below.all() else 0

@@ -1,0 +1,1 @@
+"""Jacobians: what a step, or a product of many, does to vectors."""

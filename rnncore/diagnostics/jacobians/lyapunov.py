@@ -1,0 +1,261 @@
+"""lyapunov: the spectrum of Lyapunov exponents of a recurrence along its own trajectory, with an interval.
+
+``lambda_i = lim (1/T) ln sigma_i(J_T ... J_1)`` with ``J_t = dh_t/dh_{t-1} = diag(f'(z_t)) W_hh`` of one layer and
+direction. A frame of k directions is carried forward, each J_t applied from the left as time goes on, and the logarithms of
+what orthonormalising it takes away are averaged. lambda_1 > 0: gradients through time grow without bound, even where all
+states stay bounded (Mikhaeil, Monfared and Durstewitz 2022, "On the difficulty of learning chaotic dynamics with RNNs").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from rnncore.diagnostics.jacobians.product import Chain, advance, chains, check_k, difference, start_frame
+from rnncore.diagnostics.recording import Record
+from rnncore.errors import ArgumentValueError
+from rnncore.typing import Host
+
+__all__ = ["Lyapunov", "exponents", "kaplan_yorke", "lyapunov"]
+
+BURN_IN = 0.1
+WINDOWS = 20
+
+
+@dataclass(frozen=True)
+class Lyapunov:
+    """Exponents in nats per step, descending as the frame orders them.
+
+    Attributes
+    ----------
+    exponents : host array (k,)
+        The mean over the rows, each weighted by its steps; -inf for a direction that dies.
+    interval : host array (2, k)
+        Batch means: Student's interval of the mean over windows and rows. It is right where a window is longer than the
+        trajectory's memory; NaN where there is only one window of one row.
+    confidence : float
+    by_row : host array (B, k)
+        NaN for a row without a step after the burn-in.
+    windows : host array (n, B, k)
+        Finite-time exponents, over consecutive windows of equal length (to one step).
+    steps, burn_in : host array (B,) of int
+        What was averaged over, and what was left out before it.
+    sum_residual : host array (B,) or None
+        With all k = H: the sum of the exponents less the mean of ``ln |det J_t|``, 0 but for rounding; the determinant is
+        from z, so what the dtype lost of f' shows here. None where k < H.
+    kaplan_yorke : float
+        Dimension; NaN where the k exponents do not reach down to it.
+    entropy_rate : float
+        The sum of the positive exponents (Pesin); a lower bound where all k are positive and k < H.
+    predictability : float
+        ``ln 2 / lambda_1``: the steps in which an error doubles; inf where it does not.
+    rows : tuple of int
+    layer, direction : int
+    """
+
+    exponents: Host
+    interval: Host
+    confidence: float
+    by_row: Host
+    windows: Host
+    steps: Host
+    burn_in: Host
+    sum_residual: Host | None
+    kaplan_yorke: float
+    entropy_rate: float
+    predictability: float
+    rows: tuple[int, ...]
+    layer: int
+    direction: int
+
+
+def lyapunov(
+    record: Record,
+    k: int = 1,
+    *,
+    burn_in: int | None = None,
+    windows: int = WINDOWS,
+    confidence: float = 0.95,
+    layer: int = -1,
+    direction: int = 0,
+    rows: Sequence[int] | None = None,
+    seed: int = 0,
+) -> Lyapunov:
+    """The k largest Lyapunov exponents of one layer and direction, the recurrence by itself.
+
+    Parameters
+    ----------
+    record : Record
+    k : int
+        In [1, width].
+    burn_in : int, optional
+        Steps before the average, in which the trajectory and the frame settle; a tenth of each row by default.
+    windows : int
+        Batches of the interval; fewer where the rows are short.
+    confidence : float
+    layer, direction : int
+    rows : sequence of int, optional
+        Rows of the batch; all by default.
+    seed : int
+        Of the first frame.
+
+    Returns
+    -------
+    Lyapunov
+        In nats per step.
+
+    Raises
+    ------
+    ArgumentValueError
+        For a k outside [1, width], a layer, direction or row that is not there, windows < 1, a confidence outside (0, 1), and
+        a burn-in that leaves a row no step.
+    ArgumentTypeError
+        For a k that is no int.
+
+    Notes
+    -----
+    Benettin, Galgani, Giorgilli and Strelcyn (1980), "Lyapunov characteristic exponents for smooth dynamical systems";
+    dimension: Kaplan and Yorke (1979); for recurrent networks: Engelken, Wolf and Abbott (2023), "Lyapunov spectra of
+    chaotic recurrent neural networks". The cost is that of k backward passes, and the orthonormalisations.
+
+    Examples
+    --------
+    A linear network has ln |eigenvalue| of its W_hh:
+
+    >>> import numpy as np, rnncore
+    >>> from rnncore.diagnostics import record
+    >>> from rnncore.diagnostics.jacobians.lyapunov import lyapunov
+    >>> rnn = rnncore.RNN(1, 2, nonlinearity="identity", rng=0)
+    >>> w = np.array([[0.5, 3.0], [0.0, 0.25]])
+    >>> rnn.load_state_dict(dict(rnn.state_dict()) | {"weight_hh_l0": w})
+    >>> found = lyapunov(record(rnn, np.zeros((1000, 1, 1))), k=2)
+    >>> np.round(found.exponents - np.log([0.5, 0.25]), 12) + 0.0
+    array([0., 0.])
+    >>> bool(abs(found.sum_residual[0]) < 1e-12)
+    True
+    """
+    if windows < 1:
+        raise ArgumentValueError(f"windows: expected an int >= 1, got {windows}")
+    if not 0 < confidence < 1:
+        raise ArgumentValueError(f"confidence: expected a number in (0, 1), got {confidence}")
+    with record.engine.scope():
+        places, links, layer, direction = chains(record, None, layer=layer, direction=direction, rows=rows)
+        width = record.spec.hidden_sizes[layer]
+        check_k(k, width)
+        count = sum(len(p) for p in places)
+        chosen = tuple(range(record.batch)) if rows is None else tuple(rows)
+        ends = np.asarray([record.lengths[r] for r in chosen], dtype=np.int64)
+        burn = (ends * BURN_IN).astype(np.int64) if burn_in is None else np.full(count, burn_in, dtype=np.int64)
+        if (burn < 0).any() or ((burn >= ends) & (ends > 0)).any():
+            shortest = int(ends[ends > 0].min(initial=record.steps))
+            raise ArgumentValueError(f"burn_in: expected an int in [0, {shortest - 1}], got {burn_in}")
+        steps = ends - burn
+        n = max(1, min(windows, int(steps[steps > 0].min(initial=windows))))
+        series = np.full((n, count, k), np.nan)
+        by_row = np.full((count, k), np.nan)
+        for place, chain in zip(places, links, strict=True):
+            if chain.steps:
+                found, mean = exponents(chain, k, burn_in=int(burn[place[0]]), windows=n, seed=seed)
+                series[:, place], by_row[place] = found, mean
+        residual = None
+        if k == width:
+            residual = difference(by_row.sum(axis=1), _log_det(record, layer, direction, chosen, ends, burn))
+            residual = np.where(np.isnan(residual), np.nan, residual)
+    used = steps > 0
+    share = steps[used] / max(1, steps[used].sum())
+    pooled = (by_row[used] * share[:, None]).sum(axis=0) if used.any() else np.full(k, np.nan)
+    return Lyapunov(
+        exponents=pooled,
+        interval=_interval(series[:, used].reshape(-1, k), pooled, confidence),
+        confidence=confidence,
+        by_row=by_row,
+        windows=series,
+        steps=steps,
+        burn_in=burn,
+        sum_residual=residual,
+        kaplan_yorke=kaplan_yorke(pooled, complete=k == width),
+        entropy_rate=float(pooled[pooled > 0].sum()) if used.any() else math.nan,
+        predictability=math.log(2) / float(pooled[0]) if pooled[0] > 0 else math.inf,
+        rows=chosen,
+        layer=layer,
+        direction=direction,
+    )
+
+
+def exponents(chain: Chain, k: int, *, burn_in: int = 0, windows: int = 1, seed: int = 0) -> tuple[Host, Host]:
+    """Finite-time exponents of consecutive windows (n, B, k) and over all steps after the burn-in (B, k)."""
+    frame = start_frame(chain, k, seed)
+    advance(chain, frame, 0, burn_in, lambda r: None)
+    # A direction is dead for good, but what it lost before the average began is not part of it.
+    edges = np.round(np.linspace(burn_in, chain.steps, windows + 1)).astype(np.int64)
+    sums = np.zeros((windows, chain.rows, k))
+
+    def add(r: Host) -> None:
+        with np.errstate(divide="ignore"):
+            sums[w] += np.log(np.abs(np.diagonal(r, axis1=1, axis2=2)))
+
+    for w in range(windows):
+        advance(chain, frame, int(edges[w]), int(edges[w + 1]), add)
+    return sums / np.diff(edges)[:, None, None], sums.sum(axis=0) / (chain.steps - burn_in)
+
+
+def kaplan_yorke(spectrum: Host, *, complete: bool) -> float:
+    """``j + (lambda_1 + ... + lambda_j) / |lambda_{j+1}|`` with the largest j whose sum is not negative.
+
+    NaN where the sum of all is not negative and these are not all exponents that there are.
+    """
+    if np.isnan(spectrum).any():
+        return math.nan
+    sums = np.cumsum(spectrum)
+    j = int((np.cumsum(sums < 0) == 0).sum())
+    if j == 0:
+        return 0.0
+    if j == len(spectrum):
+        return float(j) if complete else math.nan
+    return j + float(sums[j - 1]) / abs(float(spectrum[j]))
+
+
+def _interval(samples: Host, mean: Host, confidence: float) -> Host:
+    """Of the mean of independent samples (n, k): (2, k)."""
+    n = len(samples)
+    if n < 2:
+        return np.full((2, samples.shape[1]), np.nan)
+    dead = ~np.isfinite(samples).all(axis=0)
+    error = np.where(dead, 0.0, samples).std(axis=0, ddof=1) / math.sqrt(n)
+    half = np.where(dead, 0.0, _student(confidence, n - 1) * error)
+    return np.stack([mean - half, mean + half])
+
+
+def _student(confidence: float, freedom: int) -> float:
+    """The two-sided quantile of Student's t, by Hill's expansion in 1/freedom (Abramowitz and Stegun 26.7.5)."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    if freedom == 1:
+        return math.tan(math.pi * confidence / 2)
+    if freedom == 2:
+        return float(confidence * math.sqrt(2 / (1 - confidence**2)))
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return float(z + sum(t / freedom ** (i + 1) for i, t in enumerate(terms)))
+
+
+def _log_det(record: Record, layer: int, direction: int, rows: tuple[int, ...], ends: Host, burn: Host) -> Host:
+    """The mean of ``ln |det J_t| = sum_i ln |f'(z_ti)| + ln |det W|`` over each row's own steps after the burn-in: (B,)."""
+    xp = record.xp
+    slopes = record.host(xp.sum(record.nonlinearity.log_derivative(record.z[layer][direction], xp=xp), axis=-1))
+    with np.errstate(divide="ignore"):
+        w = float(np.linalg.slogdet(record.host(record.weights[layer][direction].weight_hh))[1])
+    out = np.full(len(rows), np.nan)
+    for i, row in enumerate(rows):
+        end, first = int(ends[i]), int(burn[i])
+        part = slopes[: end - first, row] if direction else slopes[first:end, row]
+        if len(part):
+            out[i] = part.mean() + w
+    return out

@@ -1,0 +1,288 @@
+"""sweep: directions carried through a long product of recurrent Jacobians, in pieces that lose neither digits nor range.
+
+A :class:`Chain` is what the Jacobians ``J_t = diag(f'(z_t)) W_hh`` do to vectors, by the linear scan; a :class:`Frame` is a
+few orthonormal directions on their way through it. Between two pieces of time they are orthonormalised, and the triangular
+factor that this takes away is handed on, so that the product of the Jacobians is the frame times the product of the factors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rnncore.backend.arrays import find_dtype, index_dtype
+from rnncore.diagnostics.numerics.scaled import SAFE
+from rnncore.diagnostics.recording import Record
+from rnncore.errors import ArgumentValueError
+from rnncore.network.engine import Engine
+from rnncore.typing import Array, Host, Namespace
+
+__all__ = ["EPS", "Chain", "Frame", "advance", "chains", "on_device", "orthonormal", "start_frame"]
+
+
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+FIRST_PIECE = 4
+LONGEST_PIECE = 64
+# Pieces between two questions to the host, and the numbers that wait on the device for it.
+PIECES = 16
+WAITING = 2**22
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The Jacobians of some rows over some steps, as what they do to vectors.
+
+    Attributes
+    ----------
+    steps, rows, width : int
+    push : callable
+        ``push(v, a, b)``: v (B, k, H) of row vectors to ``J_{b-1} ... J_a v`` and, (B,), the largest magnitude on the way.
+    pull : callable
+        ``pull(v, a, b)``: the same of the transpose, ``J_a^T ... J_{b-1}^T v``.
+    """
+
+    steps: int
+    rows: int
+    width: int
+    engine: Engine
+    push: Callable[[Array, int, int], tuple[Array, Array]]
+    pull: Callable[[Array, int, int], tuple[Array, Array]]
+
+    @staticmethod
+    def of_network(d: Array, w: Array, *, engine: Engine, reverse: bool = False) -> Chain:
+        """``J_t = diag(d_t) W``: d (T, B, H), w (H, H). With `reverse`, step 0 of the chain is the last of d."""
+        steps, rows, width = (int(n) for n in d.shape)
+        xp, w_t = engine.xp, engine.xp.matrix_transpose(w)
+
+        def slopes(k: int, a: int, b: int) -> Array:
+            part = d[steps - b : steps - a, ...] if reverse else d[a:b, ...]
+            repeated = xp.broadcast_to(xp.expand_dims(part, axis=2), (b - a, rows, k, width))
+            return xp.reshape(repeated, (b - a, rows * k, width))
+
+        def largest(s: Array, k: int) -> Array:
+            return xp.max(xp.reshape(xp.max(xp.abs(s), axis=(0, 2)), (rows, k)), axis=1)
+
+        def push(v: Array, a: int, b: int) -> tuple[Array, Array]:
+            k = int(v.shape[1])
+            d_ab = slopes(k, a, b)
+            s = engine.linear(xp.zeros_like(d_ab), d_ab, xp.reshape(v, (rows * k, width)), w_t, reverse=reverse)
+            return xp.reshape(s[0 if reverse else -1, ...], (rows, k, width)), largest(s, k)
+
+        def pull(v: Array, a: int, b: int) -> tuple[Array, Array]:
+            # v^T J = (v * d) W: the factor d comes before W, so v enters as the source of the piece's last step, and the W
+            # of its first step follows after the scan.
+            k = int(v.shape[1])
+            d_ab = slopes(k, a, b)
+            source = xp.reshape(v, (1, rows * k, width))
+            rest = xp.zeros_like(d_ab[1:, ...])
+            u = xp.concat([source, rest] if reverse else [rest, source], axis=0)
+            e = engine.linear(u, d_ab, xp.zeros_like(d_ab[0, ...]), w, reverse=not reverse)
+            arrived = xp.reshape(xp.matmul(e[-1 if reverse else 0, ...], w), (rows, k, width))
+            return arrived, xp.maximum(largest(e, k), xp.max(xp.abs(arrived), axis=(1, 2)))
+
+        return Chain(steps, rows, width, engine, push, pull)
+
+    @staticmethod
+    def of_matrices(m: Array, *, engine: Engine) -> Chain:
+        """Any matrices: m (T, B, H, H)."""
+        steps, rows, width, _ = (int(n) for n in m.shape)
+        xp = engine.xp
+
+        def run(v: Array, order: range, transposed: bool) -> tuple[Array, Array]:
+            largest = xp.max(xp.abs(v), axis=(1, 2))
+            for t in order:
+                v = xp.matmul(v, m[t, ...] if transposed else xp.matrix_transpose(m[t, ...]))
+                largest = xp.maximum(largest, xp.max(xp.abs(v), axis=(1, 2)))
+            return v, largest
+
+        return Chain(
+            steps,
+            rows,
+            width,
+            engine,
+            lambda v, a, b: run(v, range(a, b), False),
+            lambda v, a, b: run(v, range(b - 1, a - 1, -1), True),
+        )
+
+
+@dataclass
+class Frame:
+    """k orthonormal vectors for each row as they travel: what a sweep carries from one span to the next.
+
+    Attributes
+    ----------
+    vectors : array (B, k, H)
+        Zero in place of a vector that died, or any that is orthogonal to the others.
+    alive : host array (B, k) of bool
+        Whether the direction has survived: not multiplied by 0, nor by less than the dtype can tell from it.
+    piece : int
+        Steps between two orthonormalisations, a power of 2.
+    """
+
+    vectors: Array
+    alive: Host
+    piece: int = FIRST_PIECE
+
+    @property
+    def width(self) -> int:
+        """k."""
+        return int(self.vectors.shape[1])
+
+
+def start_frame(chain: Chain, k: int, seed: int) -> Frame:
+    """Random orthonormal directions, the same for every row and on every backend."""
+    # Not the unit vectors: a product may map one of them to 0, or not mix them at all, and hide what the others do.
+    q = np.linalg.qr(np.random.default_rng(seed).standard_normal((chain.width, k)))[0].T
+    whole = np.broadcast_to(q, (chain.rows, k, chain.width))
+    return Frame(on_device(whole, chain.engine), np.ones((chain.rows, k), dtype=bool))
+
+
+def advance(
+    chain: Chain, frame: Frame, start: int, stop: int, take: Callable[[Host], None], *, backward: bool = False
+) -> None:
+    """Carry the frame over steps [start, stop), forward by ``J_t`` from the left or backward by ``J_t^T``.
+
+    `take` is given the triangular factor (B, k, k) of every piece, in the order of the sweep. The pieces are as long as
+    the frame keeps three quarters of its digits and its range in each: a group of pieces runs without a question to the
+    host, and again with shorter ones where the factors say that it lost more.
+    """
+    engine, xp = chain.engine, chain.engine.xp
+    eps = EPS[engine.dtype_name]
+    allowed, reach = -math.log(eps) / 4, math.log(SAFE[engine.dtype_name])
+    done, total = 0, stop - start
+    while done < total:
+        if not chain.rows:
+            return
+        group = max(1, min(PIECES, WAITING // (chain.rows * frame.width**2)))
+        vectors, at = frame.vectors, done
+        factors, sizes = [], []
+        for _ in range(group):
+            if at == total:
+                break
+            count = min(frame.piece, total - at)
+            if backward:
+                moved, largest = chain.pull(vectors, stop - at - count, stop - at)
+            else:
+                moved, largest = chain.push(vectors, start + at, start + at + count)
+            vectors, r = orthonormal(moved, xp=xp, engine=engine)
+            factors.append(r)
+            sizes.append(largest)
+            at += count
+        r_host = _host(xp.stack(factors, axis=0), engine)
+        size = _host(xp.stack(sizes, axis=0), engine)
+        alive = frame.alive.copy()
+        worst = 0.0
+        for r, s in zip(r_host, size, strict=True):
+            alive &= _resolve(r, eps, chain.width)
+            worst = max(worst, _lost(r, s, alive, allowed, reach))
+        if worst > 1 and frame.piece > 1:
+            # As long as the rate found here would allow, with a margin: the next group may be a little worse.
+            frame.piece = min(frame.piece // 2, 1 << max(0, int(math.log2(max(1.0, 0.8 * frame.piece / worst)))))
+            continue
+        for r in r_host:
+            take(r)
+        frame.vectors, frame.alive, done = vectors, alive, at
+        if worst < 0.4 and frame.piece < LONGEST_PIECE:
+            frame.piece *= 2
+
+
+def orthonormal(v: Array, *, xp: Namespace, engine: Engine, extension: bool = True) -> tuple[Array, Array]:
+    """``v = R^T q`` for v (B, k, H): q with orthonormal rows, R (B, k, k) upper triangular, which is QR of the transpose.
+
+    By ``linalg.qr`` where the namespace has it; else, or without `extension`, by Gram-Schmidt, twice for each vector
+    ("twice is enough", Giraud, Langou, Rozloznik and van den Eshof 2005, "Rounding error analysis of the classical
+    Gram-Schmidt orthogonalization process"), which leaves 0 where a vector has nothing of its own.
+    """
+    if extension and hasattr(xp, "linalg") and hasattr(xp.linalg, "qr"):
+        half = engine.dtype_name in ("float16", "bfloat16")  # of which linear algebra packages have none
+        wide = find_dtype("float32", xp=xp, device=engine.device) if half else engine.dtype
+        q, r = xp.linalg.qr(xp.matrix_transpose(xp.astype(v, wide) if half else v))
+        q = xp.matrix_transpose(q)
+        return (xp.astype(q, engine.dtype) if half else q), r
+    k, width = int(v.shape[1]), int(v.shape[2])
+    largest = xp.max(xp.abs(v), axis=(1, 2), keepdims=True)
+    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+    v = v / unit
+    found, columns = xp.zeros_like(v[:, :0, :]), []
+    none = 4 * math.sqrt(width) * EPS[engine.dtype_name]
+    for j in range(k):
+        rest = v[:, j : j + 1, :]
+        before = xp.sqrt(xp.sum(rest * rest, axis=-1, keepdims=True))
+        share = xp.zeros_like(rest[..., :0]) if j == 0 else None
+        for _ in range(2 if j else 0):
+            part = xp.matmul(rest, xp.matrix_transpose(found))
+            rest = rest - xp.matmul(part, found)
+            share = part if share is None else share + part
+        norm = xp.sqrt(xp.sum(rest * rest, axis=-1, keepdims=True))
+        own = norm > none * before
+        safe = xp.where(own, norm, xp.ones_like(norm))
+        found = xp.concat([found, xp.where(own, rest / safe, xp.zeros_like(rest))], axis=1)
+        below = xp.zeros((int(v.shape[0]), 1, k - j - 1), dtype=v.dtype, device=engine.device)
+        columns.append(xp.concat([share, xp.where(own, norm, xp.zeros_like(norm)), below], axis=2))
+    return found, xp.matrix_transpose(xp.concat(columns, axis=1) * unit)
+
+
+def chains(
+    record: Record, span: tuple[int, int] | None, *, layer: int, direction: int, rows: Sequence[int] | None
+) -> tuple[list[list[int]], list[Chain], int, int]:
+    """One chain for the rows that have the same steps in the span, with their places among `rows`; the indices checked."""
+    layers = record.spec.num_layers
+    if not -layers <= layer < layers:
+        raise ArgumentValueError(f"layer: expected an int in [0, {layers - 1}], got {layer}")
+    if not 0 <= direction < record.directions:
+        raise ArgumentValueError(f"direction: expected an int in [0, {record.directions - 1}], got {direction}")
+    layer %= layers
+    chosen = list(range(record.batch)) if rows is None else list(rows)
+    for row in chosen:
+        if not 0 <= row < record.batch:
+            raise ArgumentValueError(f"rows: expected ints in [0, {record.batch - 1}], got {row}")
+    start, stop = (0, record.steps) if span is None else span
+    if not 0 <= start <= stop <= record.steps:
+        raise ArgumentValueError(f"span: expected 0 <= start <= stop <= {record.steps}, got {(start, stop)}")
+    groups: dict[int, list[int]] = {}
+    for place, row in enumerate(chosen):
+        groups.setdefault(max(start, min(stop, record.lengths[row])), []).append(place)
+    d = record.slope(layer, direction)
+    w = record.weights[layer][direction].weight_hh
+    dtype = index_dtype(xp=record.xp, device=record.engine.device)
+    made = []
+    for end, places in groups.items():
+        part = d[start:end, ...]
+        if [chosen[p] for p in places] != list(range(record.batch)):
+            index = np.asarray([chosen[p] for p in places], dtype=np.int64)
+            at = record.engine.backend.asarray(index, dtype=dtype, device=record.engine.device)
+            part = record.xp.take(part, at, axis=1)
+        made.append(Chain.of_network(part, w, engine=record.engine, reverse=bool(direction)))
+    return list(groups.values()), made, layer, direction
+
+
+def _resolve(r: Host, eps: float, width: int) -> Host:
+    """Set to 0, in place, what is rounding in the rows of directions without anything of their own; (B, k): which have."""
+    length = np.sqrt((r * r).sum(axis=1))
+    none = 4 * math.sqrt(width) * eps * length
+    own = ~(np.abs(np.diagonal(r, axis1=1, axis2=2)) <= none)
+    r[(~own)[:, :, None] & (np.abs(r) <= none[:, None, :])] = 0.0
+    return np.asarray(own)
+
+
+def _lost(r: Host, size: Host, alive: Host, allowed: float, reach: float) -> float:
+    """How much of the allowed loss of digits and of range one piece used: more than 1 is too much."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own = np.where(alive, np.log(np.abs(np.diagonal(r, axis1=1, axis2=2))), np.inf).min(axis=1)
+        top = np.log(size)
+        spread = np.where(alive.any(axis=1), top - own, 0.0)
+        far = np.where(size > 0, np.abs(top), 0.0)
+    # NaN is no piece's fault: it stays, and shows in the result.
+    return float(max(np.nan_to_num(spread / allowed, nan=0.0).max(), np.nan_to_num(far / reach, nan=0.0).max()))
+
+
+def on_device(x: Host, engine: Engine) -> Array:
+    """Host numbers in the network's dtype on its device."""
+    return engine.backend.asarray(np.ascontiguousarray(x), dtype=engine.dtype, device=engine.device)
+
+
+def _host(x: Array, engine: Engine) -> Host:
+    return np.array(engine.backend.to_numpy(x), dtype=np.float64)

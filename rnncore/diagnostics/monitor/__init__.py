@@ -1,0 +1,1 @@
+"""Monitor: diagnose a network while it trains."""

@@ -1,0 +1,243 @@
+"""The log of a monitor: an entry for each diagnosis, as one line of JSON, appended so that a crash tears at most the last.
+
+{"rnncore_monitor": 1, "step": 100, "loss": 0.5, "verdict": "vanishing", "summary": ..., "evidence": [...], "norms": ...}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from rnncore.diagnostics.monitor.norms import GradientNorms
+from rnncore.diagnostics.verdict.verdict import Evidence
+from rnncore.errors import FileFormatError
+from rnncore.io.files import open_regular
+
+__all__ = ["Entry", "LogFile", "NormQuantiles", "quantiles_of", "read_log"]
+
+VERSION = 1
+BEGIN = f'{{"rnncore_monitor": {VERSION}, '
+MAX_LINE = 2**20  # a real one has a few hundred bytes
+NOT_FINITE = ("nan", "inf", "-inf")
+
+
+@dataclass(frozen=True)
+class NormQuantiles:
+    """What the gradient norms of all steps so far were; see :class:`NormSummary`.
+
+    Attributes
+    ----------
+    steps : int
+        Steps that came with a norm.
+    nonfinite : int
+        Those of them whose norm was NaN or infinite.
+    first_nonfinite : int or None
+        The first of these, counted from 0 among the steps with a norm; None without any.
+    mean : float
+        Of the finite norms; NaN without any.
+    quantiles : dict of float to float
+        0.5, 0.9, 0.95 and 0.99 of the finite norms, each to 1 %; NaN without any.
+    """
+
+    steps: int
+    nonfinite: int
+    first_nonfinite: int | None
+    mean: float
+    quantiles: dict[float, float]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One diagnosis.
+
+    Attributes
+    ----------
+    step : int
+        Counted from 1.
+    loss : float or None
+    verdict, summary : str
+    evidence : tuple of Evidence
+    norms : NormQuantiles or None
+        None where no step came with a norm.
+    """
+
+    step: int
+    loss: float | None
+    verdict: str
+    summary: str
+    evidence: tuple[Evidence, ...]
+    norms: NormQuantiles | None
+
+    def to_json(self) -> str:
+        """One line of ASCII, without its end; numbers that JSON lacks as "nan", "inf" and "-inf"."""
+        norms = self.norms
+        content: dict[str, Any] = {
+            "rnncore_monitor": VERSION,
+            "step": self.step,
+            "loss": None if self.loss is None else _out(self.loss),
+            "verdict": self.verdict,
+            "summary": self.summary,
+            "evidence": [
+                {"metric": e.metric, "value": _out(e.value), "threshold": _out(e.threshold), "where": e.where}
+                for e in self.evidence
+            ],
+            "norms": norms
+            and {
+                "steps": norms.steps,
+                "nonfinite": norms.nonfinite,
+                "first_nonfinite": norms.first_nonfinite,
+                "mean": _out(norms.mean),
+                "quantiles": {str(q): _out(v) for q, v in norms.quantiles.items()},
+            },
+        }
+        return json.dumps(content, allow_nan=False)
+
+
+class LogFile:
+    """A file that lines are appended to, each with one write to the system, behind whatever a crash has left."""
+
+    def __init__(self, path: os.PathLike[str]) -> None:
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        torn = False
+        try:
+            if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode) and self._file.tell() > 0:
+                with open(path, "rb") as old:
+                    old.seek(-1, os.SEEK_END)
+                    torn = old.read(1) != b"\n"
+            if torn:
+                self._file.write(b"\n")
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, line: str) -> None:
+        """The line and its end."""
+        left = memoryview(line.encode() + b"\n")
+        while left:
+            left = left[self._file.write(left) or 0 :]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def quantiles_of(norms: GradientNorms) -> NormQuantiles | None:
+    """What an entry says of the norms."""
+    if norms.steps == 0:
+        return None
+    s = norms.summary()
+    return NormQuantiles(s.steps, s.nonfinite, s.first_nonfinite, s.mean, s.quantiles)
+
+
+def read_log(path: str | os.PathLike[str]) -> list[Entry]:
+    """The entries of a log, in order. A line that was torn by a crash is left out.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Of a file that a :class:`Monitor` wrote.
+
+    Returns
+    -------
+    list of Entry
+        Empty for an empty file.
+
+    Raises
+    ------
+    FileNotFoundError
+    FileFormatError
+        If there is a line that no monitor writes, with its number.
+
+    Examples
+    --------
+    >>> import os, tempfile, numpy as np, rnncore
+    >>> from rnncore.diagnostics.monitor.monitor import Monitor
+    >>> from rnncore.diagnostics.monitor.log import read_log
+    >>> path = os.path.join(tempfile.mkdtemp(), "log.jsonl")
+    >>> with Monitor(every=1, sink=path) as monitor:
+    ...     _ = monitor.step(rnncore.RNN(3, 4, rng=0), np.ones((50, 2, 3)), loss=float("nan"))
+    >>> [(e.step, e.loss, e.verdict) for e in read_log(path)]
+    [(1, nan, 'vanishing')]
+    """
+    found = []
+    try:
+        file = open_regular(os.fspath(path))
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from error
+    with file:
+        number = 0
+        while line := file.readline(MAX_LINE + 1):
+            number += 1
+            if len(line) > MAX_LINE:
+                raise FileFormatError(f"{path}, line {number}: expected at most {MAX_LINE} bytes")
+            text = line.decode("ascii", "replace").removesuffix("\n")
+            try:
+                content = json.loads(text, parse_constant=_refuse)
+            except (ValueError, RecursionError):
+                if text.startswith(BEGIN) or BEGIN.startswith(text):
+                    continue
+                raise FileFormatError(f"{path}, line {number}: expected an entry of a monitor's log") from None
+            try:
+                found.append(_entry(content))
+            except (KeyError, TypeError, ValueError, AttributeError):
+                raise FileFormatError(
+                    f"{path}, line {number}: expected an entry of a monitor's log, version {VERSION}"
+                ) from None
+    return found
+
+
+def _entry(content: Any) -> Entry:
+    """Raises KeyError, TypeError, ValueError or AttributeError for what no monitor writes."""
+    if content["rnncore_monitor"] != VERSION:
+        raise ValueError
+    norms = content["norms"]
+    return Entry(
+        _int(content["step"]),
+        None if content["loss"] is None else _in(content["loss"]),
+        _str(content["verdict"]),
+        _str(content["summary"]),
+        tuple(
+            Evidence(_str(e["metric"]), _in(e["value"]), _in(e["threshold"]), _str(e["where"]))
+            for e in content["evidence"]
+        ),
+        None
+        if norms is None
+        else NormQuantiles(
+            _int(norms["steps"]),
+            _int(norms["nonfinite"]),
+            None if norms["first_nonfinite"] is None else _int(norms["first_nonfinite"]),
+            _in(norms["mean"]),
+            {float(q): _in(v) for q, v in norms["quantiles"].items()},
+        ),
+    )
+
+
+def _out(value: float) -> float | str:
+    number = float(value)
+    return number if math.isfinite(number) else str(number)
+
+
+def _in(value: Any) -> float:
+    if isinstance(value, bool) or not (isinstance(value, (int, float)) or value in NOT_FINITE):
+        raise TypeError
+    return float(value)
+
+
+def _int(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError
+    return value
+
+
+def _str(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)

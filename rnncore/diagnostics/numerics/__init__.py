@@ -1,0 +1,1 @@
+"""Numerics: arithmetic beyond the range of a dtype."""

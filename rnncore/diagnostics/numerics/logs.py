@@ -1,0 +1,84 @@
+"""Logarithms of norms, sums, singular values and determinants, beyond the range of a dtype."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rnncore.diagnostics.recording import Record
+from rnncore.typing import Array, Host
+
+
+def log_slopes(record: Record, layer: int, direction: int) -> Array:
+    """ln |f'(z)| (T, B, H), accurate where f' has rounded to 0; meaningless in the padding."""
+    return record.nonlinearity.log_derivative(record.z[layer][direction], xp=record.xp)
+
+
+def recurrent_matrix(record: Record, layer: int, direction: int) -> Host:
+    """W_hh (H, H) on the host in float64."""
+    return record.host(record.weights[layer][direction].weight_hh)
+
+
+def row_scales(w: Host) -> tuple[Host, Host]:
+    """(ln of each row's largest magnitude, the rows divided by it): -inf and a row of zeros for a row of zeros."""
+    largest = np.abs(w).max(axis=1)
+    usable = (largest > 0) & np.isfinite(largest)
+    with np.errstate(divide="ignore"):
+        return np.log(largest), w / np.where(usable, largest, 1.0)[:, None]
+
+
+def log_frobenius(log_d: Array, log_rows: Host, record: Record) -> Host:
+    """``ln sqrt(sum_i d_i^2 r_i)`` from ln |d_i| (T, B, H) and ln sqrt(r_i) (H,): host (T, B)."""
+    xp = record.xp
+    terms = log_d + on_device(log_rows, record)
+    largest, unit = _split(terms, record)
+    squares = xp.sum(unit * unit, axis=-1)
+    with np.errstate(divide="ignore"):
+        logs: Host = record.host(largest) + 0.5 * np.log(record.host(squares))
+    return logs
+
+
+def log_norms(w: Host) -> Host:
+    """ln of the 2-norm of each row of a host matrix, whatever its scale: (H,)."""
+    scale, unit = row_scales(w)
+    with np.errstate(divide="ignore"):
+        return np.where(np.isneginf(scale), -np.inf, scale + 0.5 * np.log((unit * unit).sum(axis=1)))
+
+
+def log_sum(logs: Host) -> float:
+    """ln of the sum of exp(logs)."""
+    largest = float(np.max(logs))
+    return largest + math.log(float(np.exp(logs - largest).sum())) if math.isfinite(largest) else largest
+
+
+def log_sigma_max(w: Host) -> float:
+    """ln of the largest singular value of a host matrix; NaN for one that is not finite."""
+    largest = float(np.abs(w).max())
+    if not math.isfinite(largest):
+        return math.nan
+    if largest == 0:
+        return -math.inf
+    return math.log(largest) + math.log(float(np.linalg.norm(w / largest, 2)))
+
+
+def log_abs_det(w: Host) -> float:
+    """ln |det| of a host matrix; -inf for a singular one, NaN for one that is not finite."""
+    if not np.isfinite(w).all():
+        return math.nan
+    scale, unit = row_scales(w)  # rows of very different size would underflow beside each other
+    return float(scale.sum()) + float(np.linalg.slogdet(unit)[1])
+
+
+def on_device(x: Host, record: Record) -> Array:
+    """Host numbers in the network's dtype on its device."""
+    return record.engine.backend.asarray(x, dtype=record.engine.dtype, device=record.engine.device)
+
+
+def _split(logs: Array, record: Record) -> tuple[Array, Array]:
+    """(the largest over the last axis, exp(logs - largest)): all factors 0 where the largest is -inf."""
+    xp = record.xp
+    largest = xp.max(logs, axis=-1)
+    usable = xp.isfinite(largest)
+    shift = xp.expand_dims(xp.where(usable, largest, xp.zeros_like(largest)), axis=-1)
+    return largest, xp.exp(logs - shift)

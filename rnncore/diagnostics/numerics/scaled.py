@@ -1,0 +1,264 @@
+"""Sequences of vectors beyond the range of any dtype: each carries the logarithm of its scale, so 10,000 steps lose nothing.
+
+A :class:`Scaled` is ``values * exp(log)``, with one scale for each step and row. :func:`linear` is the linear scan on such
+sequences: it runs the backend's own scan over a piece of time, and keeps of it what stayed within a safe range; the rest is
+run again from there with another scale. So the work is that of one scan, and the host is asked once for each piece.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from rnncore.backend.arrays import index_dtype
+from rnncore.network.engine import Engine
+from rnncore.typing import Array, Host
+
+__all__ = [
+    "EPS",
+    "SAFE",
+    "Scaled",
+    "add",
+    "divided",
+    "from_array",
+    "linear",
+    "log_norm",
+    "rescaled",
+    "take_rows",
+    "times",
+]
+
+# Numbers are rescaled before they leave [1 / SAFE, SAFE]: far from both ends of the dtype, so that what is added to them
+# and is too small for the dtype is too small to matter.
+SAFE = {"float64": 1e100, "float32": 1e12, "float16": 1e1, "bfloat16": 1e12}
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+FIRST_PIECE = 32
+LONGEST_PIECE = 1024
+# A source that is smaller than this power of SAFE in units of the scale is not on it; smaller ones are looked for only
+# where there is no state: a scale that is kept may be STAYS above the first source and the largest a whole SAFE.
+TWICE = 2.0
+# A scale serves while the numbers stay within this power of SAFE of it.
+STAYS = 0.25
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """``values * exp(log)``.
+
+    Attributes
+    ----------
+    values : array (T, B, H)
+    log : host array (T, B) of float64
+        Natural logarithm of the scale; what it is where the values are 0 does not matter.
+    """
+
+    values: Array
+    log: Host
+
+
+def from_array(x: Array) -> Scaled:
+    """Plain numbers."""
+    return Scaled(x, np.zeros(tuple(x.shape[:2])))
+
+
+def log_norm(x: Scaled, *, engine: Engine) -> Host:
+    """ln of the 2-norm over the last axis: host (T, B) of float64, -inf for a vector of zeros, NaN for one with NaN."""
+    squares = _squares(x.values, engine)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ln = np.ascontiguousarray(0.5 * np.log(squares) + x.log)
+    # A square leaves the range long before the number does: what may have done so is looked at again.
+    unsure = ~((squares >= _smallest_sure(x.values, engine)) & (squares < np.inf))
+    if unsure.any():
+        zero = unsure & (squares == 0) & _all_zero(x.values, engine)
+        ln[zero] = -np.inf
+        rest = np.flatnonzero(unsure & ~zero)
+        if len(rest):
+            found = _log_norm_on_own_scale(take_rows(x.values, rest, engine=engine), engine)[0]
+            ln.reshape(-1)[rest] = found + x.log.reshape(-1)[rest]
+    return ln
+
+
+def take_rows(x: Array, at: Host, *, engine: Engine) -> Array:
+    """The rows x (T, B, H) has at the positions `at` (n,) of its flattened (T, B): (1, n, H)."""
+    xp, width = engine.xp, int(x.shape[2])
+    where = engine.backend.asarray(at, dtype=index_dtype(xp=xp, device=engine.device), device=engine.device)
+    return xp.expand_dims(xp.take(xp.reshape(x, (-1, width)), where, axis=0), axis=0)
+
+
+def add(a: Scaled, b: Scaled, *, engine: Engine) -> Scaled:
+    """The sum, on the larger of the two scales."""
+    if np.array_equal(a.log, b.log):
+        return Scaled(a.values + b.values, a.log)
+    size_a, size_b = log_norm(a, engine=engine), log_norm(b, engine=engine)
+    log = np.maximum(size_a, size_b)
+    log = np.where(np.isfinite(log), log, 0.0)
+    return Scaled(_on_scale(a, log, size_a, engine) + _on_scale(b, log, size_b, engine), log)
+
+
+def times(x: Scaled, matrix: Array, *, engine: Engine) -> Scaled:
+    """Every vector times a matrix (H, K), from the right."""
+    return Scaled(engine.product(x.values, matrix), x.log)
+
+
+def divided(s: Scaled, d: Array, *, engine: Engine) -> Scaled | None:
+    """s / d, which undoes the last product of a linear scan; None where d is not positive, or too near to 0 for that."""
+    xp = engine.xp
+    ends = engine.backend.to_numpy(xp.stack([xp.min(d), xp.max(d)], axis=0))
+    if not (ends[0] > 1 / SAFE[engine.dtype_name] and ends[1] < SAFE[engine.dtype_name]):
+        return None
+    return Scaled(s.values / d, s.log)
+
+
+def linear(
+    u: Scaled,
+    d: Array,
+    m: Array,
+    *,
+    reverse: bool,
+    engine: Engine,
+    first: Scaled | None = None,
+    size_of_u: Host | None = None,
+) -> Scaled:
+    """``s_t = d_t * (u_t + s_{t-1} M)``, from state 0 or `first` (1, B, H); with `reverse`, s_{t+1} takes its place.
+
+    u and d are (T, B, H), m is (H, H). `size_of_u` is :func:`log_norm` of u, from whoever has it already.
+    """
+    xp = engine.xp
+    steps, batch = int(d.shape[0]), int(d.shape[1])
+    state = xp.zeros_like(d[0, ...]) if first is None else first.values[0, ...]
+    state_log = np.zeros(batch) if first is None else np.array(first.log[0])
+    source_log = log_norm(u, engine=engine) if size_of_u is None else size_of_u
+    parts: list[Array] = []
+    logs = np.zeros((steps, batch))
+    safe = SAFE[engine.dtype_name]
+    room = STAYS * math.log(safe)
+    done, piece = 0, FIRST_PIECE
+    while done < steps:
+        count = min(piece, steps - done)
+        a, b = (steps - done - count, steps - done) if reverse else (done, done + count)
+        size = _log_largest(state, engine) + state_log
+        ahead = source_log[a:b][::-1] if reverse else source_log[a:b]
+        count = _before_the_state_is_dwarfed(ahead, size, math.log(safe))
+        a, b = (b - count, b) if reverse else (a, a + count)
+        largest = np.maximum(size, source_log[a:b].max(axis=0, initial=-np.inf))
+        # A scale is kept for as long as it serves: most runs need none at all, and their numbers stay as they are.
+        far = np.isfinite(largest) & (np.abs(largest - state_log) > room)
+        scale = np.where(far, largest, state_log)
+        piece_of_u = Scaled(u.values[a:b, ...], u.log[a:b])
+        sources = _on_scale(piece_of_u, np.broadcast_to(scale, (count, batch)), source_log[a:b], engine)
+        begin = _on_scale(Scaled(state, state_log), scale, size, engine)
+        with np.errstate(all="ignore"):  # what leaves the dtype's range is thrown away below, and run again
+            s = engine.linear(sources, d[a:b, ...], begin, m, reverse=reverse)
+        sizes = _sizes(s, engine)
+        lost = source_log[a:b] < scale - TWICE * math.log(safe)
+        kept = _safe_steps(sizes[::-1] if reverse else sizes, lost[::-1] if reverse else lost, np.isfinite(size), safe)
+        s = s[count - kept :, ...] if reverse else s[:kept, ...]
+        parts.append(s)
+        logs[(b - kept if reverse else a) : (b if reverse else a + kept)] = scale
+        state, state_log = s[0 if reverse else -1, ...], scale
+        done += kept
+        # A piece that was cut short says how far one can go; one that was not may be longer.
+        piece = max(1, kept) if kept < count else min(2 * max(piece, count), LONGEST_PIECE)
+    if not parts:
+        return Scaled(xp.zeros_like(d), logs)
+    if reverse:
+        parts.reverse()
+    return Scaled(parts[0] if len(parts) == 1 else xp.concat(parts, axis=0), logs)
+
+
+def _before_the_state_is_dwarfed(ahead: Host, size: Host, room: float) -> int:
+    """How many steps until a source so large comes that the state, on its scale, would be lost: at least one."""
+    # A state of 0 is made by the first source, which may be as small beside those that follow.
+    begun = ahead[np.argmax(np.isfinite(ahead), axis=0), np.arange(ahead.shape[1])]
+    size = np.where(np.isfinite(size), size, begun)
+    # Of that first step the state is lost rightly: what is added to it there is all that its dtype can hold.
+    dwarfed = (np.isfinite(size) & (ahead > size + room)).any(axis=1)
+    first = int(np.argmax(dwarfed)) if dwarfed.any() else len(ahead)
+    return max(1, first)
+
+
+def _safe_steps(sizes: Host, lost: Host, alive: Host, safe: float) -> int:
+    """How many of the steps, in the order in which they ran, may be kept: at least one.
+
+    `lost` says where a source is below the scale's range, `alive` which rows had a state to begin with.
+    """
+    # A fall to exactly 0 from a safe size is a zero factor, not an underflow, and may stay. So may NaN: no scale made it.
+    before = np.concatenate([np.ones((1, sizes.shape[1])), sizes[:-1]])
+    small = (sizes < 1 / safe) & ~((sizes == 0) & ((before >= 1 / safe) | (before == 0)))
+    # After such a zero a small source is all that there is, and needs a scale of its own.
+    before[0] = alive
+    wrong = (small | (sizes > safe) | (lost & (before == 0))).any(axis=1)
+    first = int(np.argmax(wrong)) if wrong.any() else len(sizes)
+    return max(1, first)
+
+
+def _squares(values: Array, engine: Engine) -> Host:
+    """Sums of squares over the last axis: host (T, B) of float64, as right as the dtype's range lets them be."""
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        return engine.backend.to_numpy(engine.xp.vecdot(values, values)).astype(np.float64)
+
+
+def _all_zero(values: Array, engine: Engine) -> Host:
+    """Whether a vector is of zeros: host (T, B) of bool."""
+    xp = engine.xp
+    both = engine.backend.to_numpy(xp.stack([xp.max(values, axis=-1), xp.min(values, axis=-1)], axis=0))
+    return np.asarray((both == 0).all(axis=0))
+
+
+def _smallest_sure(values: Array, engine: Engine) -> float:
+    """The smallest sum of squares that nothing is missing from: squares below the normal range are an eps of it."""
+    info = engine.xp.finfo(engine.dtype)
+    return float(info.smallest_normal) * int(values.shape[-1]) / float(info.eps)
+
+
+def _sizes(values: Array, engine: Engine) -> Host:
+    """Norms over the last axis, or the largest magnitude where a square may have left the range: host (T, B)."""
+    squares = _squares(values, engine)
+    if ((squares >= _smallest_sure(values, engine)) & (squares < np.inf)).all():
+        return np.asarray(np.sqrt(squares))
+    return engine.backend.to_numpy(engine.xp.max(engine.xp.abs(values), axis=-1)).astype(np.float64)
+
+
+def _log_norm_on_own_scale(values: Array, engine: Engine) -> Host:
+    """ln of the norm of every vector, each divided by its largest magnitude before it is squared: host (T, B)."""
+    xp = engine.xp
+    largest = xp.max(xp.abs(values), axis=-1)
+    usable = xp.logical_and(largest > 0, xp.isfinite(largest))
+    unit = xp.where(usable, largest, xp.ones_like(largest))
+    # Twice by the root: a library may divide by way of the reciprocal, which is no normal number where `unit` is the largest.
+    root = xp.expand_dims(1 / xp.sqrt(unit), axis=-1)
+    scaled = values * root * root
+    squares = xp.sum(scaled * scaled, axis=-1)
+    both = engine.backend.to_numpy(xp.stack([largest, squares], axis=0)).astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ln = np.log(np.where(both[0] > 0, both[0], 1.0)) + 0.5 * np.log(both[1])
+    return np.where(
+        both[0] == 0, -np.inf, np.where(np.isfinite(both[0]), ln, np.where(np.isnan(both[0]), np.nan, np.inf))
+    )
+
+
+def _log_largest(values: Array, engine: Engine) -> Host:
+    xp = engine.xp
+    largest = engine.backend.to_numpy(xp.max(xp.abs(values), axis=-1)).astype(np.float64)
+    with np.errstate(divide="ignore"):
+        return np.where(np.isnan(largest), np.inf, np.log(largest))
+
+
+def _on_scale(x: Scaled, log: Host, size: Host, engine: Engine) -> Array:
+    """The values in units of exp(log), given ln of their norm; zeros have no scale, and stay."""
+    difference = np.where(np.isfinite(size) & np.isfinite(log), x.log - log, 0.0)
+    return rescaled(x.values, difference, engine=engine)
+
+
+def rescaled(values: Array, log: Host, *, engine: Engine) -> Array:
+    """values (T, B, H) times exp(log), host (T, B)."""
+    if not log.any():
+        return values
+    safe = bool((np.abs(log) < math.log(SAFE[engine.dtype_name])).all())
+    # In two factors: the scale alone may lie outside of the dtype where the product does not.
+    factor = engine.backend.asarray(
+        np.exp(log if safe else log / 2)[..., None], dtype=engine.dtype, device=engine.device
+    )
+    return values * factor if safe else values * factor * factor

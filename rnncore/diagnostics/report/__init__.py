@@ -1,0 +1,1 @@
+"""Reports: findings shown, saved and compared."""

@@ -1,0 +1,258 @@
+"""compare: what changed between two reports of networks of the same shape, or whether two backends found the same numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from rnncore.arguments import describe
+from rnncore.diagnostics.findings.findings import plain
+from rnncore.diagnostics.gradient.horizon import Horizon
+from rnncore.diagnostics.report.report import Report
+from rnncore.errors import ArgumentTypeError, ArgumentValueError
+from rnncore.typing import Host
+
+__all__ = ["Change", "Comparison", "compare"]
+
+# On a device and of arbitrary sign: vectors are no numbers to compare.
+VECTORS = ("left", "right")
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Change:
+    """Of one layer and direction, pairs of before and after. NaN where not measured.
+
+    Attributes
+    ----------
+    layer, direction : int
+    lags : tuple of int
+        1, 2, 4, ... and the last, of those that both reports have.
+    log_gain : tuple of (float, float)
+        ln of the median gain at these lags.
+    lag_small, lag_eps : (int or None, int or None)
+    slope, weights, saturation, alignment : (float, float)
+        Nats per step. The last three are means of what is finite; -inf where nothing is and something is -inf.
+    saturated : (float, float)
+        Fraction of saturated states.
+    """
+
+    layer: int
+    direction: int
+    lags: tuple[int, ...]
+    log_gain: tuple[tuple[float, float], ...]
+    lag_small: tuple[int | None, int | None]
+    lag_eps: tuple[int | None, int | None]
+    slope: tuple[float, float]
+    weights: tuple[float, float]
+    saturation: tuple[float, float]
+    alignment: tuple[float, float]
+    saturated: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two reports side by side.
+
+    Attributes
+    ----------
+    verdict : (str, str)
+        The labels.
+    networks : (str, str)
+    changes : tuple of Change
+        By layer and direction.
+    differences : mapping of str to float
+        The largest difference of every numeric field that both have in the same shape, by its path: 0 where both are
+        the same infinity or both NaN, inf where one is and the other not.
+    unlike : tuple of str
+        Numeric fields that only one has, or that have other shapes.
+    """
+
+    verdict: tuple[str, str]
+    networks: tuple[str, str]
+    changes: tuple[Change, ...]
+    differences: Mapping[str, float]
+    unlike: tuple[str, ...]
+
+    @property
+    def largest(self) -> tuple[str, float]:
+        """The field that differs most, and by how much; ("", 0.0) where there is none."""
+        return max(self.differences.items(), key=lambda item: item[1], default=("", 0.0))
+
+    def agrees(self, tolerance: float = 1e-9) -> bool:
+        """Whether the label and the fields are the same, and no number differs by more: for two backends and one run."""
+        return self.verdict[0] == self.verdict[1] and not self.unlike and self.largest[1] <= tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, numbers that JSON lacks as "nan", "inf" and "-inf"."""
+
+        found: dict[str, Any] = plain(self)
+        return found
+
+    def __str__(self) -> str:
+        a, b = self.verdict
+        lines = [f"{a}, as before" if a == b else f"{a} -> {b}"]
+        lines += [f"before  {self.networks[0]}", f"after   {self.networks[1]}"]
+        for c in self.changes:
+            lines.append(f"layer {c.layer}" + (", reverse" if c.direction else ""))
+            lines += [_line(f"ln gain at lag {n}", pair) for n, pair in zip(c.lags, c.log_gain, strict=True)]
+            lines.append(f"  {'below 1e-3 from lag':<32} {_lag(c.lag_small[0])} -> {_lag(c.lag_small[1])}")
+            lines.append(f"  {'below eps from lag':<32} {_lag(c.lag_eps[0])} -> {_lag(c.lag_eps[1])}")
+            lines.append(_line("slope, nats per step", c.slope))
+            lines.append(_line("fraction of saturated states", c.saturated))
+            for name in ("weights", "saturation", "alignment"):
+                lines.append(_line(f"nats per step by {name}", getattr(c, name)))
+        worst = sorted(self.differences.items(), key=lambda item: -item[1])[:SHOWN]
+        lines.append("largest differences: " + (", ".join(f"{n} {v:.3g}" for n, v in worst) or "none"))
+        if self.unlike:
+            some = ", ".join(self.unlike[:SHOWN]) + (", ..." if len(self.unlike) > SHOWN else "")
+            lines.append(f"only in one, or of other shapes ({len(self.unlike)}): {some}")
+        return "\n".join(lines)
+
+
+def compare(before: Report, after: Report) -> Comparison:
+    """Put two reports side by side.
+
+    Parameters
+    ----------
+    before, after : Report
+        Of networks with the same layers and directions, over the same number of steps. Rows, widths, levels, dtypes and
+        backends may differ.
+
+    Returns
+    -------
+    Comparison
+        ``print`` it; :meth:`Comparison.agrees` for a test.
+
+    Raises
+    ------
+    ArgumentTypeError
+        For anything but two reports.
+    ArgumentValueError
+        For other layers, directions or steps; it names both networks.
+
+    Examples
+    --------
+    >>> import numpy as np, rnncore
+    >>> from rnncore.diagnostics import diagnose
+    >>> from rnncore.diagnostics.report.compare import compare
+    >>> x = np.random.default_rng(0).standard_normal((200, 4, 3))
+    >>> repaired = rnncore.RNN(3, 32, nonlinearity="identity", init=rnncore.init.orthogonal(1.0), rng=0)
+    >>> found = compare(diagnose(rnncore.RNN(3, 32, rng=0), x), diagnose(repaired, x))
+    >>> found.verdict, found.changes[0].lag_small
+    (('vanishing', 'healthy'), (11, None))
+    """
+    for name, report in (("before", before), ("after", after)):
+        if not isinstance(report, Report):
+            raise ArgumentTypeError(f"{name}: expected a Report, got {describe(report)}")
+    shapes = [([len(row) for row in r.eigenvalues], r.subject.steps) for r in (before, after)]
+    if shapes[0] != shapes[1]:
+        raise ArgumentValueError(
+            f"after: expected a report of the same layers, directions and steps as before, "
+            f"{_described(before)}, got {_described(after)}"
+        )
+    differences, unlike = _differences(before, after)
+    return Comparison(
+        verdict=(before.verdict.label, after.verdict.label),
+        networks=(before.subject.network, after.subject.network),
+        changes=tuple(
+            _change(before, after, k, d) for k, row in enumerate(before.eigenvalues) for d in range(len(row))
+        ),
+        differences=differences,
+        unlike=unlike,
+    )
+
+
+def _described(report: Report) -> str:
+    layers, directions = len(report.eigenvalues), max(map(len, report.eigenvalues), default=0)
+    return f"{report.subject.network} (layers {layers}, directions {directions}, steps {report.subject.steps})"
+
+
+def _change(before: Report, after: Report, k: int, d: int) -> Change:
+    a, b = ((None if r.horizon is None else r.horizon[k][d]) for r in (before, after))
+    lags = () if a is None or b is None else _lags(min(len(a.median), len(b.median)))
+    gains = () if a is None or b is None else tuple((float(a.median[n]), float(b.median[n])) for n in lags)
+    return Change(
+        layer=k,
+        direction=d,
+        lags=lags,
+        log_gain=gains,
+        lag_small=(_of(a, "lag_small", None), _of(b, "lag_small", None)),
+        lag_eps=(_of(a, "lag_eps", None), _of(b, "lag_eps", None)),
+        slope=(_of(a, "slope", math.nan), _of(b, "slope", math.nan)),
+        weights=(_nats(before, "weights", k, d), _nats(after, "weights", k, d)),
+        saturation=(_nats(before, "saturation", k, d), _nats(after, "saturation", k, d)),
+        alignment=(_nats(before, "alignment", k, d), _nats(after, "alignment", k, d)),
+        saturated=(_saturated(before, k, d), _saturated(after, k, d)),
+    )
+
+
+def _of(found: Horizon | None, name: str, otherwise: Any) -> Any:
+    return otherwise if found is None else getattr(found, name)
+
+
+def _lags(count: int) -> tuple[int, ...]:
+    powers = [2**i for i in range(count.bit_length()) if 2**i < count - 1]
+    return (*powers, count - 1) if count > 1 else ()
+
+
+def _saturated(report: Report, k: int, d: int) -> float:
+    return math.nan if report.saturation is None else float(report.saturation.saturated[k][d])
+
+
+def _nats(report: Report, name: str, k: int, d: int) -> float:
+    if report.decomposition is None:
+        return math.nan
+    x = np.asarray(getattr(report.decomposition, name)[k][d])
+    finite = x[np.isfinite(x)]
+    if finite.size:
+        return float(finite.mean())
+    return -math.inf if np.isneginf(x).any() else math.nan
+
+
+# --- every number -----------------------------------------------------------------------------------------------------
+
+
+def _differences(before: Report, after: Report) -> tuple[dict[str, float], tuple[str, ...]]:
+    a, b = dict(_numbers(before, "")), dict(_numbers(after, ""))
+    both = {name: (a[name], b[name]) for name in a if name in b and a[name].shape == b[name].shape}
+    unlike = tuple(name for name in dict.fromkeys([*a, *b]) if name not in both)
+    return {name: _difference(*pair) for name, pair in both.items()}, unlike
+
+
+def _numbers(value: Any, path: str) -> Iterator[tuple[str, Host]]:
+    """Every number and array on the host, by its path."""
+    if is_dataclass(value) and not isinstance(value, type):
+        for f in fields(value):
+            if f.name not in VECTORS:
+                yield from _numbers(getattr(value, f.name), f"{path}.{f.name}" if path else f.name)
+    elif isinstance(value, np.ndarray):
+        yield path, value.astype(np.float64)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _numbers(item, f"{path}[{key!r}]")
+    elif isinstance(value, (tuple, list)):
+        for i, item in enumerate(value):
+            yield from _numbers(item, f"{path}[{i}]")
+    elif isinstance(value, (bool, int, float, np.bool_, np.number)):
+        yield path, np.asarray(value, dtype=np.float64)
+
+
+def _difference(a: Host, b: Host) -> float:
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = np.where(same, 0.0, np.abs(a - b))
+    return float(np.where(np.isnan(gap), np.inf, gap).max(initial=0.0))
+
+
+def _line(what: str, pair: tuple[float, float]) -> str:
+    change = f" ({pair[1] - pair[0]:+.4g})" if all(map(math.isfinite, pair)) else ""
+    return f"  {what:<32} {pair[0]:.4g} -> {pair[1]:.4g}{change}"
+
+
+def _lag(x: int | None) -> str:
+    return "never" if x is None else str(x)

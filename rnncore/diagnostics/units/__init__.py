@@ -1,0 +1,1 @@
+"""Units: what states and weights are like: saturation, statistics, initialisation."""

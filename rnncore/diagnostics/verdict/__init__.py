@@ -1,0 +1,1 @@
+"""Verdict: the label, its evidence, and what to change."""

@@ -1,0 +1,6 @@
+"""Models: a network with its parameters, bound to one backend."""
+
+from rnncore.model.rnn import RNN, bound_to, load
+from rnncore.model.rnn_cell import RNNCell
+
+__all__ = ["RNN", "RNNCell", "bound_to", "load"]

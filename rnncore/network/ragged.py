@@ -1,0 +1,120 @@
+"""Sequences of several lengths in one batch: where each ends, and the pieces of time in which the batch is rectangular.
+
+The nonlinear scan must never run over padding: a relu network could explode in it. So the rows are sorted by length and
+time is cut where a row ends; each piece holds the rows that are still running, and the scan's last state of one piece is
+the first of the next. A row's padding is exactly 0 in every result. The linear scan needs no pieces: d = 0 in the padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from rnncore.backend.arrays import index_dtype
+from rnncore.backend.contract import Backend
+from rnncore.typing import Array, Device, Namespace
+
+__all__ = ["Ragged"]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """The lengths of a batch and what follows from them. `lengths` are checked already.
+
+    Attributes
+    ----------
+    lengths : tuple of int
+        One per row of the batch, each in [0, steps].
+    steps : int
+    backend, device, xp
+        Where the index arrays and masks are made.
+    """
+
+    lengths: tuple[int, ...]
+    steps: int
+    backend: Backend
+    device: Device
+    xp: Namespace
+
+    def piece(self, start: int, stop: int) -> Ragged:
+        """The same batch seen through a window of time."""
+        inside = tuple(min(max(n - start, 0), stop - start) for n in self.lengths)
+        return Ragged(inside, stop - start, self.backend, self.device, self.xp)
+
+    @cached_property
+    def segments(self) -> list[tuple[int, int, int]]:
+        """(start, stop, rows): in [start, stop) the first `rows` rows of the sorted batch are running."""
+        ends = sorted(set(self.lengths) - {0})
+        return [(a, b, sum(n >= b for n in self.lengths)) for a, b in pairwise([0, *ends])]
+
+    @cached_property
+    def longest_first(self) -> Array:
+        """Indices that sort the rows, the longest first."""
+        return self._indices(self._order)
+
+    @cached_property
+    def original_order(self) -> Array:
+        """Indices that undo :attr:`longest_first`."""
+        return self._indices(np.argsort(self._order, kind="stable"))
+
+    def masked(self, x: Array) -> Array:
+        """x (T, B, ...) with the padding replaced by 0, whatever it holds."""
+        return self.xp.where(self._valid, x, self.xp.zeros_like(x))
+
+    def at_ends(self, x: Array) -> Array:
+        """x (T, B, H) at each row's last valid step: (B, H), 0 where the length is 0."""
+        xp, batch = self.xp, len(self.lengths)
+        flat = xp.reshape(x, (self.steps * batch, x.shape[2]))
+        rows = xp.take(flat, self._flat_ends, axis=0)
+        return xp.where(self._nonempty, rows, xp.zeros_like(rows))
+
+    def last_or(self, h: Array, h0: Array) -> Array:
+        """The last valid state of each row, h0 where the length is 0: (B, H)."""
+        return self.xp.where(self._nonempty, self.at_ends(h), h0)
+
+    def nonempty_or(self, x: Array, otherwise: Array) -> Array:
+        """x (B, H) where the row has any step, else `otherwise`."""
+        return self.xp.where(self._nonempty, x, otherwise)
+
+    def add_at_ends(self, u: Array, x: Array) -> Array:
+        """u (T, B, H) with x (B, H) added at each row's last valid step."""
+        return self.xp.where(self._is_end, u + x, u)
+
+    def put_at_ends(self, u: Array, x: Array) -> Array:
+        """u (T, B, H) with x (B, H) in place of each row's last valid step."""
+        return self.xp.where(self._is_end, x, u)
+
+    @cached_property
+    def _order(self) -> np.ndarray[Any, Any]:
+        return np.argsort(-np.asarray(self.lengths, dtype=np.int64), kind="stable")
+
+    @cached_property
+    def _valid(self) -> Array:
+        steps = np.arange(self.steps)[:, None, None]
+        return self._truth(steps < np.asarray(self.lengths, dtype=np.int64)[None, :, None])
+
+    @cached_property
+    def _is_end(self) -> Array:
+        steps = np.arange(self.steps)[:, None, None]
+        return self._truth(steps == np.asarray(self.lengths, dtype=np.int64)[None, :, None] - 1)
+
+    @cached_property
+    def _nonempty(self) -> Array:
+        return self._truth(np.asarray(self.lengths, dtype=np.int64)[:, None] > 0)
+
+    @cached_property
+    def _flat_ends(self) -> Array:
+        batch = len(self.lengths)
+        ends = np.maximum(np.asarray(self.lengths, dtype=np.int64) - 1, 0)
+        return self._indices(ends * batch + np.arange(batch))
+
+    def _indices(self, x: np.ndarray[Any, Any]) -> Array:
+        dtype = index_dtype(xp=self.xp, device=self.device)
+        return self.backend.asarray(x.astype(np.int64), dtype=dtype, device=self.device)
+
+    def _truth(self, x: np.ndarray[Any, Any]) -> Array:
+        return self.backend.asarray(x, dtype=self.xp.bool, device=self.device)

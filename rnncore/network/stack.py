@@ -1,0 +1,341 @@
+"""Layers x directions x lengths x dropout x checkpointing: forward, vjp, jvp and trace of a whole network.
+
+Everything is time-first, (T, B, .), and nested by layer and direction: ``states[layer][direction]``. A layer above the
+first reads the outputs of all directions below, side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
+
+from rnncore.network import layer
+from rnncore.network.engine import Engine
+from rnncore.network.joining import TimeJoin
+from rnncore.network.ragged import Ragged
+from rnncore.network.step import Weights
+from rnncore.spec import RNNSpec
+from rnncore.typing import Array
+
+__all__ = ["Cotangents", "Plan", "forward", "inputs", "jvp", "states", "trace", "vjp"]
+
+PerDirection: TypeAlias = list[list[Array]]
+Parameters: TypeAlias = list[list[Weights]]
+
+
+class Cotangents(NamedTuple):
+    """What a pullback returns: parameters[layer][direction], x (T, B, I), h0[layer][direction] (B, H)."""
+
+    parameters: Parameters
+    x: Array
+    h0: PerDirection
+
+
+class Traced(NamedTuple):
+    """What :func:`trace` returns: states and pre-activations by layer and direction, the output, the last states."""
+
+    h: PerDirection
+    z: PerDirection
+    output: Array
+    last: PerDirection
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stays the same through one call.
+
+    Attributes
+    ----------
+    spec, engine
+    ragged : Ragged or None
+        Lengths, where the sequences have several.
+    masks : tuple of array
+        For each layer but the last the dropout mask (T, B, D*H), already divided by what is kept; empty for none.
+    truncate : int or None
+        The gradient is not carried across multiples of so many steps.
+    start : int
+        The time of the first step, where this is a window of a longer call.
+    """
+
+    spec: RNNSpec
+    engine: Engine
+    ragged: Ragged | None = None
+    masks: tuple[Array, ...] = ()
+    truncate: int | None = None
+    start: int = 0
+
+    def window(self, start: int, stop: int) -> Plan:
+        """The same call seen through [start, stop)."""
+        return replace(
+            self,
+            ragged=None if self.ragged is None else self.ragged.piece(start, stop),
+            masks=tuple(m[start:stop, ...] for m in self.masks),
+            start=self.start + start,
+        )
+
+    def boundaries(self, steps: int) -> tuple[int, ...]:
+        """The times in this window that truncation does not carry a gradient across."""
+        if self.truncate is None:
+            return ()
+        first = -self.start % self.truncate or self.truncate
+        return tuple(range(first, steps, self.truncate))
+
+
+Pullback: TypeAlias = Callable[[Array | None, PerDirection | None], Cotangents]
+
+
+def forward(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> tuple[Array, PerDirection]:
+    """The top layer's output (T, B, D*H) and the last state of each layer and direction (B, H).
+
+    Only the layer at work is held, not the whole stack.
+    """
+    below = x
+    last: PerDirection = []
+    for k in range(plan.spec.num_layers):
+        h = _layer_states(parameters, below, h0, k, plan)
+        last.append(_last_states(h, h0[k], plan))
+        below = _read_by_next(h, k, plan)
+    return below, last
+
+
+def states(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> PerDirection:
+    """Every state: for each layer and direction (T, B, H)."""
+    every: PerDirection = []
+    below = x
+    for k in range(plan.spec.num_layers):
+        every.append(_layer_states(parameters, below, h0, k, plan))
+        below = _read_by_next(every[-1], k, plan)
+    return every
+
+
+def trace(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> Traced:
+    """Every state and every pre-activation (before the clip), each (T, B, H), beside what a call returns."""
+    every = states(parameters, x, h0, plan)
+    z = [
+        [
+            layer.pre_activation(
+                w, below, h0[k][d], every[k][d], reverse=bool(d), ragged=plan.ragged, engine=plan.engine
+            )
+            for d, w in enumerate(parameters[k])
+        ]
+        for k, below in enumerate(inputs(x, every, plan))
+    ]
+    last = [_last_states(h, first, plan) for h, first in zip(every, h0, strict=True)]
+    return Traced(every, z, _side_by_side(every[-1], plan), last)
+
+
+def vjp(
+    parameters: Parameters, x: Array, h0: PerDirection, plan: Plan, *, checkpoint: int | None = None
+) -> tuple[Array, PerDirection, Pullback]:
+    """Output, last states and the pullback of cotangents of the two.
+
+    With `checkpoint` the pullback recomputes states instead of holding them all. A network of one direction is cut into
+    windows of so many steps: only the states between windows are held. In a bidirectional one a layer needs the whole
+    of the layer below, so no states are held and the pullback works layer by layer.
+    """
+    if checkpoint is None:
+        every = states(parameters, x, h0, plan)
+
+        def pullback(d_output: Array | None, d_last: PerDirection | None) -> Cotangents:
+            return _pull(parameters, x, h0, plan, every.__getitem__, d_output, d_last)
+
+        last = [_last_states(h, first, plan) for h, first in zip(every, h0, strict=True)]
+        return _side_by_side(every[-1], plan), last, pullback
+    if plan.spec.bidirectional:
+        return _vjp_by_layer(parameters, x, h0, plan)
+    return _vjp_by_window(parameters, x, h0, plan, checkpoint)
+
+
+def jvp(
+    parameters_dot: Parameters | None,
+    x_dot: Array | None,
+    h0_dot: PerDirection | None,
+    parameters: Parameters,
+    x: Array,
+    h0: PerDirection,
+    plan: Plan,
+) -> tuple[Array, PerDirection, Array, PerDirection]:
+    """Output, last states, and the tangents of the two. None stands for a tangent of zero."""
+    every = states(parameters, x, h0, plan)
+    tangents: PerDirection = []
+    last: PerDirection = []
+    last_dot: PerDirection = []
+    below_dot = x_dot
+    for k, below in enumerate(inputs(x, every, plan)):
+        row = []
+        for d, w in enumerate(parameters[k]):
+            row.append(
+                layer.jvp(
+                    None if parameters_dot is None else parameters_dot[k][d],
+                    below_dot,
+                    None if h0_dot is None else h0_dot[k][d],
+                    w,
+                    below,
+                    h0[k][d],
+                    every[k][d],
+                    reverse=bool(d),
+                    ragged=plan.ragged,
+                    nonlinearity=plan.spec.nonlinearity,
+                    engine=plan.engine,
+                )
+            )
+        tangents.append(row)
+        last.append(_last_states(every[k], h0[k], plan))
+        first_dot = [plan.engine.xp.zeros_like(h) for h in h0[k]] if h0_dot is None else h0_dot[k]
+        last_dot.append(_last_states(row, first_dot, plan))
+        below_dot = _read_by_next(row, k, plan)
+    return _side_by_side(every[-1], plan), last, _side_by_side(tangents[-1], plan), last_dot
+
+
+# --- forward pieces ---------------------------------------------------------------------------------------------------
+
+
+def _layer_states(parameters: Parameters, below: Array, h0: PerDirection, k: int, plan: Plan) -> list[Array]:
+    return [
+        layer.forward(
+            w,
+            below,
+            h0[k][d],
+            reverse=bool(d),
+            ragged=plan.ragged,
+            nonlinearity=plan.spec.nonlinearity,
+            engine=plan.engine,
+        )
+        for d, w in enumerate(parameters[k])
+    ]
+
+
+def _side_by_side(h: list[Array], plan: Plan) -> Array:
+    return h[0] if len(h) == 1 else plan.engine.xp.concat(h, axis=2)
+
+
+def _read_by_next(h: list[Array], k: int, plan: Plan) -> Array:
+    """What the layer above k reads; for the last layer the output."""
+    joined = _side_by_side(h, plan)
+    return joined * plan.masks[k] if k < len(plan.masks) else joined
+
+
+def inputs(x: Array, every: PerDirection, plan: Plan) -> list[Array]:
+    """What each layer reads, (T, B, .): x, and the outputs of the layers below."""
+    return [x, *(_read_by_next(h, k, plan) for k, h in enumerate(every[:-1]))]
+
+
+def _last_states(h: list[Array], h0: list[Array], plan: Plan) -> list[Array]:
+    return [
+        layer.last_state(states, first, reverse=bool(d), ragged=plan.ragged)
+        for d, (states, first) in enumerate(zip(h, h0, strict=True))
+    ]
+
+
+# --- backward ---------------------------------------------------------------------------------------------------------
+
+
+def _pull(
+    parameters: Parameters,
+    x: Array,
+    h0: PerDirection,
+    plan: Plan,
+    states_of: Callable[[int], list[Array]],
+    d_output: Array | None,
+    d_last: PerDirection | None,
+) -> Cotangents:
+    """Backpropagation through the stack, the top layer first."""
+    cotangents: Parameters = []
+    d_h0: PerDirection = []
+    d_above = d_output
+    for k in reversed(range(plan.spec.num_layers)):
+        below = x if k == 0 else _read_by_next(states_of(k - 1), k - 1, plan)
+        width = plan.spec.hidden_sizes[k]
+        h = states_of(k)
+        found = [
+            layer.vjp(
+                None if d_above is None else d_above[..., d * width : (d + 1) * width],
+                None if d_last is None else d_last[k][d],
+                w,
+                below,
+                h0[k][d],
+                h[d],
+                reverse=bool(d),
+                ragged=plan.ragged,
+                boundaries=plan.boundaries(x.shape[0]),
+                nonlinearity=plan.spec.nonlinearity,
+                engine=plan.engine,
+            )
+            for d, w in enumerate(parameters[k])
+        ]
+        cotangents.insert(0, [c.weights for c in found])
+        d_h0.insert(0, [c.h0 for c in found])
+        d_above = found[0].x if len(found) == 1 else found[0].x + found[1].x
+        if 0 < k <= len(plan.masks):
+            d_above = d_above * plan.masks[k - 1]
+    return Cotangents(cotangents, d_above, d_h0)
+
+
+def _vjp_by_layer(
+    parameters: Parameters, x: Array, h0: PerDirection, plan: Plan
+) -> tuple[Array, PerDirection, Pullback]:
+    output, last = forward(parameters, x, h0, plan)
+
+    def states_of(k: int) -> list[Array]:
+        below = x
+        for lower in range(k):
+            below = _read_by_next(_layer_states(parameters, below, h0, lower, plan), lower, plan)
+        return _layer_states(parameters, below, h0, k, plan)
+
+    def pullback(d_output: Array | None, d_last: PerDirection | None) -> Cotangents:
+        return _pull(parameters, x, h0, plan, states_of, d_output, d_last)
+
+    return output, last, pullback
+
+
+def _vjp_by_window(
+    parameters: Parameters, x: Array, h0: PerDirection, plan: Plan, every: int
+) -> tuple[Array, PerDirection, Pullback]:
+    steps = x.shape[0]
+    windows = [(a, min(a + every, steps)) for a in range(0, steps, every)]
+    firsts = [h0]
+    join = TimeJoin(steps, plan.engine)
+    for a, b in windows:
+        piece, last = forward(parameters, x[a:b, ...], firsts[-1], plan.window(a, b))
+        join.put(a, b, piece)
+        # A copy: a view of the last state would keep the states of the whole window alive.
+        firsts.append([[plan.engine.copy(h) for h in row] for row in last])
+
+    def pullback(d_output: Array | None, d_last: PerDirection | None) -> Cotangents:
+        carried = d_last
+        d_x = TimeJoin(steps, plan.engine)
+        total: Parameters | None = None
+        for (a, b), first in zip(windows[::-1], firsts[-2::-1], strict=True):
+            window = plan.window(a, b)
+            x_w = x[a:b, ...]
+            held = states(parameters, x_w, first, window)
+            d_out = None if d_output is None else d_output[a:b, ...]
+            found = _pull(parameters, x_w, first, window, held.__getitem__, d_out, carried)
+            total = found.parameters if total is None else _added(total, found.parameters)
+            d_x.put(a, b, found.x)
+            cut = plan.truncate is not None and a > 0 and (plan.start + a) % plan.truncate == 0
+            carried = _cut(found.h0, plan, a, steps) if cut else found.h0
+        if total is None or carried is None:
+            raise AssertionError("a call has at least one step")
+        return Cotangents(total, d_x.joined(), carried)
+
+    return join.joined(), firsts[-1], pullback
+
+
+def _cut(d_h0: PerDirection, plan: Plan, start: int, steps: int) -> PerDirection:
+    """Nothing is carried across the start of a window, but for sequences that ended before: theirs has not moved yet."""
+    zeros = [[plan.engine.xp.zeros_like(g) for g in row] for row in d_h0]
+    if plan.ragged is None:
+        return zeros
+    later = plan.ragged.piece(start, steps)
+    return [
+        [later.nonempty_or(zero, g) for zero, g in zip(row_z, row_g, strict=True)]
+        for row_z, row_g in zip(zeros, d_h0, strict=True)
+    ]
+
+
+def _added(a: Parameters, b: Parameters) -> Parameters:
+    return [
+        [layer.add_weights(v, w) for v, w in zip(row_a, row_b, strict=True)] for row_a, row_b in zip(a, b, strict=True)
+    ]

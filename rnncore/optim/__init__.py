@@ -1,0 +1,6 @@
+"""Training on any backend: SGD, Adam, and the clipping of gradient norms."""
+
+from rnncore.optim.clipping import clip_grad_norm
+from rnncore.optim.optimisers import SGD, Adam
+
+__all__ = ["SGD", "Adam", "clip_grad_norm"]

@@ -1,0 +1,136 @@
+"""Sequences of several lengths: padding is never read and gets nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rnncore.backend.contract import Backend
+from rnncore.errors import ArgumentValueError
+from rnncore.testing.check import check
+from rnncore.testing.tools.case import BATCH, LENGTHS, STEPS, WIDTH, Case
+from rnncore.testing.tools.subject import Subject
+
+
+@check(
+    "RC-LEN-001", "sequences of several lengths, one of them 0: outputs past the end are 0, h_n is the last valid state"
+)
+def several_lengths(s: Subject) -> None:
+    Case.make(s, layers=2, lengths=LENGTHS).check_forward()
+
+
+@check("RC-LEN-002", "the reverse direction starts at each sequence's own end", once=True)
+def reverse_starts_at_the_end(s: Subject) -> None:
+    Case.make(s, bidirectional=True, lengths=LENGTHS).check_forward()
+    Case.make(s, layers=2, bidirectional=True, lengths=(1, 6, 3)).check_forward()
+
+
+@check(
+    "RC-LEN-003",
+    "padding is never read: NaN, infinity and huge numbers in it change no bit",
+    tolerance="exact",
+    once=True,
+)
+def padding_is_never_read(s: Subject) -> None:
+    case = Case.make(s, layers=2, bidirectional=True, name="relu", lengths=LENGTHS)
+    clean = {k: s.host(v) for k, v in case.results().items()}
+    padding = np.arange(STEPS)[:, None] >= np.asarray(LENGTHS)
+    for garbage in (np.nan, np.inf, -np.inf, 1e30):
+        case.x[padding] = garbage
+        case.d_output[padding] = garbage
+        for name, value in case.results().items():
+            s.compare(f"{name} with {garbage} in the padding", value, clean[name])
+
+
+@check("RC-LEN-004", "outputs and gradients in the padding are exactly 0", tolerance="exact", once=True)
+def padding_gets_nothing(s: Subject) -> None:
+    case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
+    found = case.results()
+    padding = np.arange(STEPS)[:, None] >= np.asarray(LENGTHS)
+    for name in ("output", "dL/dx"):
+        rows = s.host(found[name])[padding]
+        s.compare(f"{name} in the padding", rows, np.zeros(rows.shape))
+
+
+@check("RC-LEN-005", "a relu network that would overflow in the padding does not", tolerance="exact", once=True)
+def nothing_explodes_in_the_padding(s: Subject) -> None:
+    huge = 1e10 if s.dtype_name == "float32" else 1e40  # its square is a number of the dtype, its tenth power is not
+    short, steps = (2, 0, 1), 2 * STEPS
+    case = Case.make(s, name="relu", bidirectional=True, steps=steps, lengths=short)
+    for key in ("weight_hh_l0", "weight_hh_l0_reverse"):
+        case.params[key] = huge * np.eye(WIDTH)
+    whole = {k: s.host(v) for k, v in case.results().items()}
+    case.x, case.d_output = case.x[:STEPS], case.d_output[:STEPS]
+    for name, value in case.results().items():
+        got = whole[name][:STEPS] if name in ("output", "dL/dx") else whole[name]
+        s.compare(name, got, s.host(value), tolerance="gradients")
+        s.expect(np.isfinite(got).all(), f"{name}: expected finite numbers, got {got.ravel()[:4]}")
+
+
+@check(
+    "RC-LEN-006", "a row without steps hands h0 to h_n and the cotangent of h_n to h0's", tolerance="exact", once=True
+)
+def rows_without_steps(s: Subject) -> None:
+    case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
+    found = case.results()
+    h0, d_h_n = np.concatenate(case.h0), np.concatenate(case.d_h_n)
+    s.compare("h_n of the empty row", s.host(found["h_n"])[:, 1], h0[:, 1])
+    s.compare("dL/dh0 of the empty row", s.host(found["dL/dh0"])[:, 1], d_h_n[:, 1])
+
+
+@check("RC-LEN-007", "each sequence is as if it were alone", once=True)
+def each_sequence_alone(s: Subject) -> None:
+    case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
+    model = case.model()
+    output = s.host(model(case.give(case.x), case.give_state(case.h0), LENGTHS)[0])
+    for b, end in enumerate(LENGTHS):
+        if end:
+            x, h0 = s.give(case.x[:end, b : b + 1]), s.give(np.concatenate(case.h0)[:, b : b + 1])
+            s.compare(f"row {b}", output[:end, b : b + 1], s.host(model(x, h0)[0]), tolerance="states")
+
+
+@check("RC-LEN-008", "full lengths are the same as none", tolerance="exact", once=True)
+def full_lengths(s: Subject) -> None:
+    case = Case.make(s, layers=2, bidirectional=True)
+    want = {k: s.host(v) for k, v in case.results().items()}
+    case.lengths = [STEPS] * BATCH
+    for name, value in case.results().items():
+        s.compare(name, value, want[name])
+
+
+@check("RC-LEN-009", "a length outside [0, T] is an error that names its index and value", dtypes=("float32",))
+def bad_lengths(s: Subject) -> None:
+    case = Case.make(s)
+    model, x = case.model(), case.give(case.x)
+    for bad in (STEPS + 1, -1):
+        error = s.raises(ArgumentValueError, f"a length of {bad}", lambda n=bad: model(x, None, [STEPS, n, 2]))  # type: ignore[misc]
+        s.expect("lengths[1]" in str(error) and str(bad) in str(error), f"the error names neither: {error}")
+
+
+class _Listening:
+    """A backend that remembers the least index that was sent to the device."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend, self.least = backend, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def asarray(self, x: Any, /, **where: Any) -> Any:
+        if x.dtype.kind in "iu":
+            self.least = min(self.least, int(x.min(initial=0)))
+        return self._backend.asarray(x, **where)
+
+
+@check(
+    "RC-LEN-010",
+    "indices made of lengths count from the front: for a negative one each library does something else",
+    dtypes=("float32",),
+)
+def indices_count_from_the_front(s: Subject) -> None:
+    case, backend = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS), _Listening(s.backend)
+    model = case.model(backend=backend)
+    case.results(model)
+    model.jvp(case.give(case.x), case.give_state(case.h0), LENGTHS, x_dot=case.give(case.x))
+    s.expect(backend.least >= 0, f"an index of {backend.least} was sent to the device")

@@ -1,0 +1,223 @@
+"""PURE: nothing is changed or shared; DET: the same bits again, from any thread."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rnncore.model.rnn import RNN
+from rnncore.testing.check import check
+from rnncore.testing.tools.case import LENGTHS, STEPS, WIDTH, Case
+from rnncore.testing.tools.scan_case import both_scans, run_scan, scan_arguments
+from rnncore.testing.tools.subject import Subject
+from rnncore.testing.tools.watch import overlaps
+
+THREADS = 8
+PAUSE = 1e-5  # seconds: long enough for another thread to be woken
+
+
+@check("RC-PURE-001", "no call changes its inputs or the weights", tolerance="exact", once=True)
+def nothing_is_changed(s: Subject) -> None:
+    for lengths in (None, LENGTHS):
+        case = Case.make(s, layers=2, bidirectional=True, lengths=lengths)
+        model = case.model()
+        given = {"x": case.give(case.x), "h0": case.give_state(case.h0)}
+        given |= {"d_output": case.give(case.d_output), "d_h_n": case.give_state(case.d_h_n), **model.params}
+        before = {k: s.host(v) for k, v in given.items()}
+        model(given["x"], given["h0"], lengths)
+        for checkpoint, truncate in ((False, None), (2, None), (False, 2)):
+            pullback = model.vjp(given["x"], given["h0"], lengths, checkpoint=checkpoint, truncate=truncate)[2]
+            pullback(given["d_output"], given["d_h_n"])
+            pullback(given["d_output"], given["d_h_n"])
+        model.jvp(given["x"], given["h0"], lengths, x_dot=given["x"], h0_dot=given["h0"], params_dot=dict(model.params))
+        model.trace(given["x"], given["h0"], lengths)
+        for name, value in given.items():
+            s.compare(name, value, before[name])
+
+
+@check("RC-PURE-002", "no result shares memory with an input, a weight or another result", needs=("addressable",))
+def nothing_is_shared(s: Subject) -> None:
+    for options in ({}, {"layers": 2, "bidirectional": True}, {"lengths": LENGTHS}, {"name": "identity"}):
+        case = Case.make(s, **options)
+        model = case.model()
+        x, h0 = case.give(case.x), case.give_state(case.h0)
+        d_output, d_h_n = case.give(case.d_output), case.give_state(case.d_h_n)
+        output, h_n, pullback = model.vjp(x, h0, case.lengths)
+        grads = pullback(d_output, d_h_n)
+        made = {"output": output, "h_n": h_n, "dL/dx": grads.x, "dL/dh0": grads.h0}
+        made |= {f"dL/d{k}": v for k, v in grads.params.items()} | {
+            f"state {k}": v for k, v in model.state_dict().items()
+        }
+        given = {"x": x, "h0": h0, "d_output": d_output, "d_h_n": d_h_n, **model.params}
+        names, arrays = list(made) + list(given), [*made.values(), *given.values()]
+        for i in range(len(made)):
+            for k in range(i + 1, len(arrays)):
+                s.expect(not overlaps(s.backend, arrays[i], arrays[k]), f"{names[i]} and {names[k]} share memory")
+
+
+@check("RC-PURE-003", "inputs that are views, transposed or strided, are read as they are", once=True)
+def views_are_read(s: Subject) -> None:
+    case = Case.make(s, layers=2, bidirectional=True)
+    want = {k: s.host(v) for k, v in case.results().items()}
+    xp, model = s.xp, case.model()
+    with s.scope():
+        x = xp.permute_dims(s.give(np.ascontiguousarray(case.x.transpose(2, 0, 1))), (1, 2, 0))
+        h0 = s.give(np.repeat(np.concatenate(case.h0), 2, axis=0))[::2, ...]
+        d_output = xp.permute_dims(s.give(np.ascontiguousarray(case.d_output.transpose(1, 0, 2))), (1, 0, 2))
+    output, _, pullback = model.vjp(x, h0)
+    grads = pullback(d_output, case.give_state(case.d_h_n))
+    s.compare("output", output, want["output"], tolerance="states")
+    s.compare("dL/dx", grads.x, want["dL/dx"], tolerance="gradients")
+    for key in case.params:
+        s.compare(f"dL/d{key}", grads.params[key], want[f"dL/d{key}"], tolerance="gradients")
+
+
+@check("RC-PURE-004", "read-only inputs are enough", needs=("read_only",))
+def read_only_inputs(s: Subject) -> None:
+    case = Case.make(s, layers=2, bidirectional=True)
+    want = {k: s.host(v) for k, v in case.results().items()}
+    case.view = s.backend.read_only  # type: ignore[attr-defined]
+    model = case.model()
+    model.set_params({k: case.view(v) for k, v in model.params.items()})
+    for name, value in case.results(model).items():
+        s.compare(name, value, want[name], tolerance="exact")
+
+
+@check(
+    "RC-PURE-005",
+    "a network that does nothing to its input still returns an array of its own",
+    needs=("addressable",),
+    tolerance="exact",
+    dtypes=("float32",),
+)
+def nothing_is_handed_back(s: Subject) -> None:
+    for steps in (1, STEPS):
+        case = Case.make(s, name="identity", bias=False, inputs=WIDTH, steps=steps)
+        case.params = {"weight_ih_l0": np.eye(WIDTH), "weight_hh_l0": np.zeros((WIDTH, WIDTH))}
+        x, d_output = case.give(case.x), case.give(case.d_output)
+        output, h_n, pullback = case.model().vjp(x)
+        s.compare("output", output, case.x)
+        made = {"output": output, "h_n": h_n, "dL/dx": pullback(d_output).x}
+        for name, value in made.items():
+            for other, given in (("x", x), ("d_output", d_output)):
+                s.expect(not overlaps(s.backend, value, given), f"{name} and {other} share memory")
+
+
+@check(
+    "RC-PURE-006",
+    "what a call returned, and what its pullback needs, is left alone by the next",
+    tolerance="exact",
+    dtypes=("float32",),
+)
+def the_next_call_leaves_results_alone(s: Subject) -> None:
+    case = Case.make(s)
+    model, x, other = case.model(), case.give(case.x), case.give(s.draw(*case.x.shape))
+    d_output = case.give(case.d_output)
+    want = s.host(model.vjp(x)[2](d_output).x)
+    output, h_n, pullback = model.vjp(x)
+    kept = {"output": output, "h_n": h_n, "dL/dx": pullback(d_output).x}
+    before = {k: s.host(v) for k, v in kept.items()}
+    model.vjp(other)[2](case.give(-case.d_output))
+    for name, value in kept.items():
+        s.compare(f"{name} after another call", value, before[name])
+    s.compare("dL/dx of a pullback after another call", pullback(d_output).x, want)
+
+
+@check(
+    "RC-DET-001",
+    "the same call gives the same bits, and so does a new model with the same weights",
+    tolerance="exact",
+    once=True,
+)
+def same_bits_again(s: Subject) -> None:
+    case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
+    model = case.model()
+    want = {k: s.host(v) for k, v in case.results(model).items()}
+    for again in (model, case.model()):
+        for name, value in case.results(again).items():
+            s.compare(name, value, want[name])
+
+
+@check(
+    "RC-DET-002", "eight threads that share one model get the numbers of one", tolerance="exact", dtypes=("float32",)
+)
+def threads_agree(s: Subject) -> None:
+    case = Case.make(s, layers=2)
+    model = case.model()
+    want = {k: s.host(v) for k, v in case.results(model).items()}
+    _in_threads(s, lambda k: {name: s.host(v) for name, v in case.results(model).items()}, lambda k: want)
+
+
+@check("RC-DET-003", "the same seed draws the same weights as on NumPy", tolerance="exact")
+def same_weights(s: Subject) -> None:
+    here = RNN(3, 4, 2, bidirectional=True, rng=5, backend=s.backend, device=s.device, dtype=s.dtype)
+    there = RNN(3, 4, 2, bidirectional=True, rng=5, backend="numpy", dtype=s.dtype_name)
+    for name, value in there.state_dict().items():
+        s.compare(name, here.params[name], value.astype("f8"))
+
+
+@check(
+    "RC-DET-004", "a scan keeps nothing from call to call: again, and after another, the same bits", tolerance="exact"
+)
+def scans_keep_nothing(s: Subject) -> None:
+    one, two = scan_arguments(s), scan_arguments(s)
+    for name, scan in both_scans(s).items():
+        want = run_scan(s, scan, one)
+        for turn, given in enumerate((two, one, one), start=2):  # an even and an odd number of calls later
+            found = run_scan(s, scan, given)
+            if given is one:
+                s.compare(f"{name}, call {turn}", found, want)
+
+
+@check(
+    "RC-DET-005",
+    "threads that run the backend's scans at once, each on numbers of its own, get their own results",
+    needs=("scans",),
+    tolerance="exact",
+    dtypes=("float32",),
+)
+def scans_share_nothing(s: Subject) -> None:
+    given = [scan_arguments(s) for _ in range(THREADS)]
+    scans = both_scans(s)
+    want = [{name: run_scan(s, scan, g) for name, scan in scans.items()} for g in given]
+    together = threading.Barrier(THREADS)
+
+    def pause(frame: Any, event: str, argument: Any) -> Any:
+        time.sleep(PAUSE)  # another thread runs: an exchange between any two lines, which else is a matter of luck
+        return pause
+
+    def work(k: int) -> Mapping[str, Any]:
+        together.wait()
+        sys.settrace(pause)
+        try:
+            return {name: run_scan(s, scan, given[k]) for name, scan in scans.items()}
+        finally:
+            sys.settrace(None)
+
+    _in_threads(s, work, lambda k: want[k])
+
+
+def _in_threads(s: Subject, work: Callable[[int], Mapping[str, Any]], want: Callable[[int], Mapping[str, Any]]) -> None:
+    """Run work(0), work(1), ... at once, each in a thread of its own; each must give what is wanted of it."""
+    found: list[Any] = [None] * THREADS
+
+    def keep(k: int) -> None:
+        try:
+            found[k] = work(k)
+        except Exception as error:
+            found[k] = error
+
+    threads = [threading.Thread(target=keep, args=(k,)) for k in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k, results in enumerate(found):
+        s.expect(isinstance(results, dict), f"thread {k}: {results!r}")
+        for name, value in results.items():
+            s.compare(f"{name} of thread {k}", value, want(k)[name])

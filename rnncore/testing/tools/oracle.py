@@ -1,0 +1,203 @@
+"""What is true: a vanilla RNN and its derivatives in float64, one row and one step at a time, sharing no code with the library.
+
+As far from the library's ways as can be: no scan, no products over all steps, no padding (each row stops at its own end), and
+functions of z written out again. Backpropagation is Werbos 1990, step by step; the tests of this project hold it against
+central differences and against PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+__all__ = ["FUNCTIONS", "Solution", "linear_scan", "nonlinear_scan", "solve", "solve_tangent"]
+
+Host: TypeAlias = np.ndarray[Any, Any]
+Function: TypeAlias = Callable[[Host], Host]
+
+
+def _sigmoid(z: Host) -> Host:
+    return 0.5 * (1 + np.tanh(z / 2))
+
+
+def _softplus(z: Host) -> Host:
+    return np.logaddexp(0.0, z)
+
+
+# f and f' of ONNX's defaults for alpha and beta, by another formula than the library's wherever there is one.
+FUNCTIONS: Mapping[str, tuple[Function, Function]] = {
+    "tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
+    "relu": (lambda z: np.maximum(z, 0.0), lambda z: np.where(z > 0, 1.0, 0.0)),
+    "sigmoid": (_sigmoid, lambda z: _sigmoid(z) * _sigmoid(-z)),
+    "identity": (lambda z: z + 0, np.ones_like),
+    "leaky_relu": (lambda z: np.where(z > 0, z, 0.01 * z), lambda z: np.where(z > 0, 1.0, 0.01)),
+    "thresholded_relu": (lambda z: np.where(z > 1, z, 0.0), lambda z: np.where(z > 1, 1.0, 0.0)),
+    "hard_sigmoid": (
+        lambda z: np.minimum(1, np.maximum(0, 0.2 * z + 0.5)),
+        lambda z: np.where(np.abs(z) < 2.5, 0.2, 0.0),
+    ),
+    "elu": (lambda z: np.where(z > 0, z, np.exp(np.minimum(z, 0)) - 1), lambda z: np.exp(np.minimum(z, 0))),
+    "softsign": (lambda z: z / (1 + np.abs(z)), lambda z: (1 + np.abs(z)) ** -2.0),
+    "softplus": (_softplus, _sigmoid),
+    "scaled_tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
+    "affine": (lambda z: z + 0, np.ones_like),
+}
+
+
+def nonlinear_scan(p: Host, h0: Host, w: Host, name: str, *, reverse: bool = False, clip: float = math.inf) -> Host:
+    """``h_t = f(p_t + h_{t-1} W^T)`` of (T, B, H), one row at a time."""
+    f, _ = FUNCTIONS[name]
+    h = np.empty(p.shape)
+    for b in range(p.shape[1]):
+        state = h0[b]
+        for t in _order(len(p), reverse):
+            state = h[t, b] = f(np.clip(p[t, b] + w @ state, -clip, clip))
+    return h
+
+
+def linear_scan(u: Host, d: Host, s0: Host, m: Host, *, reverse: bool = False) -> Host:
+    """``s_t = d_t * (u_t + s_{t-1} M)`` of (T, B, H), one row at a time."""
+    s = np.empty(u.shape)
+    for b in range(u.shape[1]):
+        state = s0[b]
+        for t in _order(len(u), reverse):
+            state = s[t, b] = d[t, b] * (u[t, b] + m.T @ state)
+    return s
+
+
+@dataclass
+class Solution:
+    """Everything of one network and one batch.
+
+    h and z are [layer][direction] (T, B, H_k), 0 past a row's end; h_n and h0 [layer] (D, B, H_k).
+    """
+
+    output: Host
+    h_n: list[Host]
+    h: list[list[Host]]
+    z: list[list[Host]]
+    params: dict[str, Host]
+    x: Host
+    h0: list[Host]
+
+
+def solve(
+    params: Mapping[str, Host],
+    x: Host,
+    h0: Sequence[Host],
+    *,
+    name: str,
+    lengths: Sequence[int] | None = None,
+    clip: float = math.inf,
+    d_output: Host | None = None,
+    d_h_n: Sequence[Host] | None = None,
+    masks: Sequence[Host] = (),
+    truncate: int | None = None,
+) -> Solution:
+    """Forward and backward: x (T, B, I), h0[layer] (D, B, H_k), cotangents in the shapes of what they belong to."""
+    steps, batch, _ = x.shape
+    ends = [steps] * batch if lengths is None else list(lengths)
+    layers, directions = len(h0), len(h0[0])
+    f, df = FUNCTIONS[name]
+    weights = [[_weights(params, k, d) for d in range(directions)] for k in range(layers)]
+    inputs, h, z = [x], [], []
+    h_n = [np.array(rows, dtype=float) for rows in h0]
+    for k in range(layers):
+        row_h, row_z = [], []
+        for d, (w_ih, w_hh, bias) in enumerate(weights[k]):
+            width = len(w_hh)
+            hs, zs = np.zeros((steps, batch, width)), np.zeros((steps, batch, width))
+            for b, end in enumerate(ends):
+                state = h0[k][d, b]
+                for t in _order(end, bool(d)):
+                    zs[t, b] = w_ih @ inputs[k][t, b] + bias + w_hh @ state
+                    state = hs[t, b] = f(np.clip(zs[t, b], -clip, clip))
+                h_n[k][d, b] = state
+            row_h.append(hs)
+            row_z.append(zs)
+        h.append(row_h)
+        z.append(row_z)
+        below = np.concatenate(row_h, axis=2)
+        inputs.append(below * masks[k] if k < len(masks) else below)
+
+    grads = {n: np.zeros(np.shape(v)) for n, v in params.items()}
+    d_h0 = [np.zeros(np.shape(rows)) for rows in h0]
+    d_above = np.zeros(inputs[-1].shape) if d_output is None else np.array(d_output, dtype=float)
+    for k in reversed(range(layers)):
+        d_below = np.zeros(inputs[k].shape)
+        for d, (w_ih, w_hh, _) in enumerate(weights[k]):
+            width = len(w_hh)
+            suffix = f"l{k}" + ("_reverse" if d else "")
+            for b, end in enumerate(ends):
+                carried = np.zeros(width) if d_h_n is None else np.array(d_h_n[k][d, b], dtype=float)
+                for t in reversed(list(_order(end, bool(d)))):
+                    g = d_above[t, b, d * width : (d + 1) * width] + carried
+                    delta = g * np.where(np.abs(z[k][d][t, b]) <= clip, df(z[k][d][t, b]), 0.0)
+                    first = t == (end - 1 if d else 0)
+                    before = h0[k][d, b] if first else h[k][d][t + 1 if d else t - 1, b]
+                    grads[f"weight_ih_{suffix}"] += np.outer(delta, inputs[k][t, b])
+                    grads[f"weight_hh_{suffix}"] += np.outer(delta, before)
+                    if f"bias_ih_{suffix}" in grads:
+                        grads[f"bias_ih_{suffix}"] += delta
+                        grads[f"bias_hh_{suffix}"] += delta
+                    d_below[t, b] += w_ih.T @ delta
+                    edge = t + 1 if d else t
+                    cut = truncate is not None and not first and edge % truncate == 0
+                    carried = np.zeros(width) if cut else w_hh.T @ delta
+                d_h0[k][d, b] = carried
+        d_above = d_below * masks[k - 1] if 0 < k <= len(masks) else d_below
+    return Solution(inputs[-1], h_n, h, z, grads, d_above, d_h0)
+
+
+def solve_tangent(
+    params: Mapping[str, Host],
+    x: Host,
+    h0: Sequence[Host],
+    dots: Mapping[str, Host],
+    x_dot: Host,
+    h0_dot: Sequence[Host],
+    *,
+    name: str,
+    lengths: Sequence[int] | None = None,
+    clip: float = math.inf,
+) -> tuple[Host, list[Host]]:
+    """The tangents of output and h_n, step by step."""
+    steps, batch, _ = x.shape
+    ends = [steps] * batch if lengths is None else list(lengths)
+    f, df = FUNCTIONS[name]
+    below, below_dot = x, x_dot
+    last_dot = [np.array(rows, dtype=float) for rows in h0_dot]
+    for k in range(len(h0)):
+        sides, sides_dot = [], []
+        for d in range(len(h0[k])):
+            w_ih, w_hh, bias = _weights(params, k, d)
+            v_ih, v_hh, bias_dot = _weights(dots, k, d)
+            hs, hs_dot = np.zeros((steps, batch, len(w_hh))), np.zeros((steps, batch, len(w_hh)))
+            for b, end in enumerate(ends):
+                state, moved = h0[k][d, b], h0_dot[k][d, b]
+                for t in _order(end, bool(d)):
+                    z = w_ih @ below[t, b] + bias + w_hh @ state
+                    z_dot = w_ih @ below_dot[t, b] + v_ih @ below[t, b] + bias_dot + w_hh @ moved + v_hh @ state
+                    state = hs[t, b] = f(np.clip(z, -clip, clip))
+                    moved = hs_dot[t, b] = np.where(np.abs(z) <= clip, df(z), 0.0) * z_dot
+                last_dot[k][d, b] = moved
+            sides.append(hs)
+            sides_dot.append(hs_dot)
+        below, below_dot = np.concatenate(sides, axis=2), np.concatenate(sides_dot, axis=2)
+    return below_dot, last_dot
+
+
+def _weights(params: Mapping[str, Host], k: int, d: int) -> tuple[Host, Host, Host]:
+    suffix = f"l{k}" + ("_reverse" if d else "")
+    w_hh = params[f"weight_hh_{suffix}"]
+    zero = np.zeros(len(w_hh))
+    bias = params.get(f"bias_ih_{suffix}", zero) + params.get(f"bias_hh_{suffix}", zero)
+    return params[f"weight_ih_{suffix}"], w_hh, bias
+
+
+def _order(steps: int, reverse: bool) -> range:
+    return range(steps - 1, -1, -1) if reverse else range(steps)

@@ -1,0 +1,216 @@
+"""What a check is given: a backend, a device and a dtype, with the few things that every check does with them."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rnncore.backend.arrays import FLOATS, device_scope, floating_dtypes
+from rnncore.backend.contract import Backend
+from rnncore.model.rnn import RNN
+from rnncore.network.engine import Engine, make_engine
+from rnncore.spec import RNNSpec
+from rnncore.testing.tools.rules import TOLERANCES, Check, CheckFailed
+from rnncore.testing.tools.watch import can_be_patched, tells_where
+from rnncore.typing import Array, Device, Host, KernelMode, Namespace
+
+__all__ = ["Measured", "Subject", "capabilities"]
+
+# What one unit in the last place is. TF32 keeps ten bits of the inputs of a product.
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "tf32": 2.0**-10}
+# What can be told apart from 0 in the smallest dtype: the scale of an array of exact zeros.
+SMALLEST_SCALE = 1e-30
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One comparison: the largest error in eps of what it was measured against, and what was allowed."""
+
+    what: str
+    eps: float
+    allowed: float
+
+
+@dataclass
+class Subject:
+    """One backend on one device in one dtype.
+
+    Attributes
+    ----------
+    backend, device, dtype_name
+    kernel : {"auto", "reference", "require"}
+        How the check's networks run their scans, unless a check says otherwise.
+    check : Check
+        The one that is running: its id is the seed, its tolerance the default.
+    capabilities : frozenset of str
+    measured : list of Measured
+    precision : {"full", "tf32"}
+        The backend's word on float32 products.
+    """
+
+    backend: Backend
+    device: Device
+    dtype_name: str
+    kernel: KernelMode
+    check: Check
+    capabilities: frozenset[str]
+    measured: list[Measured] = field(default_factory=list)
+    precision: str = "full"
+
+    @cached_property
+    def xp(self) -> Namespace:
+        """The namespace."""
+        return self.backend.namespace()
+
+    @cached_property
+    def dtype(self) -> Any:
+        """The namespace's own dtype."""
+        return floating_dtypes(xp=self.xp, device=self.device)[self.dtype_name]
+
+    @cached_property
+    def rng(self) -> np.random.Generator:
+        """Random numbers on the host; the seed is the check's id."""
+        return np.random.default_rng(zlib.crc32(self.check.id.encode()))
+
+    @property
+    def eps(self) -> float:
+        """The unit of errors: the dtype's, or that of the products the user's settings ask for."""
+        if self.dtype_name == "float32" and self.precision == "tf32":
+            return EPS["tf32"]
+        return EPS[self.dtype_name]
+
+    # --- numbers in and out ------------------------------------------------------------------------------------------
+
+    def draw(self, *shape: int, scale: float = 1.0) -> Host:
+        """Normal numbers that float16 and bfloat16 hold exactly, so that no precision sees another problem."""
+        drawn = self.rng.standard_normal(shape) * scale
+        mantissa, exponent = np.frexp(drawn)
+        return np.ldexp(np.round(mantissa * 2.0**7) / 2.0**7, exponent)
+
+    def weights(self, width: int, radius: float = 1.0) -> Host:
+        """A random (H, H) whose spectral radius is about `radius`, beyond which a trajectory is no longer comparable."""
+        return self.draw(width, width, scale=radius / math.sqrt(width))
+
+    def give(self, numbers: Any, dtype: Any = None) -> Array:
+        """Host numbers as an array of the backend."""
+        host = np.asarray(numbers, dtype="f8") if dtype is None else np.asarray(numbers)
+        return self.backend.asarray(host, dtype=self.dtype if dtype is None else dtype, device=self.device)
+
+    def host(self, x: Array) -> Host:
+        """An array's numbers in float64: a copy."""
+        return np.array(self.backend.to_numpy(x), dtype="f8")
+
+    def engine(self, kernel: KernelMode | None = None) -> Engine:
+        """Where scans run."""
+        mode = self.kernel if kernel is None else kernel
+        return make_engine(self.backend, device=self.device, dtype=self.dtype, kernel=mode)
+
+    def scope(self) -> Any:
+        """The backend's own context, for what a check does with arrays itself."""
+        return device_scope(self.backend, self.device)
+
+    def rnn(self, spec: RNNSpec, params: Mapping[str, Host], **options: Any) -> RNN:
+        """A model with these numbers."""
+        options = {"backend": self.backend, "device": self.device, "dtype": self.dtype, **options}
+        kernel = options.pop("kernel", self.kernel)
+        return RNN.from_spec(spec, dict(params), kernel=kernel, **options)
+
+    # --- judging -----------------------------------------------------------------------------------------------------
+
+    def compare(
+        self, what: str, got: Array | Host, want: Host, *, tolerance: str | None = None, floor: float | None = None
+    ) -> None:
+        """got must be want: the same shape, NaN and infinity in the same places, the rest within the tolerance."""
+        rule = TOLERANCES[self.check.tolerance if tolerance is None else tolerance]
+        found = got if isinstance(got, np.ndarray) and not self.backend.is_native(got) else self.host(got)
+        found, want = np.asarray(found, dtype="f8"), np.asarray(want, dtype="f8")
+        if found.shape != want.shape:
+            raise CheckFailed(f"{what}: expected shape {want.shape}, got {found.shape}")
+        strange = ~np.isfinite(want)
+        same = np.array_equal(found[strange], want[strange], equal_nan=True)
+        if not same or not np.isfinite(found)[~strange].all():
+            index = _first(~((found == want) | (np.isnan(found) & np.isnan(want)) | (np.isfinite(found) & ~strange)))
+            raise CheckFailed(f"{what}{index}: expected {_at(want, index)}, got {_at(found, index)}")
+        error = np.where(strange, 0.0, np.abs(found - want))
+        scale = max(
+            rule.floor if floor is None else floor, float(np.abs(np.where(strange, 0.0, want)).max(initial=0.0))
+        )
+        worst = float(error.max(initial=0.0)) / (max(scale, SMALLEST_SCALE) * self.eps)
+        self.measured.append(Measured(what, worst, rule.eps))
+        if worst > rule.eps:
+            at = tuple(int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
+            raise CheckFailed(
+                f"{what}{list(at)}: expected {float(want[at])!r}, got {float(found[at])!r}: {worst:.3g} eps of {scale:.3g}, "
+                f"{rule.eps:g} are allowed ({rule.why})"
+            )
+
+    def same(self, what: str, a: Array, b: Array) -> None:
+        """Two arrays of the backend must hold the same bits, NaN included."""
+        self.compare(what, a, self.host(b), tolerance="exact")
+
+    def expect(self, holds: Any, otherwise: str) -> None:
+        """Fail with `otherwise` unless it holds."""
+        if not holds:
+            raise CheckFailed(otherwise)
+
+    def raises(self, kind: type[Exception], what: str, ask: Callable[[], Any]) -> Exception:
+        """`ask` must raise this kind of error."""
+        try:
+            got = ask()
+        except kind as error:
+            return error
+        except Exception as error:
+            raise CheckFailed(
+                f"{what}: expected {kind.__name__}, got {type(error).__name__}: {str(error)[:200]}"
+            ) from error
+        raise CheckFailed(f"{what}: expected {kind.__name__}, got an answer of type {type(got).__name__}")
+
+
+def capabilities(backend: Backend, device: Device, *, registered: bool) -> frozenset[str]:
+    """What the backend declares for this device, by its own contract and its namespace's inspection API."""
+    xp = backend.namespace()
+    dtypes = floating_dtypes(xp=xp, device=device)
+    found = set(dtypes)
+    if len(dtypes) < len(FLOATS):
+        found.add("lacks_a_dtype")
+    for name in ("read_only", "grad", "jit"):
+        if getattr(backend, name, None) is not None:
+            found.add(name)
+    if getattr(backend, "writable", False):
+        found.add("writable")
+    found.add("no_scans" if backend.scans() is None else "scans")
+    if len(tuple(backend.devices())) > 1:
+        found.add("two_devices")
+    if registered:
+        found.add("registered")
+    try:
+        x = backend.asarray(np.ones(3, dtype="f4"), dtype=dtypes[min(dtypes, key=FLOATS[::-1].index)], device=device)
+        seen = tells_where(backend, x), can_be_patched(type(x), "__matmul__"), can_be_patched(backend, "synchronize")
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # asarray or to_numpy is at fault: the checks that need them are to say so
+        seen = (True, True, True)
+    found |= {name for name, yes in zip(("addressable", "watchable", "open"), seen, strict=True) if yes}
+    return frozenset(found)
+
+
+def precision_of(backend: Backend, device: Device) -> str:
+    """ "full" or "tf32", by the backend's own word."""
+    ask = getattr(backend, "precision", None)
+    return "full" if ask is None else str(ask(device))
+
+
+def _first(bad: Host) -> list[int]:
+    where = np.argwhere(bad)
+    return [int(i) for i in where[0]] if len(where) else []
+
+
+def _at(x: Host, at: list[int]) -> Any:
+    # A single number has no index; where no entry differs by itself, there is none to show.
+    return float(x[tuple(at)]) if at or x.ndim == 0 else "other numbers"

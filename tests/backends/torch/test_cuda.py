@@ -1,0 +1,760 @@
+"""CUDA tensors on CuPy's kernels: what is handed over, on which stream and device, where, and that the numbers are right.
+
+There is no GPU here. Tensors on the CPU stand for tensors on CUDA's device 1, and the stand-in for CuPy launches; both are told
+so in a process of their own. The last test is for a machine that has a GPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import types
+import warnings
+from importlib.machinery import SourceFileLoader
+
+import numpy as np
+import pytest
+
+import rnncore
+from rnncore import get_nonlinearity, scan
+from rnncore.backend.contract import ScanRequest
+from rnncore.errors import ArgumentValueError
+from tests.backends.cupy.test_launch import DEVICES, device, expected
+from tests.tools.fake_cupy import needs_real_cupy, on_fake_cupy, python
+from tests.tools.places import ROOT
+
+torch = pytest.importorskip("torch")
+
+NUMBER, POINTER = 1, 4711
+PERSISTENT = [kind for kind in DEVICES if kind != "product"]
+# By dtype, relative and absolute: the kernels sum float16 in float32 and round each state once.
+TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 2e-2}
+
+
+class Told:
+    """What was asked of PyTorch and CuPy since the stand-ins were put in, and the launches."""
+
+    def __init__(self):
+        from cupy import _raw
+
+        self.handed_over, self.devices, self.launches = [], [], _raw.launches
+        self.torchs = threading.local()  # its current device, in each thread
+
+    def clear(self):
+        for kept in (self.handed_over, self.devices, self.launches):
+            kept.clear()
+
+    @property
+    def templates(self):
+        return {launch["name"].partition("<")[0] for launch in self.launches}
+
+
+def stand_in(kind="block"):
+    """From here on, in this process, CPU tensors are on CUDA's device 1, and its current stream is at POINTER."""
+    import cupy
+    import rnncore_cupy
+    from cupy._array import of
+    from cupy.cuda import runtime
+    from cupy.cuda.stream import Stream, get_current_stream
+    from rnncore_torch import _cuda, _steps
+
+    told = Told()
+
+    @contextlib.contextmanager
+    def of_torch(index):
+        told.devices.append(index)
+        told.torchs.current = index
+        yield
+        told.torchs.current = None
+
+    def from_external(stream):
+        version, pointer = stream.__cuda_stream__()
+        assert version == 0
+        made = Stream()
+        made.ptr = pointer
+        return made
+
+    array = torch.Tensor.numpy  # as it is now: the conformance suite watches who calls it
+
+    def from_dlpack(x):
+        assert runtime.getDevice() == NUMBER == told.torchs.current
+        assert x.__dlpack_device__() == (2, NUMBER)
+        # Once only, and as CuPy asks: the memory is the tensor's for as long as the array is there.
+        memory = torch.utils.dlpack.from_dlpack(x.__dlpack__(stream=POINTER, max_version=(1, 0), copy=None))
+        told.handed_over.append((memory.data_ptr(), get_current_stream().ptr))
+        return of(array(memory), NUMBER)
+
+    def copy(x):
+        raise AssertionError("what has gaps is copied by PyTorch, into its own memory")
+
+    _steps.HOSTS = ()
+    _cuda.index_of = lambda x: NUMBER
+    cupy.ascontiguousarray = copy
+    _cuda._ruled.cache_clear()
+    torch.cuda.device = of_torch
+    torch.cuda.current_stream = lambda index: types.SimpleNamespace(cuda_stream=POINTER + index)
+    torch.cuda.is_current_stream_capturing = lambda: False
+    rnncore_cupy.from_dlpack = from_dlpack
+    cupy.cuda.Stream.from_external = staticmethod(from_external)
+    device(kind)
+    told.clear()
+    return told
+
+
+def arguments(steps, batch, width, dtype=torch.float64, **options):
+    """u, d, s0 and m."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((steps, batch, width), (steps, batch, width), (batch, width), (width, width))
+    u, d, s0, m = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes)
+    made = (u, d.clamp(-1, 1), s0, m / width**0.5)
+    return [x.to(dtype).requires_grad_(options.get("requires_grad", False)) for x in made]
+
+
+def reference(u, d, s0, m, f, reverse):
+    """Both scans in float64 by the plain ones: the nonlinear with p = u and W = m, and the linear with M = m^T."""
+    u, d, s0, m = (x.detach().double().numpy() for x in (u, d, s0, m))
+    return (
+        scan.nonlinear(u, s0, m, nonlinearity=f, reverse=reverse, xp=np),
+        scan.linear(u, d, s0, m.T, reverse=reverse, xp=np),
+    )
+
+
+def scans():
+    return rnncore.get_backend("torch").scans()
+
+
+# --- where and how -------------------------------------------------------------------------------------------------------
+
+
+@on_fake_cupy()
+def test_both_scans_run_on_the_kernels_in_the_tensors_memory_and_on_their_stream():
+    from cupy import _traffic
+    from cupy.cuda import runtime
+
+    f = get_nonlinearity("tanh", clip=0.9)
+    for kind in PERSISTENT:
+        told = stand_in(kind)
+        for dtype, tolerance in TOLERANCES.items():
+            given = u, d, s0, m = arguments(9, 3, 70, dtype)
+            before = [x.clone() for x in given]
+            for reverse in (False, True):
+                told.clear()
+                _traffic.log.clear()
+                runtime.synchronized.clear()
+                got = (
+                    scans().nonlinear(u, s0, m, nonlinearity=f, reverse=reverse),
+                    scans().linear(u, d, s0, m.mT, reverse=reverse),
+                )
+                for ours, right in zip(got, reference(*given, f, reverse), strict=True):
+                    assert ours.dtype == dtype
+                    np.testing.assert_allclose(ours.numpy(), right, rtol=tolerance, atol=tolerance)
+                assert len(told.launches) == 2 and told.templates == {expected(kind)}
+                assert {launch["stream"].ptr for launch in told.launches} == {POINTER + NUMBER}
+                at = [pointer for pointer, _ in told.handed_over]
+                # p is copied for the result, as is d; the rest is handed over as it is.
+                assert at[0] == got[0].data_ptr() and at[4] == got[1].data_ptr()
+                assert at[1:4] == [s0.data_ptr(), m.data_ptr(), u.data_ptr()] and at[5:] == at[1:3]
+                assert {stream for _, stream in told.handed_over} == {POINTER + NUMBER}
+                assert set(told.devices) == {NUMBER} and runtime.getDevice() == 0
+                assert _traffic.log == [] and runtime.synchronized == []
+            assert all(torch.equal(x, y) for x, y in zip(given, before, strict=True))
+
+
+@on_fake_cupy()
+def test_the_result_takes_the_place_only_of_what_may_be_overwritten_and_views_are_right():
+    told, relu = stand_in(), get_nonlinearity("relu")
+    u, d, s0, m = arguments(9, 3, 10)
+    states, sums = reference(u, d, s0, m, relu, True)
+    apart = torch.stack([u, u], -1)[..., 0]
+    wide = torch.zeros(20, 20, dtype=m.dtype)
+    wide[::2, ::2] = m
+    minus = torch._neg_view(-u)
+    assert minus.is_neg() and minus.is_contiguous() and not apart.is_contiguous()
+    for overwrite in (False, True):
+        for p in (apart, minus):
+            kept = p.clone()
+            got = scans().nonlinear(p, s0, wide[::2, ::2], nonlinearity=relu, reverse=True, overwrite=overwrite)
+            np.testing.assert_allclose(got.numpy(), states, rtol=1e-13)
+            assert torch.equal(p, kept) and got.data_ptr() != p.data_ptr()
+    got = scans().nonlinear(u, s0, torch._neg_view(-m), nonlinearity=relu, reverse=True)
+    np.testing.assert_allclose(got.numpy(), states, rtol=1e-13)
+    ones, row = torch.ones(()).double().expand(u.shape), s0[:1].expand(s0.shape)
+    factor = d.clone()
+    got = scans().linear(ones, factor, row, m.mT, reverse=True, overwrite=True)
+    right = reference(ones, d, row, m, relu, True)[1]
+    np.testing.assert_allclose(got.numpy(), right, rtol=1e-13)
+    assert got.data_ptr() == factor.data_ptr()
+    p = u.clone()
+    got = scans().nonlinear(p, s0, m, nonlinearity=relu, reverse=True, overwrite=True)
+    assert got.data_ptr() == p.data_ptr() and len(told.launches) == 7
+    np.testing.assert_allclose(p.numpy(), states, rtol=1e-13)
+    np.testing.assert_allclose(scans().linear(u, d, s0, m.mT, reverse=True).numpy(), sums, rtol=1e-12)
+
+
+@on_fake_cupy()
+def test_what_the_rule_leaves_to_pytorchs_operations_launches_nothing():
+    import os
+
+    from rnncore_cupy import _kernels
+    from rnncore_torch import _cuda
+
+    told, tanh = stand_in(), get_nonlinearity("tanh")
+    own = rnncore.custom_nonlinearity(lambda z: z, lambda z: 1 + 0 * z, name="tanh")
+    softplus = get_nonlinearity("softplus")
+
+    def run(steps=9, batch=3, width=10, dtype=torch.float64, f=tanh, tolerance=1e-12):
+        told.clear()
+        given = u, d, s0, m = arguments(steps, batch, width, dtype)
+        got = (
+            scans().nonlinear(u, s0, m, nonlinearity=f, reverse=False),
+            scans().linear(u, d, s0, m.mT, reverse=False),
+        )
+        for ours, right in zip(got, reference(*given, f, False), strict=True):
+            np.testing.assert_allclose(ours.double().numpy(), right, rtol=tolerance, atol=tolerance)
+        return len(told.launches)
+
+    assert run() == 2
+    assert run(steps=_cuda.FEWEST_STEPS) == 2 and run(steps=_cuda.FEWEST_STEPS - 1) == 0
+    assert run(batch=0) == 0 and run(dtype=torch.bfloat16, tolerance=0.2) == 0
+    assert run(f=own) == 1 and run(f=softplus) == 1  # the linear scan knows no function
+    torch.cuda.is_current_stream_capturing = lambda: True
+    device("block")
+    _cuda._ruled.cache_clear()
+    assert run() == 0 and told.devices == [NUMBER, NUMBER] and _kernels.kernel.cache_info().currsize == 0
+    torch.cuda.is_current_stream_capturing = lambda: False
+    os.environ[_cuda.SETTING] = "pytorch"
+    assert run() == 0
+    os.environ[_cuda.SETTING] = "cupy"
+    with pytest.raises(
+        ArgumentValueError, match="RNNCORE_TORCH_CUDA: expected 'rule', 'kernels' or 'pytorch', got 'cupy'"
+    ):
+        run()
+    os.environ[_cuda.SETTING] = "rule"
+    assert run() == 2 and run(steps=1) == 0
+    u, d, s0, m = arguments(9, 3, 10)
+    told.clear()
+    with pytest.raises(RuntimeError, match="dtype"):  # PyTorch's own word
+        scans().linear(u, d, s0, m.float(), reverse=False)
+    # A matrix for each of some leading axis is none of the kernels'; one for all is.
+    stack = torch.stack([m, m])
+    four = torch.stack([u, u], 1)
+    many = scans().nonlinear(four, torch.stack([s0, s0]), stack, nonlinearity=tanh, reverse=False)
+    assert told.launches == []
+    one = scans().nonlinear(four, torch.stack([s0, s0]), m, nonlinearity=tanh, reverse=False)
+    assert len(told.launches) == 1
+    torch.testing.assert_close(one, many, rtol=1e-12, atol=1e-13)
+    stand_in("product")
+    assert run(width=70) == 0
+
+
+@on_fake_cupy()
+def test_the_environment_can_have_every_scan_that_a_kernel_takes_run_on_the_kernels():
+    """The conformance suite's scans have fewer steps than the rule asks for: this is how it checks the handing over."""
+    import os
+
+    from rnncore_torch import _cuda
+
+    tanh, os.environ[_cuda.SETTING] = get_nonlinearity("tanh"), "kernels"
+    for kind in DEVICES:
+        told = stand_in(kind)
+        for steps in (1, 9):
+            for batch in (0, 3):
+                told.clear()
+                given = u, d, s0, m = arguments(steps, batch, 70)
+                got = (
+                    scans().nonlinear(u, s0, m, nonlinearity=tanh, reverse=True),
+                    scans().linear(u, d, s0, m.mT, reverse=True),
+                )
+                for ours, right in zip(got, reference(*given, tanh, True), strict=True):
+                    np.testing.assert_allclose(ours.numpy(), right, rtol=1e-12, atol=1e-13)
+                assert told.templates == (set() if batch == 0 else {expected(kind)})
+                request = ScanRequest("linear", steps, batch, 70, "float64", torch.device("cuda", NUMBER), True, None)
+                words = scans().explain(request)
+                assert words.startswith("the kernel of" if batch else "PyTorch's operations")
+                assert words.endswith("; RNNCORE_TORCH_CUDA=kernels")
+
+
+@on_fake_cupy()
+def test_the_conformance_suite_reaches_the_kernels_and_passes():
+    """What scripts/gpu-check runs on a GPU; by the rule alone hardly a scan of it would be handed over."""
+    import os
+
+    from rnncore_torch import _cuda
+
+    from rnncore.testing import check_backend
+
+    warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated")
+    told, launches = stand_in(), {}
+    for way in ("rule", "kernels"):
+        os.environ[_cuda.SETTING] = way
+        told.clear()
+        report = check_backend("torch")
+        assert report.ok, [(o.id, o.reason) for o in report.outcomes if o.status == "failed"]
+        launches[way] = len(told.launches)
+    assert launches["rule"] < launches["kernels"] / 4
+
+
+@on_fake_cupy()
+def test_without_the_kernels_cupy_is_not_even_asked_for():
+    """Whoever has a CuPy that is broken gets by without it."""
+    import os
+
+    from rnncore_torch import _cuda
+
+    told, tanh = stand_in(), get_nonlinearity("tanh")
+    _cuda._plugin = None
+    os.environ[_cuda.SETTING] = "pytorch"
+    u, _, s0, m = arguments(9, 3, 10)
+    scans().nonlinear(u, s0, m, nonlinearity=tanh, reverse=False)
+    assert told.launches == []
+
+
+@on_fake_cupy()
+def test_shapes_that_do_not_fit_are_never_handed_over():
+    """A kernel reads as far as the shapes of a scan go, whatever is there."""
+    told, tanh = stand_in(), get_nonlinearity("tanh")
+    u, d, s0, m = arguments(9, 3, 10)
+    for h0, w in ((s0[:2], m), (s0[:, :9], m), (s0, m[:9])):
+        with pytest.raises(RuntimeError):
+            scans().nonlinear(u, h0, w, nonlinearity=tanh, reverse=False)
+    for given in ((u[:8], d, s0, m), (u, d[:, :2], s0, m), (u, d, s0[:2], m), (u, d, s0, m[:, :9])):
+        with pytest.raises((RuntimeError, ValueError)):
+            scans().linear(*given, reverse=False)
+    assert told.launches == [] and told.handed_over == []
+
+
+@on_fake_cupy()
+def test_a_kernel_that_cannot_be_compiled_is_an_error_that_says_how_to_do_without():
+    from rnncore_cupy import scans as cupys
+
+    stand_in()
+
+    def fail(request):
+        raise RuntimeError("CuPy failed to load libnvrtc.so.13")
+
+    type(cupys()).explain = staticmethod(fail)
+    u, _, s0, m = arguments(9, 3, 10)
+    with pytest.raises(RuntimeError, match="libnvrtc") as caught:
+        scans().nonlinear(u, s0, m, nonlinearity=get_nonlinearity("tanh"), reverse=False)
+    assert caught.value.__notes__ == [
+        "RNNCORE_TORCH_CUDA=pytorch in the environment leaves CUDA tensors to PyTorch's operations"
+    ]
+
+
+@on_fake_cupy()
+def test_a_cupy_that_takes_no_foreign_stream_is_left_alone():
+    """CuPy 13, which many have, where 14 is asked for."""
+    import cupy
+    from rnncore_torch import _cuda, _steps
+
+    assert not hasattr(cupy.cuda.Stream, "from_external")  # nor has the stand-in for CuPy
+    cupy.__version__ = "13.6.0"
+    _cuda.index_of, _steps.HOSTS = lambda x: NUMBER, ()
+    steps_run_alone("CuPy 13.6.0 takes no stream of PyTorch's; CuPy 14 and later do")
+
+
+@on_fake_cupy()
+def test_explain_tells_what_is_then_launched_and_that_the_rule_is_not_measured():
+    from rnncore_torch import _steps
+
+    tanh = get_nonlinearity("tanh")
+    for kind in DEVICES:
+        told = stand_in(kind)
+        for scan_kind, f in (("nonlinear", tanh), ("linear", None)):
+            told.clear()
+            request = ScanRequest(scan_kind, 9, 3, 70, "float64", torch.device("cuda", NUMBER), False, f)
+            words = scans().explain(request)
+            assert words.endswith("; the rule is not measured on a GPU yet")
+            u, d, s0, m = arguments(9, 3, 70)
+            if f is None:
+                scans().linear(u, d, s0, m, reverse=False)
+            else:
+                scans().nonlinear(u, s0, m, nonlinearity=f, reverse=False)
+            names = [launch["name"] for launch in told.launches]
+            if kind == "product":
+                assert names == [] and words.startswith("PyTorch's operations (cupy: step_alone<double, ")
+            else:
+                (name,) = names
+                assert words.startswith("the kernel of backend 'cupy', on the tensor's own memory and stream: " + name)
+    words = _steps.reason("linear", 9, 3, 70, torch.bfloat16, torch.device("cuda", NUMBER), None)
+    assert words == "PyTorch's operations, as bfloat16 is not handed over to CuPy"
+
+
+# --- derivatives and the networks on top ---------------------------------------------------------------------------------
+
+
+@on_fake_cupy()
+def test_gradients_of_first_and_second_order_go_through_the_kernels():
+    told, tanh = stand_in(), get_nonlinearity("tanh")
+    u, d, s0, m = arguments(8, 2, 3, requires_grad=True)
+    for reverse in (False, True):
+
+        def nonlinear(p, h0, w, reverse=reverse):
+            return scans().nonlinear(p, h0, w, nonlinearity=tanh, reverse=reverse)
+
+        def linear(*given, reverse=reverse):
+            return scans().linear(*given, reverse=reverse)
+
+        for function, given in ((nonlinear, (u, s0, m)), (linear, (u, d, s0, m))):
+            assert torch.autograd.gradcheck(function, given)
+            told.clear()
+            assert torch.autograd.gradgradcheck(function, given)
+            assert told.templates == {"block_scan"} and any("LINEAR" in launch["name"] for launch in told.launches)
+    told.clear()
+    first = torch.autograd.grad(nonlinear(u, s0, m).square().sum(), (u, s0, m), create_graph=True)
+    assert len(told.launches) == 2
+    torch.autograd.grad(sum(g.square().sum() for g in first), (u, s0, m))
+    assert len(told.launches) > 3
+
+
+@on_fake_cupy()
+def test_the_modules_give_torchs_outputs_and_gradients_by_the_kernels():
+    from rnncore_torch import nn
+
+    for kind, width in (("block", 21), ("grid", 69)):
+        told = stand_in(kind)
+        for options in ({}, {"bidirectional": True, "num_layers": 2}, {"nonlinearity": "relu", "batch_first": True}):
+            torch.manual_seed(0)
+            ours, theirs = (make(5, width, dtype=torch.float64, **options) for make in (nn.RNN, torch.nn.RNN))
+            ours.load_state_dict(theirs.state_dict())
+            x = arguments(9, 9, 5)[0].requires_grad_()
+            told.clear()
+            got, want = ours(x), theirs(x)
+            layers = len(ours.all_weights)
+            assert len(told.launches) == layers and told.templates == {expected(kind)}
+            found, right = (
+                torch.autograd.grad(out[0].square().sum() + out[1].sum(), (x, *net.parameters()))
+                for out, net in ((got, ours), (want, theirs))
+            )
+            assert len(told.launches) == 2 * layers
+            torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-13)
+            torch.testing.assert_close(found, right, rtol=1e-11, atol=1e-11)
+            with torch.inference_mode():
+                torch.testing.assert_close(ours(x)[0], want[0].detach(), rtol=1e-12, atol=1e-13)
+            assert len(told.launches) == 3 * layers
+
+
+@on_fake_cupy()
+def test_torch_func_and_a_network_of_rnncores_run_on_the_kernels():
+    told = stand_in()
+    host = rnncore.RNN(3, 4, bidirectional=True, rng=0)
+    rnn = host.to("torch")
+    x = arguments(24, 2, 3)[0]
+    got, want = rnn.vjp(x, lengths=[24, 11]), host.vjp(x.numpy(), lengths=[24, 11])
+    assert len(told.launches) == 4  # both directions, before and after the end of the shorter
+    gradients, right = got[2](got[0], got[1]), want[2](want[0], want[1])
+    np.testing.assert_allclose(got[0].numpy(), want[0], rtol=1e-12, atol=1e-13)
+    for name, value in right.params.items():
+        np.testing.assert_allclose(gradients.params[name].numpy(), value, rtol=1e-11, atol=1e-12)
+    assert told.templates == {"block_scan"} and len(told.launches) == 6
+    u, _, s0, m = arguments(8, 2, 3)
+    tanh = get_nonlinearity("tanh")
+
+    def loss(w, run=scan.nonlinear, **xp):
+        return run(u, s0, w, nonlinearity=tanh, reverse=False, **xp).square().sum()
+
+    from array_api_compat import torch as plain
+
+    told.clear()
+    warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated")  # PyTorch's own, in its forward mode
+    ours = torch.func.hessian(lambda w: loss(w, scans().nonlinear))(m)
+    theirs = torch.func.hessian(lambda w: loss(w, xp=plain))(m)
+    assert told.templates == {"block_scan"}
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
+
+
+@on_fake_cupy()
+def test_a_kernel_that_fails_is_the_callers_to_see():
+    from cupy import _raw
+    from rnncore_torch import nn
+
+    stand_in()
+    rnn, x = nn.RNN(5, 6), torch.ones(9, 2, 5)
+    output = rnn(x)[0].sum()
+
+    def fail(*args):
+        raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    _raw.runner = fail
+    for call in (output.backward, lambda: rnn(x), torch.no_grad()(lambda: rnn(x))):
+        with pytest.raises(RuntimeError, match="CUDA_ERROR_ILLEGAL_ADDRESS"):
+            call()
+
+
+# --- where there is no CuPy ----------------------------------------------------------------------------------------------
+
+
+@on_fake_cupy(devices=0)
+def test_a_cupy_without_a_device_leaves_pytorchs_operations_and_its_reason():
+    from rnncore_torch import _cuda, _steps
+
+    _cuda.index_of, _steps.HOSTS = lambda x: NUMBER, ()
+    steps_run_alone("cudaErrorNoDevice: no CUDA-capable device is detected")
+
+
+def test_a_sign_that_is_not_in_memory_is_no_fault_on_the_host():
+    tanh, given = get_nonlinearity("tanh"), arguments(9, 2, 5)
+    u, d, s0, m = given
+    states, sums = reference(*given, tanh, False)
+    minus = [torch._neg_view(-x) for x in (u, d, s0, m)]
+    got = scans().nonlinear(minus[0], minus[2], minus[3], nonlinearity=tanh, reverse=False, overwrite=True)
+    np.testing.assert_allclose(got.numpy(), states, 1e-12)
+    np.testing.assert_allclose(scans().linear(*minus[:3], minus[3].mT, reverse=False).numpy(), sums, 1e-12, 1e-13)
+
+
+def test_without_cupys_backend_pytorchs_operations_run(monkeypatch):
+    from rnncore_torch import _cuda
+
+    monkeypatch.setattr(_cuda, "backends", lambda: [])
+    with fresh(monkeypatch):
+        steps_run_alone("there is no backend 'cupy' with CUDA kernels")
+
+
+def test_what_is_built_for_rocm_is_left_alone(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    with fresh(monkeypatch):
+        steps_run_alone("PyTorch is built for ROCm, and the kernels are CUDA's")
+
+
+@contextlib.contextmanager
+def fresh(monkeypatch):
+    """What the rule remembers of this machine, forgotten before and after; tensors seem to be on a GPU."""
+    from rnncore_torch import _cuda, _steps
+
+    monkeypatch.setattr(_cuda, "index_of", lambda x: NUMBER)
+    monkeypatch.setattr(_steps, "HOSTS", ())
+    caches = (_cuda._plugin, _cuda._ruled, _steps._hosts, _steps._ruled)
+    for cached in caches:
+        cached.cache_clear()
+    yield
+    monkeypatch.undo()
+    for cached in caches:
+        cached.cache_clear()
+
+
+def steps_run_alone(why):
+    """PyTorch's operations give the right numbers, and explain says why they run."""
+    from rnncore_torch import _steps
+
+    words = _steps.reason("linear", 9, 2, 5, torch.float64, torch.device("cuda", NUMBER), None)
+    assert words.startswith("PyTorch's operations (") and why in words, words
+    tanh, given = get_nonlinearity("tanh"), arguments(9, 2, 5)
+    u, d, s0, m = given
+    states, sums = reference(*given, tanh, False)
+    np.testing.assert_allclose(scans().nonlinear(u, s0, m, nonlinearity=tanh, reverse=False).numpy(), states, 1e-12)
+    np.testing.assert_allclose(scans().linear(u, d, s0, m.mT, reverse=False).numpy(), sums, 1e-12, 1e-13)
+
+
+# --- cuDNN ---------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def cudnn(monkeypatch, plugins=False):
+    """Tensors seem to be on a GPU with a cuDNN, which torch.nn.RNN's own function for the CPU stands for; its calls."""
+    from rnncore_torch import _cuda, _cudnn
+
+    if not plugins:
+        monkeypatch.setattr(_cuda, "backends", lambda: [])
+    calls, run = [], _cudnn.run
+
+    def noted(module, x, h0, weights, sizes):
+        calls.append("padded" if sizes is None else "packed")
+        return run(module, x, h0, weights, sizes)
+
+    monkeypatch.setattr(_cudnn, "acceptable", lambda x: torch.backends.cudnn.enabled)
+    monkeypatch.setattr(_cudnn, "run", noted)
+    monkeypatch.delenv("RNNCORE_TORCH_CUDA", raising=False)
+    with fresh(monkeypatch):
+        yield calls
+
+
+MODULES = (
+    {},
+    {"nonlinearity": "relu", "bias": False, "batch_first": True},
+    {"bidirectional": True, "num_layers": 2, "dropout": 0.5},
+)
+
+
+def a_pair(**options):
+    from rnncore_torch import nn
+
+    torch.manual_seed(0)
+    theirs, ours = torch.nn.RNN(5, 7, **options), nn.RNN(5, 7, **options)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize("options", MODULES)
+def test_without_kernels_a_module_is_torchs_to_the_bit(monkeypatch, options):
+    ours, theirs = a_pair(**options)
+    x, h0 = torch.randn(4, 9, 5), torch.randn(len(ours.all_weights), 9 if options.get("batch_first") is None else 4, 7)
+    lengths = torch.tensor([3, 9, 1, 2])
+    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.randn(4, 9, 5), lengths, True, enforce_sorted=False)
+    with cudnn(monkeypatch) as calls:
+        found = []
+        for module in (ours, theirs):
+            torch.manual_seed(1)
+            output, h_n = module(x, h0)
+            unbatched, _ = module(x[0])
+            data, last = module(packed)
+            (output.square().sum() + h_n.sum() + data.data.square().sum() + last.sum() + unbatched.sum()).backward()
+            found.append([output, h_n, unbatched, *data, last, *(p.grad for p in module.parameters())])
+        assert calls == ["padded", "padded", "packed"]
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_asks_for_more_than_first_derivatives_is_not_cudnns(monkeypatch):
+    ours, _ = a_pair()
+    x = torch.randn(4, 2, 5)
+    with cudnn(monkeypatch) as calls:
+        torch.func.vmap(lambda v: ours(v)[0])(torch.randn(3, 4, 2, 5))
+        torch.func.jvp(lambda v: ours(v)[0], (x,), (x,))
+        with torch.autograd.forward_ad.dual_level():
+            ours(torch.autograd.forward_ad.make_dual(x, x))
+        with torch.backends.cudnn.flags(enabled=False):
+            grad = torch.autograd.grad(ours(x.requires_grad_())[0].sum(), x, create_graph=True)[0]
+            torch.autograd.grad(grad.sum(), x)
+        for setting in ("pytorch", "kernels"):
+            monkeypatch.setenv("RNNCORE_TORCH_CUDA", setting)
+            ours(x)
+        assert calls == []
+        monkeypatch.delenv("RNNCORE_TORCH_CUDA")
+        ours(x)
+        with torch.no_grad():
+            ours(x)
+        assert calls == ["padded"] * 2
+
+
+def test_a_call_that_the_kernels_take_is_not_cudnns(monkeypatch):
+    """The rule decides for the dtype that is computed in: autocast's, where there is one."""
+    from rnncore_torch import _cuda
+
+    ours, _ = a_pair()
+    x, asked = torch.randn(4, 2, 5), []
+
+    def ruled(request):
+        asked.append((request.scan, request.steps, request.batch, request.width, request.dtype, request.device))
+        return (object() if request.dtype == "float32" else None), "as the test has it"
+
+    with cudnn(monkeypatch) as calls:
+        monkeypatch.setattr(_cuda, "ruled", ruled)
+        monkeypatch.setattr(_cuda, "scans_for", lambda *a: None)
+        ours(x)
+        assert calls == [] and asked == [("nonlinear", 4, 2, 7, "float32", NUMBER)]
+        with torch.autocast("cpu", torch.float16):
+            ours(x)
+        with torch.autocast("cpu", torch.bfloat16):  # which is not handed over to CuPy at all
+            ours(x)
+        assert calls == ["padded"] * 2 and [a[4] for a in asked[1:]] == ["float16"]
+
+
+# --- what sets the rule --------------------------------------------------------------------------------------------------
+
+
+def loaded(name, path):
+    loader = SourceFileLoader(name, str(ROOT / path))
+    module = types.ModuleType(name)
+    module.__file__ = loader.path
+    sys.modules[name] = module
+    loader.exec_module(module)
+    return module
+
+
+@on_fake_cupy()
+def test_the_benchmark_times_both_ways_and_leaves_the_setting_as_it_was():
+    import os
+
+    from rnncore_torch import _cuda
+
+    told, library = stand_in(), benchmarked()
+    library.place(numbers(9, 2, 5))
+    library.on_gpu = True
+    library.rnn.explain = lambda **shape: "the kernel of backend 'cupy'"  # which asks the weights for their device
+    launched = []
+    library.milliseconds = lambda call: (told.clear(), call(), launched.append(len(told.launches)), 7.0)[-1]
+    for before in ("rule", None):
+        if before is None:
+            del os.environ[_cuda.SETTING]
+        else:
+            os.environ[_cuda.SETTING] = before
+        found = library.besides(library.both, 2)
+        assert (found["pytorch_ms"], found["kernels_ms"]) == (7.0, 7.0) and "the kernel of" in found["runs"]
+        times = len(launched) // 2
+        assert os.environ.get(_cuda.SETTING) == before and launched == times * [0] + times * [2]
+        launched.clear()
+        library.milliseconds(library.both)
+        assert launched == [2]
+        launched.clear()
+
+
+@on_fake_cupy(devices=0)
+def test_without_kernels_the_benchmark_has_no_times_of_theirs():
+    from rnncore_torch import _cuda, _steps
+
+    _cuda.index_of, _steps.HOSTS = lambda x: NUMBER, ()
+    library = benchmarked()
+    library.place(numbers(9, 2, 5))
+    library.on_gpu, library.milliseconds = True, lambda call: 7.0
+    assert library.besides(library.both, 2).keys() == {"runs", "pytorch_ms"}
+
+
+def benchmarked():
+    """What benchmarks/gpu.py measures of rnncore_torch, on tensors of the CPU."""
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.gpu_libraries import MAKE
+
+    return MAKE["rnncore_torch"]("cpu")
+
+
+def numbers(*shape):
+    from benchmarks.gpu import numbers
+
+    return numbers(*shape)
+
+
+def test_the_check_prints_what_was_picked_beside_what_is_fastest():
+    times = loaded("gpu_times", "scripts/gpu_times.py")
+    of = {"shape": [512, 64, 512], "pass": "forward"}
+    runs = (
+        "  nonlinear scan: kernel (the kernel of backend 'cupy', on the tensor's own memory and stream: grid_scan<...>)"
+    )
+    records = [{**of, "library": "torch_cudnn", "ms": ms} for ms in (5.0, 4.0, 2.0)]
+    ours = {**of, "library": "rnncore_torch", "runs": runs}
+    records += [{**ours, "ms": ms, "kernels_ms": ms + 1, "pytorch_ms": 2 * ms} for ms in (6.0, 3.0, 1.0)]
+    other = {**of, "shape": [256, 1, 2048], "library": "rnncore_torch", "runs": "PyTorch's operations (...)"}
+    records += [{**other, "ms": 8.0, "pytorch_ms": 8.0}, {"library": "jax_scan", "fault": "no room"}]
+    for record in records:
+        record["round"] = 1
+    section = lambda of: "\n".join(times.section(of, lambda record: None))  # noqa: E731
+    text = section(records)
+    assert "| 512, 64, 512 | forward | kernels | 3.000 | **4.000** | 6.000 | 4.000 |" in text
+    assert "| 256, 1, 2048 | forward | PyTorch's operations | 8.000 | not measured | **8.000** | not measured |" in text
+    assert "Which code" not in section(records[:3])
+
+
+@needs_real_cupy
+def test_the_real_cupy_takes_pytorchs_stream_without_a_warning():
+    """Making a stream of a pointer touches no device: the names and the protocol are CuPy's own."""
+    code = """
+import cupy
+from rnncore_torch import _cuda
+stream = cupy.cuda.Stream.from_external(_cuda._External(4711))
+print(stream.ptr)
+"""
+    assert python(code) == "4711\n"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")
+def test_on_a_gpu_the_kernels_agree_with_the_reference_on_a_stream_of_ones_own():
+    tanh, given = get_nonlinearity("tanh"), arguments(64, 5, 300)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        u, d, s0, m = (x.cuda() for x in given)
+        got = (
+            scans().nonlinear(u, s0, m, nonlinearity=tanh, reverse=True),
+            scans().linear(u, d, s0, m.mT, reverse=True),
+        )
+        hosts = [x.cpu() for x in got]
+    for ours, right in zip(hosts, reference(*given, tanh, True), strict=True):
+        np.testing.assert_allclose(ours.numpy(), right, rtol=1e-11, atol=1e-12)

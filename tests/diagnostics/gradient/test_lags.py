@@ -1,0 +1,177 @@
+"""Losses at many steps, in the middle of a run, and in a gradient that explodes: what is followed back, and the verdict."""
+
+import math
+
+import numpy as np
+import pytest
+
+import rnncore
+from rnncore import diagnostics, init
+from rnncore.diagnostics import diagnose
+from rnncore.diagnostics.numerics import scaled as scaled_file
+
+FLOAT64 = ("numpy", "torch", "strict")
+# A hundred products in another order, of numbers near 1.
+CLOSE = 1e-11
+# The eps of float32 times some hundred steps, in nats.
+CLOSE_32 = 2e-4
+
+
+def orthogonal(gain, *, dtype="float64", backend="numpy", f="identity", bidirectional=False, layers=1):
+    return rnncore.RNN(
+        3, 8, nonlinearity=f, init={"weight_hh": init.orthogonal(gain)}, rng=0, dtype=dtype, backend=backend,
+        bidirectional=bidirectional, num_layers=layers,
+    )  # fmt: skip
+
+
+def on(rnn, x):
+    engine = rnn._call.engine
+    return engine.backend.asarray(x, dtype=engine.dtype, device=engine.device)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+@pytest.mark.parametrize("every_loss", [True, False])
+@pytest.mark.parametrize(("dtype", "gain"), [("float32", 1.5), ("float32", 0.5), ("float64", 3.0)])
+def test_a_small_loss_in_a_gradient_that_explodes_is_followed_as_it_is(dtype, gain, every_loss):
+    """The gradient grows by e^48 and more: a loss is below a rounding error of it, and no difference finds it again."""
+    rnn = orthogonal(gain, dtype=dtype)
+    record = diagnostics.record(rnn, np.zeros((120, 2, 3), dtype))
+    flow, deltas = diagnostics.flow(record, normal(120, 2, 8).astype(dtype))
+    found = diagnostics.horizon(record, flow, deltas, max_lag=30, every_loss=every_loss)
+    lags = len(found.gain)
+    assert lags > 20
+    np.testing.assert_allclose(found.median, np.arange(lags) * math.log(gain), atol=CLOSE_32)
+
+
+@pytest.mark.parametrize("every_loss", [True, False])
+@pytest.mark.parametrize("direction", [0, 1])
+@pytest.mark.parametrize("backend", FLOAT64)
+def test_a_loss_in_the_middle_is_the_last_of_a_shorter_run(backend, direction, every_loss):
+    rnn = orthogonal(0.9, backend=backend, f="tanh", bidirectional=True)
+    x, u = normal(40, 2, 3), normal(2, 16, seed=1)
+    at = (25, 12)  # a step of its own for each row
+    pull = np.zeros((40, 2, 16))
+    for b, t in enumerate(at):
+        pull[t, b] = u[b]
+    record = diagnostics.record(rnn, on(rnn, x))
+    flow, deltas = diagnostics.flow(record, on(rnn, pull))
+    found = diagnostics.horizon(record, flow, deltas, direction=direction, every_loss=every_loss)
+    assert found.complete and found.losses == 1
+    reach = [40 - t if direction else t + 1 for t in at]
+    assert len(found.gain) == max(reach) + 1
+
+    # The same steps alone: what comes after the loss in the direction's time is not theirs.
+    own = slice(8 * direction, 8 * direction + 8)
+    alone, one = {}, orthogonal(0.9, backend=backend, f="tanh")
+    suffix = "_l0_reverse" if direction else "_l0"
+    state = rnn.state_dict()
+    one.load_state_dict({f"{n}_l0": state[n + suffix] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")})
+    part = np.zeros((max(reach), 2, 3))
+    for b, n in enumerate(reach):
+        part[:n, b] = x[::-1, b][:n] if direction else x[:n, b]
+    alone = diagnostics.record(one, on(one, part), lengths=reach)
+    want = diagnostics.horizon(alone, *diagnostics.flow(alone, None, [[on(one, u[:, own])]]))
+    np.testing.assert_allclose(found.gain, want.gain, atol=CLOSE)
+    known = np.isin(want.bias_lags, found.bias_lags)
+    assert known.sum() > 10
+    both = np.isin(found.bias_lags, want.bias_lags)
+    np.testing.assert_allclose(found.bias[both], want.bias[known], atol=CLOSE)
+
+
+@pytest.mark.parametrize("direction", [0, 1])
+def test_losses_of_the_first_half_are_counted_from_the_last_of_them(direction):
+    rnn = orthogonal(0.9, bidirectional=True)
+    record = diagnostics.record(rnn, np.zeros((60, 2, 3)))
+    pull = normal(60, 2, 16)
+    pull[30:] = 0
+    flow, deltas = diagnostics.flow(record, pull)
+    some, all_of_them = (
+        diagnostics.horizon(record, flow, deltas, direction=direction, max_lag=10, every_loss=e) for e in (False, True)
+    )
+    for found in (some, all_of_them):
+        np.testing.assert_allclose(found.median, np.arange(len(found.median)) * math.log(0.9), atol=CLOSE)
+    # Backwards in time, the losses of the first half are those with the whole second half before them.
+    assert some.losses == (6 if direction else 3) and all_of_them.losses == 30
+    assert len(some.median) == 10 and len(all_of_them.median) == 11
+
+
+def test_windows_without_a_loss_count_for_nothing():
+    """Losses at steps 59 and 51 of 60: the windows that begin at 49, 39, ... have none, and rounding must not be one."""
+    rnn = orthogonal(3.0)
+    record = diagnostics.record(rnn, np.zeros((60, 1, 3)))
+    pull = np.zeros((60, 1, 8))
+    pull[[59, 51]] = normal(2, 1, 8)
+    found = diagnostics.horizon(record, *diagnostics.flow(record, pull), max_lag=10, every_loss=False)
+    last = np.zeros_like(pull)
+    last[59] = pull[59]
+    want = diagnostics.horizon(record, *diagnostics.flow(record, last))
+    np.testing.assert_allclose(found.gain, want.gain[:10], atol=CLOSE)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("rate", [-11.0, 11.0])
+def test_sources_that_span_more_than_the_dtype_are_all_heard(rate, reverse):
+    """Sources of e^0, e^11, e^22, ...: on the scale of the last, float32 has none of the first."""
+    steps, width = 30, 4
+    engine = rnncore.RNN(1, 1, dtype="float32", rng=0)._call.engine
+    u, d = normal(steps, 1, width).astype("f4"), np.full((steps, 1, width), 0.5, "f4")
+    log = rate * np.arange(float(steps))[:, None]
+    m = 1e-3 * np.linalg.qr(normal(width, width))[0].astype("f4")
+    found = scaled_file.linear(scaled_file.Scaled(u, log), d, m, reverse=reverse, engine=engine)
+    got = scaled_file.log_norm(found, engine=engine)[:, 0]
+    state, want = np.zeros(width, np.longdouble), np.zeros(steps)
+    for t in range(steps)[:: -1 if reverse else 1]:
+        state = d[t, 0] * (u[t, 0] * np.exp(np.longdouble(log[t, 0])) + state @ m)
+        want[t] = float(np.log(np.sqrt((state**2).sum())))
+    np.testing.assert_allclose(got, want, atol=CLOSE_32)
+
+
+def test_a_source_after_a_slope_of_zero_has_a_scale_of_its_own():
+    engine = rnncore.RNN(1, 1, dtype="float32", rng=0)._call.engine
+    u, d = np.ones((4, 1, 2), "f4"), np.ones((4, 1, 2), "f4")
+    d[1] = 0
+    log = np.asarray([0.0, 0.0, -200.0, -190.0])[:, None]
+    found = scaled_file.linear(scaled_file.Scaled(u, log), d, 0 * np.eye(2, dtype="f4"), reverse=False, engine=engine)
+    want = 0.5 * math.log(2) + np.asarray([0.0, -math.inf, -200.0, -190.0])
+    np.testing.assert_allclose(scaled_file.log_norm(found, engine=engine)[:, 0], want, atol=CLOSE_32)
+
+
+# --- the verdict ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", ["cheap", "standard", "deep"])
+@pytest.mark.parametrize("where", ["every step", "the middle", "the first half"])
+def test_a_network_that_keeps_its_gradient_is_healthy_wherever_the_loss_is(where, level):
+    pull = normal(100, 4, 8)
+    keep = {"every step": slice(0, 100), "the middle": slice(50, 51), "the first half": slice(0, 50)}[where]
+    masked = np.zeros_like(pull)
+    masked[keep] = pull[keep]
+    report = diagnose(orthogonal(1.0), normal(100, 4, 3), (masked, None), level=level)
+    assert report.verdict.label == "healthy", report
+    lost = diagnose(orthogonal(0.5), normal(100, 4, 3), (masked, None), level=level)
+    assert lost.verdict.label == "vanishing" and abs(lost.horizon[0][0].slope - math.log(0.5)) < 1e-6
+    grown = diagnose(orthogonal(1.5), normal(100, 4, 3), (masked, None), level=level)
+    assert grown.verdict.label == "exploding"
+
+
+def test_a_long_run_is_judged_by_where_its_lags_lead_and_a_dependency_by_its_own_lag():
+    x, pull = normal(1000, 2, 3), normal(1000, 2, 8)
+    assert diagnose(orthogonal(1.0), x, (pull, None)).verdict.label == "healthy"
+    # e^-5 after 255 steps, and e^-20 after 1,000: healthy so far.
+    slow = diagnose(orthogonal(0.98), x, (pull, None))
+    assert slow.verdict.label == "inconclusive" and "255 steps" in slow.verdict.summary
+    asked = diagnose(orthogonal(0.98), x, (pull, None), dependency_length=500)
+    assert asked.verdict.label == "vanishing" and "after 500 steps" in asked.verdict.summary
+    assert diagnose(orthogonal(0.98), x, (pull, None), dependency_length=300).verdict.label == "healthy"
+
+
+def test_a_horizon_that_was_not_looked_at_is_not_asserted():
+    report = diagnose(orthogonal(1.0), normal(1000, 2, 3), (normal(1000, 2, 8), None))
+    report.assert_healthy(min_horizon=255)
+    with pytest.raises(
+        AssertionError, match="followed over 255 steps, and 600 were asked for: give diagnose dependency"
+    ):
+        report.assert_healthy(min_horizon=600)

@@ -1,0 +1,8 @@
+"""Where the project's folders are."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOUBLES = ROOT / "tests" / "doubles"
+FAKE = DOUBLES / "fake_cupy"
+ACME = DOUBLES / "acme_plugin"
