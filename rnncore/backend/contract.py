@@ -14,7 +14,8 @@ plugin must not import the array library: that happens in :meth:`Backend.namespa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -25,10 +26,35 @@ from rnncore.typing import Array, Device, Namespace
 if TYPE_CHECKING:
     from rnncore.nonlinearity.nonlinearity import Nonlinearity
 
-__all__ = ["CONTRACT_VERSION", "Backend", "ScanRequest", "Scans"]
+__all__ = [
+    "CONTRACT_VERSION",
+    "READABLE_VERSIONS",
+    "SCAN_FORMS",
+    "Abilities",
+    "Backend",
+    "ScanRequest",
+    "Scans",
+    "abilities_of",
+]
 
-# Raised when a plugin written for the old contract would no longer be right. A plugin may say which one it speaks.
-CONTRACT_VERSION = 1
+# Raised when the contract grows or changes. A plugin of any version in READABLE_VERSIONS is taken as it is.
+CONTRACT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+
+# What `Abilities.scans` may name.
+SCAN_FORMS = ("carry", "ragged", "networks")
+
+
+def _same(x: Any, /) -> Any:
+    return x
+
+
+def _first(x: Any, y: Any, /) -> Any:
+    return x
+
+
+def _none(x: Any, /) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -64,7 +90,7 @@ class ScanRequest:
 class Scans(Protocol):
     """A backend's own two scans. Time is the leading axis; the result is a new array of the first argument's shape.
 
-    One name more is optional: ``explain(request) -> str``, which of several ways the scans take for a request and why.
+    One more name is optional: ``explain(request) -> str``, which of several code paths the scans take for a request and why.
     """
 
     def unsupported(self, request: ScanRequest, /) -> str | None:
@@ -96,41 +122,109 @@ class Scans(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Abilities:
+    """What a backend can do beyond the required names. Every default promises nothing.
+
+    A plugin of contract version 2 has one under the name ``abilities``. A plugin of version 1 has the same names, `scans` apart,
+    as members of its own; :func:`abilities_of` makes the table of either.
+
+    Attributes
+    ----------
+    scans : frozenset of str
+        The forms of a scan request that its scans may be given, among :data:`SCAN_FORMS`. The core makes such a request only
+        of a plugin that names it; otherwise the reference runs.
+    writable : bool
+        Arrays can be assigned into, and no transformation follows what is done to them. The core then writes its own results
+        in place.
+    window_numbers : int
+        Elements of each array in one window of a pullback on `writable` arrays: what a cache holds on a host, more where each
+        window costs a launch.
+    read_only : callable
+        ``read_only(x)``: a view of x that cannot be written to.
+    detach : callable
+        ``detach(x)``: the same numbers outside any graph that records operations.
+    version : callable
+        ``version(x)``: a counter of the changes made to x in place, or None where there is none.
+    mark_like : callable
+        ``mark_like(new, old)``: give `new` what automatic differentiation has noted on `old`, such as ``requires_grad``.
+    device_name : callable
+        ``device_name(device)``: what users call a device, such as "cuda:0".
+    scope : callable or None
+        ``scope(device)``: a context manager around everything the core does on the device, for a library whose current device
+        decides where it works.
+    product : callable or None
+        ``product(a, b, whole)``: a (N, K) times b (K, M), used for the products around the scans of `writable` arrays. `whole`
+        is True for a product over all steps of a window, False for a single step's.
+    grad : callable or None
+        The library's own reverse mode: ``grad(f)(*arrays)`` is the tuple of gradients of the scalar ``f(*arrays)``.
+    jit : callable or None
+        The library's own compiler, for a function of arrays.
+    from_module : callable or None
+        ``from_module(module)``: the library's own recurrent module as an :class:`rnncore.RNN` with copies of its weights.
+        Raises ArgumentTypeError for any other module.
+    from_dlpack : callable or None
+        ``from_dlpack(x)``: an array on the memory of another library's array, without a copy.
+    precision : callable or None
+        ``precision(device)``: "full", or "tf32" where the user's settings let float32 products round their inputs to 10 bits.
+    limit_threads : callable or None
+        ``limit_threads(n)``: a context manager in which the backend's scans and products use at most n threads.
+    threads : callable or None
+        ``threads()``: the number of threads the user's settings allow it.
+    unusable : callable or None
+        ``unusable()``: why the backend cannot run here, found without importing its library, or None.
+    """
+
+    scans: frozenset[str] = frozenset()
+    writable: bool = False
+    window_numbers: int = 2**20
+    read_only: Callable[[Array], Array] = _same
+    detach: Callable[[Array], Array] = _same
+    version: Callable[[Array], int | None] = _none
+    mark_like: Callable[[Array, Array], Array] = _first
+    device_name: Callable[[Device], str] = str
+    scope: Callable[[Device], AbstractContextManager[Any]] | None = None
+    product: Callable[[Array, Array, bool], Array] | None = None
+    grad: Callable[..., Any] | None = None
+    jit: Callable[..., Any] | None = None
+    from_module: Callable[[Any], Any] | None = None
+    from_dlpack: Callable[[Any], Array] | None = None
+    precision: Callable[[Device], str] | None = None
+    limit_threads: Callable[[int], AbstractContextManager[Any]] | None = None
+    threads: Callable[[], int] | None = None
+    unusable: Callable[[], str | None] | None = None
+
+
+# Members of a version 1 plugin that belong in the table.
+VERSION_1_NAMES = (
+    "writable",
+    "window_numbers",
+    "read_only",
+    "device_name",
+    "scope",
+    "product",
+    "grad",
+    "jit",
+    "from_module",
+    "precision",
+    "unusable",
+)
+
+
+def abilities_of(backend: Any) -> Abilities:
+    """The backend's own table, or the one that a version 1 plugin's members make up."""
+    own = getattr(backend, "abilities", None)
+    if isinstance(own, Abilities):
+        return own
+    return Abilities(**{n: getattr(backend, n) for n in VERSION_1_NAMES if getattr(backend, n, None) is not None})
+
+
 @runtime_checkable
 class Backend(Protocol):
     """What a plugin must have. A module with these names qualifies; there is no base class to inherit.
 
-    These names more are optional; a plugin that lacks one makes no promise.
-
-    ``contract_version = 1``
-        The :data:`CONTRACT_VERSION` it was written for. Another one than this library's is refused, with both named.
-    ``unusable() -> str | None``
-        Why it cannot run here, found out without importing the library, or None.
-    ``writable = True``
-        Arrays can be assigned into and no transformation follows what is done to them, which lets the core put its own
-        results together in place.
-    ``window_numbers = 2**20``
-        How many numbers of each array one window of a pullback on `writable` arrays holds: what a cache holds on a host, more
-        where each window costs a launch.
-    ``read_only(x) -> Array``
-        A view of x that cannot be written to.
-    ``device_name(device) -> str``
-        What users call a device, such as "cuda:0"; by default ``str(device)``.
-    ``scope(device) -> ContextManager``
-        Entered around everything the core asks of a device, for a library whose current device decides where it works.
-    ``product(a, b, whole) -> Array``
-        a (N, K) times b (K, M), by which the products around the scans are made where arrays are `writable`: for a library that
-        has better than its ``matmul``, or whose threads have to be held back. `whole` is True for one over all steps of a
-        window, and False for one of a single step beside them.
-    ``grad(function) -> Callable``
-        The library's own reverse mode: ``grad(f)(*arrays)`` is the tuple of the gradients of the scalar ``f(*arrays)``.
-    ``jit(function) -> Callable``
-        The library's own compiler, for a function of arrays.
-    ``from_module(module) -> rnncore.RNN``
-        A library's own recurrent module as a network with copies of its weights, dtype and device kept: what lets
-        :func:`rnncore.diagnose` take it as it is. ArgumentTypeError, with what was expected and got, for any other module.
-    ``precision(device) -> str``
-        "full", or "tf32" where the user's own settings let the library round the inputs of float32 products to 10 bits.
+    Two names are optional. ``contract_version`` is the :data:`CONTRACT_VERSION` that the plugin was written for, 1 if absent.
+    ``abilities`` is its :class:`Abilities` table; without it the plugin promises nothing beyond the names below.
     """
 
     @property
