@@ -9,13 +9,13 @@ import numpy as np
 
 import rnncore
 from rnncore_numpy._scans import NumpyScans
-from rnncore_numpy._threads import blas_threads as blas_threads
-from rnncore_numpy._threads import one_thread as one_thread
+from rnncore_numpy._threads import limit_threads as limit_threads
 from rnncore_numpy._threads import product as _product
+from rnncore_numpy._threads import threads as threads
 
 name = "numpy"
 native_package = "numpy"
-contract_version = 1
+contract_version = 2
 writable = True
 
 RNN, RNNCell = rnncore.bound_to(name)

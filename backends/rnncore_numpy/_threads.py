@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["blas_threads", "one_thread", "product", "threads_for"]
+__all__ = ["limit_threads", "product", "threads", "threads_for"]
 
 HostArray = np.ndarray[Any, Any]
 # Multiplications in one step's product. Below, OpenBLAS does not divide a product (a vector's, one of matrices) ...
@@ -48,13 +48,13 @@ def product(a: HostArray, b: HostArray, /) -> HostArray:
         return result
 
 
-def one_thread() -> AbstractContextManager[Any]:
-    """In here BLAS has one thread, for the whole process."""
-    return _ONE
+def limit_threads(count: int) -> AbstractContextManager[Any]:
+    """Hold BLAS to one thread, in the whole process; BLAS keeps its number for any other count."""
+    return _ONE if count == 1 else _NOTHING
 
 
-def blas_threads() -> int:
-    """How many threads the user gives BLAS, also while a loop holds it to one."""
+def threads() -> int:
+    """The number of threads that the user gives BLAS, also while a loop holds it to one."""
     return _ONE.given()
 
 

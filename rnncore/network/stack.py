@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 from rnncore.network import layer
 from rnncore.network.engine import Engine
 from rnncore.network.joining import TimeJoin
+from rnncore.network.layer import Layer
 from rnncore.network.ragged import Ragged
 from rnncore.network.step import Weights
 from rnncore.spec import RNNSpec
@@ -74,6 +75,10 @@ class Plan:
             start=self.start + start,
         )
 
+    def layer(self, parameters: Parameters, k: int, d: int, boundaries: tuple[int, ...] = ()) -> Layer:
+        """Layer k in direction d."""
+        return Layer(parameters[k][d], d == 1, self.ragged, self.spec.nonlinearity, self.engine, boundaries)
+
     def boundaries(self, steps: int) -> tuple[int, ...]:
         """The times in this window that truncation does not carry a gradient across."""
         if self.truncate is None:
@@ -94,7 +99,7 @@ def forward(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> t
     last: PerDirection = []
     for k in range(plan.spec.num_layers):
         h = _layer_states(parameters, below, h0, k, plan)
-        last.append(_last_states(h, h0[k], plan))
+        last.append(_last_states(parameters, k, h, h0[k], plan))
         below = _read_by_next(h, k, plan)
     return below, last
 
@@ -114,14 +119,12 @@ def trace(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> Tra
     every = states(parameters, x, h0, plan)
     z = [
         [
-            layer.pre_activation(
-                w, below, h0[k][d], every[k][d], reverse=bool(d), ragged=plan.ragged, engine=plan.engine
-            )
-            for d, w in enumerate(parameters[k])
+            layer.pre_activation(plan.layer(parameters, k, d), below, h0[k][d], every[k][d])
+            for d in range(plan.spec.num_directions)
         ]
         for k, below in enumerate(inputs(x, every, plan))
     ]
-    last = [_last_states(h, first, plan) for h, first in zip(every, h0, strict=True)]
+    last = [_last_states(parameters, k, h, h0[k], plan) for k, h in enumerate(every)]
     return Traced(every, z, _side_by_side(every[-1], plan), last)
 
 
@@ -140,7 +143,7 @@ def vjp(
         def pullback(d_output: Array | None, d_last: PerDirection | None) -> Cotangents:
             return _pull(parameters, x, h0, plan, every.__getitem__, d_output, d_last)
 
-        last = [_last_states(h, first, plan) for h, first in zip(every, h0, strict=True)]
+        last = [_last_states(parameters, k, h, h0[k], plan) for k, h in enumerate(every)]
         return _side_by_side(every[-1], plan), last, pullback
     if plan.spec.bidirectional:
         return _vjp_by_layer(parameters, x, h0, plan)
@@ -163,27 +166,22 @@ def jvp(
     last_dot: PerDirection = []
     below_dot = x_dot
     for k, below in enumerate(inputs(x, every, plan)):
-        row = []
-        for d, w in enumerate(parameters[k]):
-            row.append(
-                layer.jvp(
-                    None if parameters_dot is None else parameters_dot[k][d],
-                    below_dot,
-                    None if h0_dot is None else h0_dot[k][d],
-                    w,
-                    below,
-                    h0[k][d],
-                    every[k][d],
-                    reverse=bool(d),
-                    ragged=plan.ragged,
-                    nonlinearity=plan.spec.nonlinearity,
-                    engine=plan.engine,
-                )
+        row = [
+            layer.jvp(
+                plan.layer(parameters, k, d),
+                None if parameters_dot is None else parameters_dot[k][d],
+                below_dot,
+                None if h0_dot is None else h0_dot[k][d],
+                below,
+                h0[k][d],
+                every[k][d],
             )
+            for d in range(plan.spec.num_directions)
+        ]
         tangents.append(row)
-        last.append(_last_states(every[k], h0[k], plan))
+        last.append(_last_states(parameters, k, every[k], h0[k], plan))
         first_dot = [plan.engine.xp.zeros_like(h) for h in h0[k]] if h0_dot is None else h0_dot[k]
-        last_dot.append(_last_states(row, first_dot, plan))
+        last_dot.append(_last_states(parameters, k, row, first_dot, plan))
         below_dot = _read_by_next(row, k, plan)
     return _side_by_side(every[-1], plan), last, _side_by_side(tangents[-1], plan), last_dot
 
@@ -192,18 +190,7 @@ def jvp(
 
 
 def _layer_states(parameters: Parameters, below: Array, h0: PerDirection, k: int, plan: Plan) -> list[Array]:
-    return [
-        layer.forward(
-            w,
-            below,
-            h0[k][d],
-            reverse=bool(d),
-            ragged=plan.ragged,
-            nonlinearity=plan.spec.nonlinearity,
-            engine=plan.engine,
-        )
-        for d, w in enumerate(parameters[k])
-    ]
+    return [layer.forward(plan.layer(parameters, k, d), below, first) for d, first in enumerate(h0[k])]
 
 
 def _side_by_side(h: list[Array], plan: Plan) -> Array:
@@ -221,11 +208,8 @@ def inputs(x: Array, every: PerDirection, plan: Plan) -> list[Array]:
     return [x, *(_read_by_next(h, k, plan) for k, h in enumerate(every[:-1]))]
 
 
-def _last_states(h: list[Array], h0: list[Array], plan: Plan) -> list[Array]:
-    return [
-        layer.last_state(states, first, reverse=bool(d), ragged=plan.ragged)
-        for d, (states, first) in enumerate(zip(h, h0, strict=True))
-    ]
+def _last_states(parameters: Parameters, k: int, h: list[Array], h0: list[Array], plan: Plan) -> list[Array]:
+    return [layer.last_state(plan.layer(parameters, k, d), h[d], first) for d, first in enumerate(h0)]
 
 
 # --- backward ---------------------------------------------------------------------------------------------------------
@@ -244,25 +228,21 @@ def _pull(
     cotangents: Parameters = []
     d_h0: PerDirection = []
     d_above = d_output
+    boundaries, directions = plan.boundaries(x.shape[0]), plan.spec.num_directions
     for k in reversed(range(plan.spec.num_layers)):
         below = x if k == 0 else _read_by_next(states_of(k - 1), k - 1, plan)
         width = plan.spec.hidden_sizes[k]
         h = states_of(k)
         found = [
             layer.vjp(
-                None if d_above is None else d_above[..., d * width : (d + 1) * width],
+                plan.layer(parameters, k, d, boundaries),
+                None if d_above is None else d_above[..., d * width : (d + 1) * width] if directions > 1 else d_above,
                 None if d_last is None else d_last[k][d],
-                w,
                 below,
                 h0[k][d],
                 h[d],
-                reverse=bool(d),
-                ragged=plan.ragged,
-                boundaries=plan.boundaries(x.shape[0]),
-                nonlinearity=plan.spec.nonlinearity,
-                engine=plan.engine,
             )
-            for d, w in enumerate(parameters[k])
+            for d in range(directions)
         ]
         cotangents.insert(0, [c.weights for c in found])
         d_h0.insert(0, [c.h0 for c in found])
