@@ -14,8 +14,8 @@ import numpy as np
 import rnncore
 from rnncore_numba._products import product as _product
 from rnncore_numba._scans import NumbaScans
+from rnncore_numba._threads import allowed
 from rnncore_numba._threads import limit_threads as limit_threads
-from rnncore_numba._threads import threads_allowed
 
 name = "numba"
 native_package = "numpy"
@@ -77,7 +77,7 @@ def product(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], whole: bool = True
 
 def threads() -> int:
     """The number of threads that a call may use now."""
-    return threads_allowed()
+    return allowed()
 
 
 def synchronize(device: Any, /) -> None:

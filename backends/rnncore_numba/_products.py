@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore_numba._threads import blas, divided, run, threads_allowed
+from rnncore_numba._threads import allowed, blas, divided, run
 
 HostArray = np.ndarray[Any, Any]
 # Multiplications, times the bytes of a number, worth threads of our own.
@@ -29,7 +29,7 @@ def product(a: HostArray, b: HostArray, whole: bool, /) -> HostArray:
         result: HostArray = blas().product(a, b, whole)
         return result
     with blas().limit_threads(1):
-        threads = threads_allowed() if large else 1
+        threads = allowed() if large else 1
         if threads < 2:
             result = np.matmul(a, b)
             return result

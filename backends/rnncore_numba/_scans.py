@@ -10,7 +10,7 @@ import numpy as np
 from rnncore.backend.contract import ScanRequest
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_numba._rule import ROWS_PER_THREAD, plan, reason
-from rnncore_numba._threads import around_blas, divided, run, threads_allowed
+from rnncore_numba._threads import allowed, around_blas, divided, run
 
 HostArray = np.ndarray[Any, Any]
 
@@ -40,7 +40,7 @@ class NumbaScans:
         itemsize = np.dtype(request.dtype).itemsize
         words = reason(request.steps, request.batch, request.width, itemsize)
         worth = plan(request.steps, request.batch, request.width, itemsize)[1]
-        return words if worth < 2 else f"{words}, and {min(worth, threads_allowed())} may be used now"
+        return words if worth < 2 else f"{words}, and {min(worth, allowed())} may be used now"
 
     def nonlinear(
         self,
@@ -105,7 +105,7 @@ def _run(
             _step_by_step(functions.finish, p, d, h0, w.T, out, reverse, clip)
         return out
     strips = functions.pack(_readable(w))
-    if threads > 1 and (threads := min(threads, threads_allowed())) > 1:
+    if threads > 1 and (threads := min(threads, allowed())) > 1:
 
         def rows(first: int, last: int) -> None:
             functions.rows(p, d, h0, strips, out, first, last, reverse, clip)

@@ -24,7 +24,7 @@ _lock = Lock()
 _pool: ThreadPoolExecutor | None = None
 
 
-def threads_allowed() -> int:
+def allowed() -> int:
     """The most threads a call may use now.
 
     The least of NUMBA_NUM_THREADS, the processors that this process may run on, the limit of NumPy's BLAS (that is what

@@ -30,6 +30,7 @@ LONE_PRODUCT_ALONE, LONE_PRODUCT_WORTH_THREADS = 2**18, 2**25
 SMALL_SCAN = 2**20
 
 _NOTHING: AbstractContextManager[Any] = nullcontext()
+_matmul: Callable[[HostArray, HostArray], HostArray] = np.matmul
 
 
 def threads_for(steps: int, batch: int, width: int) -> AbstractContextManager[Any]:
@@ -41,11 +42,12 @@ def threads_for(steps: int, batch: int, width: int) -> AbstractContextManager[An
     return _ONE
 
 
-def product(a: HostArray, b: HostArray, /) -> HostArray:
-    """A product of matrices that stands alone."""
-    with _ONE if LONE_PRODUCT_ALONE < a.size * b.shape[1] < LONE_PRODUCT_WORTH_THREADS else _NOTHING:
-        result: HostArray = np.matmul(a, b)
-        return result
+def product(a: HostArray, b: HostArray, whole: bool = True, /) -> HostArray:
+    """a times b by BLAS, with one thread where the product is too small to share."""
+    if LONE_PRODUCT_ALONE < a.size * b.shape[1] < LONE_PRODUCT_WORTH_THREADS:
+        with _ONE:
+            return _matmul(a, b)
+    return _matmul(a, b)
 
 
 def limit_threads(count: int) -> AbstractContextManager[Any]:

@@ -50,13 +50,14 @@ class Network:
         `params` stands in for the network's own, such as tangents of them.
         """
         given = self.params if params is None else params
-        return [
-            [
-                Weights(given[w_ih], given[w_hh], given[bias[0]] + given[bias[1]] if bias else None)
-                for w_ih, w_hh, *bias in row
-            ]
-            for row in self.spec.names
-        ]
+        nested = []
+        for row in self.spec.names:
+            weights = []
+            for w_ih, w_hh, *bias in row:
+                b = given[bias[0]] + given[bias[1]] if bias else None
+                weights.append(Weights(given[w_ih], given[w_hh], b))
+            nested.append(weights)
+        return nested
 
     def named(self, nested: Parameters) -> dict[str, Array]:
         """Gradients by torch's names from gradients by [layer][direction]."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -33,33 +33,25 @@ CHECKPOINT_NUMBERS = 2**19
 REMEMBERED = 64
 
 
-class Prepared(NamedTuple):
-    """The arguments of a call, checked and time-first.
-
-    Attributes
-    ----------
-    layout : Layout
-    x : array (T, B, I)
-        0 in the padding.
-    h0 : nested list of array (B, H_k)
-        By [layer][direction].
-    plan : Plan
-    """
-
-    layout: Layout
-    x: Array
-    h0: PerDirection
-    plan: Plan
+# The arguments of a call, checked and time-first: the layout, x (T, B, I) with 0 in the padding, h0 by [layer][direction],
+# and the plan.
+Prepared: TypeAlias = tuple[Layout, Array, PerDirection, Plan]
 
 
 def forward(
     network: Network, x: Array, h0: Any = None, lengths: Any = None, training: bool = False, rng: Rng = None
 ) -> tuple[Array, State]:
     """See :meth:`rnncore.RNN.__call__`."""
-    with network.engine.scope():
-        shape, xt, h0s, plan = prepare(network, x, h0, lengths, training, rng)
-        output, h_n = stack.forward(network.weights(), xt, h0s, plan)
-        return _finish(network, shape, output, h_n)
+    if network.engine.abilities.scope is not None:
+        with network.engine.scope():
+            return _forward(network, x, h0, lengths, training, rng)
+    return _forward(network, x, h0, lengths, training, rng)
+
+
+def _forward(network: Network, x: Array, h0: Any, lengths: Any, training: bool, rng: Rng) -> tuple[Array, State]:
+    shape, xt, h0s, plan = prepare(network, x, h0, lengths, training, rng)
+    output, h_n = stack.forward(network.weights(), xt, h0s, plan)
+    return _finish(network, shape, output, h_n)
 
 
 def vjp(
@@ -169,17 +161,17 @@ def prepare(
         ready = None if key is None else network.plans.get(key)
         is_native = engine.backend.is_native
         if ready is not None and is_native(x) and (h0 is None or is_native(h0)):
-            shape, plan, zeros = ready
+            shape, plan, first = ready
             if h0 is not None:
-                zeros = layout.split_state(shape, h0)
-            return Prepared(shape, shape.inward(x), zeros or layout.zero_state(shape), plan)
+                first = layout.split_state(shape, h0)
+            return shape, x if shape.time_first else shape.inward(x), first or layout.zero_state(shape), plan
     prepared = _prepared(network, x, h0, lengths, training, rng, truncate)
     if key is not None:
         # Zeros may be kept where no transformation follows arrays: nothing writes to them, and no call returns them.
-        zeros = prepared.h0 if h0 is None and engine.writable else None
+        first = prepared[2] if h0 is None and engine.writable else None
         if len(network.plans) >= REMEMBERED:
             network.plans.clear()
-        network.plans[key] = prepared.layout, prepared.plan, zeros
+        network.plans[key] = prepared[0], prepared[3], first
     return prepared
 
 
@@ -217,11 +209,11 @@ def _prepared(
     masks = _dropout_masks(shape, rng) if training and spec.dropout > 0 else ()
     if truncate is not None:
         truncate = positive_int("truncate", truncate)
-    return Prepared(shape, xt, h0s, Plan(spec, engine, ragged, masks, truncate))
+    return shape, xt, h0s, Plan(spec, engine, ragged, masks, truncate)
 
 
 def _finish(network: Network, shape: Layout, output: Array, h_n: PerDirection) -> tuple[Array, State]:
-    public = shape.outward(output), layout.state_out(shape, h_n)
+    public = output if shape.time_first else shape.outward(output), layout.state_out(shape, h_n)
     if network.check_finite:
         _check_finite(network, "output", public[0])
         _check_state_finite(network, "h_n", public[1])

@@ -6,7 +6,7 @@ inside a plugin's scan is the caller's to see.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -60,6 +60,8 @@ class Engine:
     abilities : Abilities
     writable : bool
         ``abilities.writable``: the core puts its own results together in place.
+    multiply : callable
+        ``abilities.product``, or the namespace's ``matmul``.
     """
 
     backend: Backend
@@ -71,10 +73,12 @@ class Engine:
     scans: Scans | None
     abilities: Abilities = field(default_factory=Abilities)
     writable: bool = field(init=False)
+    multiply: Callable[[Array, Array, bool], Array] = field(init=False, compare=False, repr=False)
     _on_kernel: dict[Hashable, tuple[bool, Any]] = field(init=False, compare=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "writable", self.abilities.writable)
+        object.__setattr__(self, "multiply", self.abilities.product or (lambda a, b, whole: self.xp.matmul(a, b)))
 
     def choose(self, request: ScanRequest) -> Choice:
         """The path for a request; with kernel="require" an error where the plugin's scan does not take it."""
@@ -141,15 +145,14 @@ class Engine:
             return xp.matmul(x, m)
         steps, batch, width = x.shape
         if steps == 1:
-            return self.matmul(x[0, ...], m)[None, ...]
+            return self.multiply(x[0, ...], m, True)[None, ...]
         # NumPy makes of three axes one product for each step, three to six times slower; others fold them themselves.
         rows = xp.reshape(x, (steps * batch, width))
-        return xp.reshape(self.matmul(rows, m), (steps, batch, m.shape[1]))
+        return xp.reshape(self.multiply(rows, m, True), (steps, batch, m.shape[1]))
 
     def matmul(self, a: Array, b: Array, *, whole: bool = True) -> Array:
         """a (N, K) times b (K, M), by the backend's own product where it has one. `whole`: see :class:`Abilities`."""
-        multiply = self.abilities.product
-        return self.xp.matmul(a, b) if multiply is None else multiply(a, b, whole)
+        return self.multiply(a, b, whole)
 
     def check(self, name: str, x: Any, shape: Sequence[int | None] | None = None, hint: str = "") -> None:
         """Raise unless x is an array of this backend, dtype and device, and of this shape (None: any)."""

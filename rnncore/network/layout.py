@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rnncore.arguments import describe
@@ -25,6 +26,11 @@ class Layout:
     batched: bool
     spec: RNNSpec
     engine: Engine
+
+    @cached_property
+    def time_first(self) -> bool:
+        """Whether the caller's arrays have this layout already."""
+        return self.batched and not self.spec.batch_first
 
     def inward(self, x: Array) -> Array:
         """An input or a cotangent of the output, time-first."""
@@ -96,8 +102,10 @@ def state_out(layout: Layout, nested: PerDirection) -> State:
     """Undo :func:`state_in`: one array, or one for each layer where they differ in width."""
     xp = layout.engine.xp
     if layout.spec.uniform:
-        rows = [h for row in nested for h in row]
-        stacked = layout.engine.copy(rows[0])[None, ...] if len(rows) == 1 else xp.stack(rows, axis=0)
+        if len(nested) == len(nested[0]) == 1:
+            stacked = layout.engine.copy(nested[0][0])[None, ...]
+        else:
+            stacked = xp.stack([h for row in nested for h in row], axis=0)
         return stacked if layout.batched else stacked[:, 0, :]
     layers = [xp.stack(row, axis=0) for row in nested]
     return tuple(rows if layout.batched else rows[:, 0, :] for rows in layers)
