@@ -14,9 +14,7 @@ from types import ModuleType
 import pytest
 
 import rnncore
-from tests.tools.places import ROOT
-
-CORE = ROOT / "rnncore"
+from tests.tools.places import CORE, ROOT
 
 # The rooms of the house, from the ground up: each imports only from those before it, lazily and for types too.
 ROOMS = {
