@@ -45,14 +45,8 @@ def test_numbers_too_long_to_print_are_still_named():
 
 
 T, B, I, H = 4, 3, 5, 6  # noqa: E741
-
-
 SEED = 0
-
-
 x = np.ones((T, B, I))
-
-
 params = rnncore.RNN(I, H, rng=SEED).state_dict()
 
 

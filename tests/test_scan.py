@@ -16,14 +16,8 @@ from rnncore.errors import ArgumentValueError
 from tests.tools.differences import assert_close, directional, gradients
 
 STEPS, BATCH, WIDTH = 4, 2, 3
-
-
 SMOOTH = ("tanh", "sigmoid", "identity", "softplus", "softsign", "elu", "scaled_tanh", "affine")
-
-
 KINKED = ("relu", "leaky_relu", "thresholded_relu", "hard_sigmoid")
-
-
 both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 
 

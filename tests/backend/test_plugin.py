@@ -40,8 +40,6 @@ def test_a_third_partys_plugin_works_without_a_line_of_ours(acme):
 
 
 RAISES = "@property\ndef {}(self): raise RuntimeError('no licence')"
-
-
 OBJECT = "rnncore_broken:backend"
 
 

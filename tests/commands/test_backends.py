@@ -45,8 +45,6 @@ BROKEN = (
     "broken: entry point broken = rnncore_broken of broken 1.2 failed to load: RuntimeError: the driver is too old: "
     "found 11020 expected 12000 or newer"
 )
-
-
 IMPOSTOR = "numpy (impostor): 'numpy' is rnncore's own name: this entry point (rnncore_impostor) is ignored"
 
 

@@ -10,8 +10,6 @@ import sys
 import pytest
 
 MAIN = "from rnncore.commands.cli import main; main()"
-
-
 # The promise is 60 s on two cores; here other tests may be running beside it.
 SECONDS = 240
 

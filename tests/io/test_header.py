@@ -108,8 +108,6 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
     max_leaves=6,
 )
-
-
 keys = st.sampled_from([*CONFIG, "format", "version", "dtype", "spec"])
 
 

@@ -26,22 +26,14 @@ SCALES = {
     "float32": [1e-44, 1e-30, 1e-19, 1.0, 1e19, 1e30, 5e37],
     "float64": [1e-310, 1e-200, 1.0, 1e200, 1e306],
 }
-
-
 TORCH_ONLY = {"bfloat16"}
-
-
 CASES = [
     (library, dtype, scale)
     for dtype, scales in SCALES.items()
     for scale in scales
     for library in (["torch"] if dtype in TORCH_ONLY else ["numpy", "torch"])
 ]
-
-
 PRECISION = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
-
-
 SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 2.0**-1074}
 
 

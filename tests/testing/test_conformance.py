@@ -46,8 +46,6 @@ class TestStrict(BackendConformance):
 
 
 QUICK = "RC-SCAN-001"
-
-
 KNOWN = "a known fault"
 
 

@@ -22,8 +22,6 @@ from rnncore.errors import (
 from rnncore.testing import CHECKS, check_backend
 
 QUICK = "RC-SCAN-001"
-
-
 KNOWN = "a known fault"
 
 

@@ -7,8 +7,6 @@ import subprocess
 import sys
 
 QUICK = ("--epochs", "1", "--samples", "200")
-
-
 PLAIN = {k: v for k, v in os.environ.items() if k not in {"FORCE_COLOR", "TTY_COMPATIBLE", "RNNCORE_BACKEND"}}
 
 

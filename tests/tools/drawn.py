@@ -7,8 +7,6 @@ import numpy as np
 import rnncore
 
 EPS = 2.0**-52
-
-
 SHAPES = {"weight": (4, 3), "bias": (4,), "scalar": ()}
 
 

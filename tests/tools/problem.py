@@ -10,14 +10,8 @@ import pytest
 import rnncore
 
 STEPS, BATCH, INPUT = 7, 4, 3
-
-
 LENGTHS = [4, 0, 7, 1]
-
-
 backends = pytest.mark.parametrize("backend", ["numpy", "torch"])
-
-
 stacks = pytest.mark.parametrize(
     ("layers", "bidirectional"), list(itertools.product((1, 2), (False, True))), ids=["1", "1bi", "2", "2bi"]
 )

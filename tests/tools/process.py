@@ -8,8 +8,11 @@ import sys
 import textwrap
 
 
-def python(code, *flags, cwd=None, status=0, **environment):
-    """Standard output, without white space around it, of a new process that must end with this status."""
+def python(code, *, flags=("-W", "error"), cwd=None, status=0, **environment):
+    """Standard output, without white space around it, of a new process that must end with this status.
+
+    Warnings are errors there, too.
+    """
     done = subprocess.run(
         [sys.executable, *flags, "-c", textwrap.dedent(code)],
         capture_output=True,

@@ -19,8 +19,6 @@ from rnncore import io
 from rnncore.errors import FileFormatError
 
 MEMORY_LIMIT = 64 * 2**20
-
-
 TIME_LIMIT = 60.0  # seconds of processor time, each takes milliseconds: what is believed can take hours
 
 

@@ -12,8 +12,6 @@ from rnncore.commands.demo import training as demo
 from rnncore.commands.demo.plot import plot
 
 NAMES = ["vanishing", "orthogonal", "exploding", "overflow", "identity"]
-
-
 # Sums of 5 and 6 terms over 7 steps, and a logarithm taken and undone: some tens of roundings of 1e-16.
 ROUNDING = 1e-14
 
