@@ -285,16 +285,3 @@ print(json.dumps({"first": first, "imported": imported, "words": words, "raised"
     assert told["words"].startswith("CUDARuntimeError: cudaError")
     assert all("backend 'cupy'" in text and told["words"] in text for text in told["raised"])
     assert told["words"] in told["last"]
-
-
-def test_neither_importing_the_plugin_nor_listing_it_imports_cupy():
-    code = (
-        "import sys, rnncore_cupy, rnncore; rnncore_cupy.unusable(); rnncore.backends(); print('cupy' in sys.modules)"
-    )
-    assert python(code).strip() == "False"
-    import rnncore_cupy
-
-    from rnncore.backend.contract import CONTRACT_VERSION, Backend, Scans
-
-    assert isinstance(rnncore_cupy, Backend) and rnncore_cupy.contract_version == CONTRACT_VERSION
-    assert isinstance(rnncore_cupy.scans(), Scans) and not rnncore_cupy.is_native(np.ones(2))

@@ -168,11 +168,6 @@ if "{axes}" == "Auto":  # the other kind of mesh asks every eager gradient for j
     )
 
 
-def test_importing_the_plugin_imports_no_jax():
-    code = "import sys, rnncore_jax, rnncore; rnncore.backends(); rnncore_jax.is_native(1); print('jax' in sys.modules)"
-    assert in_process(code) == "False"
-
-
 def test_without_64_bits_float64_is_refused_and_nothing_is_truncated():
     in_process(
         """

@@ -28,12 +28,6 @@ def test_what_is_missing_is_the_reason(monkeypatch):
     assert rnncore_numba.unusable() == "numba is not installed"
 
 
-def test_the_plugin_imports_no_numba():
-    assert (
-        python("import sys, rnncore_numba; print('numba' in sys.modules, 'llvmlite' in sys.modules)") == "False False\n"
-    )
-
-
 def test_with_numbas_compiler_switched_off_the_reference_runs_and_says_why():
     code = """
 import numpy as np, rnncore
