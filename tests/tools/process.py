@@ -7,6 +7,9 @@ import subprocess
 import sys
 import textwrap
 
+# Seconds: no loaded machine takes so long, and what waits for ever ends all the same.
+PATIENCE = 1800
+
 
 def python(code, *, flags=("-W", "error"), cwd=None, status=0, **environment):
     """Standard output, without white space around it, of a new process that must end with this status.

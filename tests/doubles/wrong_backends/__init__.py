@@ -9,13 +9,17 @@ from wrong_backends.contract import CONTRACT
 from wrong_backends.core import CORE
 from wrong_backends.numbers import NUMBERS, tensor_cores
 from wrong_backends.paths import PATHS
-from wrong_backends.planting import Altered
+from wrong_backends.planting import Altered, Wrong
 from wrong_backends.scans import SCANS
 from wrong_backends.storage import STORAGE
 from wrong_backends.timing import TIME
 
 __all__ = ["ZOO", "Altered", "honest_tf32"]
 
-ZOO = (*SCANS, *STORAGE, *NUMBERS, *CONTRACT, *CORE, *PATHS, *TIME, *AUTOGRAD)
+ZOO = [
+    Wrong(name, *rest)
+    for group in (SCANS, STORAGE, NUMBERS, CONTRACT, CORE, PATHS, TIME, AUTOGRAD)
+    for name, rest in group.items()
+]
 # Not wrong: it says so.
 honest_tf32 = tensor_cores(precision=lambda device: "tf32")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rnncore import get_backend
-from wrong_backends.planting import Wrong, members, torch_scans
+from wrong_backends.planting import members, torch_scans
 
 
 def grad_without(k):
@@ -23,12 +23,11 @@ def grad_without(k):
     return plant
 
 
-AUTOGRAD = (
-    Wrong("the library's gradient leaves h0 out", grad_without(1), {"RC-SECOND-004": r"dL/dh0"}, of="torch"),
-    Wrong(
-        "the scan hides W_hh from autograd",
+AUTOGRAD = {
+    "the library's gradient leaves h0 out": (grad_without(1), {"RC-SECOND-004": r"dL/dh0"}, "torch"),
+    "the scan hides W_hh from autograd": (
         torch_scans(nonlinear=lambda run, p, h0, w, /, **o: run(p, h0, w.detach(), **o)),
         {"RC-SECOND-004": r"dL/dweight_hh"},
-        of="torch",
+        "torch",
     ),
-)
+}

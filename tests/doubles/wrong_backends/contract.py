@@ -8,7 +8,7 @@ from rnncore_numpy._scans import NumpyScans
 from rnncore import get_backend
 from rnncore.backend import arrays
 from rnncore.network import layout
-from wrong_backends.planting import Wrong, core, members, namespace, scans
+from wrong_backends.planting import core, members, namespace, scans
 
 
 class LacksExpm1:
@@ -28,45 +28,33 @@ def on_another(right, self, x):
     return right(self, x).to_device(get_backend("strict").devices()[1])
 
 
-CONTRACT = (
-    Wrong("a function is missing from the namespace", members(namespace=LacksExpm1), {"RC-CON-010": r"lacks expm1"}),
-    Wrong(
-        "the library's name is misspelt",
-        members(native_package="nunpy"),
-        {"RC-CON-017": r"imported now, got 'nunpy'"},
-    ),
-    Wrong(
-        "to_numpy reads an array's memory without its strides",
+CONTRACT = {
+    "a function is missing from the namespace": (members(namespace=LacksExpm1), {"RC-CON-010": r"lacks expm1"}),
+    "the library's name is misspelt": (members(native_package="nunpy"), {"RC-CON-017": r"imported now, got 'nunpy'"}),
+    "to_numpy reads an array's memory without its strides": (
         members(to_numpy=lambda x, /: x.ravel("K").reshape(x.shape)),
         {"RC-CON-016": r"to_numpy of a transposed array"},
     ),
-    Wrong(
-        "is_native is true of everything",
+    "is_native is true of everything": (
         members(is_native=lambda x, /: True),
         {"RC-CON-007": r"expected False for None, got True"},
     ),
-    Wrong(
-        "two devices have one name",
+    "two devices have one name": (
         members(devices=lambda: ("cpu", "cpu")),
         {"RC-CON-003": r"names that differ, got cpu, cpu"},
     ),
-    Wrong("a precision without a name", members(precision=lambda device: "bf16"), {"RC-CON-012": r"got 'bf16'"}),
-    Wrong(
-        "synchronize has an answer",
+    "a precision without a name": (members(precision=lambda device: "bf16"), {"RC-CON-012": r"got 'bf16'"}),
+    "synchronize has an answer": (
         members(synchronize=lambda device, /: True),
         {"RC-CON-011": r"expected None, got True"},
     ),
-    Wrong(
-        "the scans lack one of the two", scans(LacksLinear), {"RC-CON-001": r"expected unsupported, nonlinear, linear"}
-    ),
-    Wrong(
-        "creation ignores the device",
+    "the scans lack one of the two": (scans(LacksLinear), {"RC-CON-001": r"expected unsupported, nonlinear, linear"}),
+    "creation ignores the device": (
         namespace("strict", zeros=lambda zeros, shape, *, dtype=None, device=None: zeros(shape, dtype=dtype)),
         {"RC-CON-008": r"zeros: expected device .*device1.*, got .*CPU_DEVICE"},
-        of="strict",
+        "strict",
     ),
-    Wrong(
-        "asarray ignores the device",
+    "asarray ignores the device": (
         members(
             "strict",
             asarray=lambda x, /, *, dtype, device: get_backend("strict").asarray(
@@ -77,22 +65,19 @@ CONTRACT = (
             "RC-CON-008": r"asarray: expected device .*device1.*, got .*device2",
             "RC-TYPE-005": r"weight_ih_l0: expected device",
         },
-        of="strict",
+        "strict",
     ),
-    Wrong(
-        "results land on another device",
+    "results land on another device": (
         core(layout.Layout, "outward", on_another, of="strict"),
         {"RC-TYPE-001": r"output: expected device .*device1.*, got .*device2"},
-        of="strict",
+        "strict",
     ),
-    Wrong(
-        "nobody looks at devices",
+    "nobody looks at devices": (
         core(arrays, "device_of", lambda right, x: None, of="strict"),
         {"RC-TYPE-004": r"expected DeviceError"},
-        of="strict",
+        "strict",
     ),
-    Wrong(
-        "nobody looks at arguments",
+    "nobody looks at arguments": (
         core(layout, "check", lambda right, *a: None),
         {
             "RC-TYPE-002": r"expected DTypeError, got an answer",
@@ -100,4 +85,4 @@ CONTRACT = (
             "RC-FWD-015": r"expected ShapeError",
         },
     ),
-)
+}

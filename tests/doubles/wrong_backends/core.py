@@ -12,7 +12,7 @@ from rnncore.network.ragged import Ragged
 from rnncore.network.stack import Plan
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore.optim import clipping
-from wrong_backends.planting import Wrong, core, put
+from wrong_backends.planting import core, put
 
 
 def slope_in_place(right, self, h, *, xp):
@@ -48,90 +48,71 @@ def bias_hh_gradient(change):
     return named
 
 
-CORE = (
-    Wrong(
-        "the bias is missing",
+CORE = {
+    "the bias is missing": (
         core(layer, "_project", lambda right, w, x, engine: right(w._replace(bias=None), x, engine)),
         {"RC-CON-015": r"output.*got \S*\b0\.0\b"},
     ),
-    Wrong(
-        "one of the two biases is missing", core(calls, "nested_weights", without_bias_hh), {"RC-FWD-007": r"output"}
-    ),
-    Wrong(
-        "the two halves of the output change places",
+    "one of the two biases is missing": (core(calls, "nested_weights", without_bias_hh), {"RC-FWD-007": r"output"}),
+    "the two halves of the output change places": (
         core(network, "_side_by_side", lambda right, h, plan: right(h[::-1], plan)),
         {"RC-FWD-003": r"output"},
     ),
-    Wrong(
-        "h_n has the top layer first",
+    "h_n has the top layer first": (
         core(layout, "state_out", lambda right, call, shape, nested: right(call, shape, nested[::-1])),
         {"RC-FWD-004": r"h_n of layer 0"},
     ),
-    Wrong(
-        "of two directions above only one tells the layer below",
+    "of two directions above only one tells the layer below": (
         core(layer, "vjp", forgets_the_upper_reverse),
         {"RC-GRAD-004": r"dL/d"},
     ),
-    Wrong(
-        "nothing comes down from the layer above", core(layer, "vjp", forgets_the_layer_above), {"RC-GRAD-002": r"dL/d"}
-    ),
-    Wrong(
-        "the gradient of h0 is missing",
+    "nothing comes down from the layer above": (core(layer, "vjp", forgets_the_layer_above), {"RC-GRAD-002": r"dL/d"}),
+    "the gradient of h0 is missing": (
         core(layer, "vjp", lambda right, *a, **o: (lambda found: found._replace(h0=found.h0 * 0))(right(*a, **o))),
         {"RC-GRAD-011": r"dL/dh0\[.*got \S*\b0\.0\b"},
     ),
-    Wrong(
-        "the gradient of bias_hh is missing",
+    "the gradient of bias_hh is missing": (
         core(
             calls, "_named", bias_hh_gradient(lambda found, names: {k: v for k, v in found.items() if k not in names})
         ),
         {"RC-GRAD-001": r"grads.params: expected"},
     ),
-    Wrong(
-        "the gradient of bias_hh is 0",
+    "the gradient of bias_hh is 0": (
         core(calls, "_named", bias_hh_gradient(lambda found, names: found | {k: found[k] * 0 for k in names})),
         {"RC-GRAD-001": r"dL/dbias_hh_l0"},
     ),
-    Wrong(
-        "the slopes are computed where the states were",
+    "the slopes are computed where the states were": (
         core(Nonlinearity, "derivative_from_h", slope_in_place),
         {"RC-GRAD-017": r"dL/dx, the second time"},
     ),
-    Wrong(
-        "the cotangent of d is divided by d",
+    "the cotangent of d is divided by d": (
         core(scan, "linear_vjp", divides_by_d),
         {"RC-SECOND-001": r"cotangent of d.*got nan"},
     ),
-    Wrong("truncation is dropped", core(Plan, "boundaries", lambda right, self, steps: ()), {"RC-GRAD-013": r"dL/d"}),
-    Wrong(
-        "of a checkpointed pullback only the first window counts",
+    "truncation is dropped": (core(Plan, "boundaries", lambda right, self, steps: ()), {"RC-GRAD-013": r"dL/d"}),
+    "of a checkpointed pullback only the first window counts": (
         core(network, "_added", lambda right, a, b: b),
         {"RC-GRAD-014": r"dL/dweight"},
     ),
-    Wrong(
-        "the tangent of h0 is dropped",
+    "the tangent of h0 is dropped": (
         core(layer, "jvp", lambda right, w_dot, x_dot, h0_dot, *a, **o: right(w_dot, x_dot, None, *a, **o)),
         {"RC-JVP-001": r"tangent of output"},
     ),
-    Wrong(
-        "dropout does not scale what it keeps",
+    "dropout does not scale what it keeps": (
         core(calls, "_dropout_masks", lambda right, *a: tuple(m * (1 - a[0].spec.dropout) for m in right(*a))),
         {"RC-FWD-016": r"output in training", "RC-GRAD-015": r"output"},
     ),
-    Wrong(
-        "dropout of everything divides by 0",
+    "dropout of everything divides by 0": (
         core(
             calls, "_dropout_masks", lambda right, *a: tuple(m / m.dtype.type(1 - a[0].spec.dropout) for m in right(*a))
         ),
         {"RC-FWD-017": r"output.*got nan"},
     ),
-    Wrong(
-        "h_n is the first state",
+    "h_n is the first state": (
         core(layer, "last_state", lambda right, h, h0, **o: h[0]),
         {"RC-CELL-003": r"output from step 3", "RC-META-003": r"h_n cut at 1"},
     ),
-    Wrong(
-        "in reverse, padding is the beginning",
+    "in reverse, padding is the beginning": (
         core(
             layer,
             "forward",
@@ -139,39 +120,32 @@ CORE = (
         ),
         {"RC-LEN-002": r"output"},
     ),
-    Wrong(
-        "a row without steps loses its state",
+    "a row without steps loses its state": (
         core(Ragged, "last_or", lambda right, self, h, h0: self.at_ends(h)),
         {"RC-LEN-006": r"h_n of the empty row.*got \S*\b0\.0\b"},
     ),
-    Wrong(
-        "h_n of a shorter sequence is one step early",
+    "h_n of a shorter sequence is one step early": (
         core(Ragged, "last_or", lambda right, self, h, h0: right(self, np.concatenate([h[:1], h[:-1]]), h0)),
         {"RC-LEN-001": r"h_n of layer 0"},
     ),
-    Wrong(
-        "padding is read",
+    "padding is read": (
         core(Ragged, "masked", lambda right, self, x: x),
         {"RC-LEN-003": r"with nan in the padding", "RC-LEN-004": r"dL/dx in the padding"},
     ),
-    Wrong(
-        "a length that is too long is cut",
+    "a length that is too long is cut": (
         core(calls, "host_lengths", lambda right, n, *, batch, steps: n and tuple(min(k, steps) for k in n)),
         {"RC-LEN-009": r"expected ArgumentValueError, got an answer"},
     ),
-    Wrong(
-        "a cell forgets its state",
+    "a cell forgets its state": (
         core(cell, "step", lambda right, w, x, h, **o: right(w, x, 0 * h, **o)),
         {"RC-CELL-001": r"h at step 0"},
     ),
-    Wrong(
-        "the norm of gradients squares before it scales",
+    "the norm of gradients squares before it scales": (
         core(clipping, "_scaled_squares", lambda right, g, largest, xp: xp.sum(g * g) / largest**2),
         {"RC-OPT-001": r"norm at"},
     ),
-    Wrong(
-        "Adam does not correct its averages",
+    "Adam does not correct its averages": (
         core(optim.Adam, "_update", lambda right, self, p, g, kept, count, xp: right(self, p, g, kept, 10**6, xp)),
         {"RC-OPT-002": r"Adam"},
     ),
-)
+}

@@ -7,7 +7,7 @@ import numpy as np
 from rnncore_numpy._scans import NumpyScans
 
 from rnncore.model.base import Parameterised
-from wrong_backends.planting import Plant, Wrong, _times, core, linear, members, namespace, nonlinear, steps_of
+from wrong_backends.planting import Plant, _times, core, linear, members, namespace, nonlinear, steps_of
 
 
 def tf32(x):
@@ -61,106 +61,86 @@ def limit_that_drops_nan(f, z):
     return f(z if f.clip is None else np.fmin(np.fmax(z, -f.clip), f.clip), xp=xp)
 
 
-NUMBERS = (
-    Wrong(
-        "asarray makes float64 by way of float32",
+NUMBERS = {
+    "asarray makes float64 by way of float32": (
         members(asarray=lambda x, /, *, dtype, device: np.asarray(x).astype("f4").astype(dtype)),
         {"RC-CON-004": r"float64: to_numpy\(asarray\(x\)\)", "RC-NUM-008": r"float64: output"},
     ),
-    Wrong(
-        "to_numpy rounds to float32",
+    "to_numpy rounds to float32": (
         members(to_numpy=lambda x, /: x.astype("f4") if x.dtype == np.float64 else x),
         {"RC-CON-004": r"float64: to_numpy\(asarray\(x\)\)"},
     ),
-    Wrong(
-        "the scan computes in float32",
+    "the scan computes in float32": (
         nonlinear(lambda run, *a, **o: run(*(x.astype("f4") for x in a), **o).astype(a[0].dtype)),
         {"RC-NUM-008": r"float64: output.*eps", "RC-NUM-009": r"float64: h\["},
     ),
-    Wrong(
-        "the namespace's products are float32",
+    "the namespace's products are float32": (
         namespace(matmul=lambda matmul, a, b: matmul(single(a), single(b))),
         {"RC-NUM-008": r"float64: output.*eps", "RC-NUM-009": r"float64: matmul\["},
     ),
-    Wrong(
-        "products round their inputs to TF32, and precision does not say so",
+    "products round their inputs to TF32, and precision does not say so": (
         tensor_cores(),
         {"RC-NUM-009": r"float32: matmul\[", "RC-SCAN-001": r"float32: h \(tanh\)"},
     ),
-    Wrong(
-        "the scans' products round to TF32, and precision does not say so",
+    "the scans' products round to TF32, and precision does not say so": (
         linear(lambda run, u, d, s0, m, /, **o: run(u, d, tf32(s0), tf32(m), **o)),
         {"RC-NUM-009": r"float32: s\["},
     ),
-    Wrong(
-        "models are saved and moved in float32",
+    "models are saved and moved in float32": (
         core(Parameterised, "_host_params", lambda right, self: {k: single(v) for k, v in right(self).items()}),
         {"RC-IO-003": r"float64: to\('numpy'\) weight_ih_l0\[.*eps"},
     ),
-    Wrong(
-        "the sign of a zero is lost",
+    "the sign of a zero is lost": (
         members(asarray=lambda x, /, *, dtype, device: np.where(x == 0, 0, x).astype(dtype)),
         {"RC-CON-004": r"the sign of a zero is lost"},
     ),
-    Wrong(
-        "NaN is turned into 0",
+    "NaN is turned into 0": (
         nonlinear(lambda run, *a, **o: np.nan_to_num(run(*a, **o), nan=0.0, posinf=np.inf, neginf=-np.inf)),
         {"RC-NUM-005": r"expected NaN in every unit", "RC-NUM-004": r"expected NaN"},
     ),
-    Wrong(
-        "relu is a maximum that drops NaN",
+    "relu is a maximum that drops NaN": (
         steps_of(lambda p, h, w: p + h @ w.T, maximum_that_drops_nan),
         {"RC-NUM-005": r"output \(relu, clip None\): expected NaN"},
     ),
-    Wrong(
-        "the limit drops NaN",
+    "the limit drops NaN": (
         steps_of(lambda p, h, w: p + h @ w.T, limit_that_drops_nan),
         {"RC-NUM-005": r"output \(tanh, clip 0.5\): expected NaN"},
     ),
-    Wrong("NaN leaks by way of the batch's mean", steps_of(centred), {"RC-NUM-004": r"of row [02] \(tanh\)"}),
-    Wrong(
-        "overflow saturates",
+    "NaN leaks by way of the batch's mean": (steps_of(centred), {"RC-NUM-004": r"of row [02] \(tanh\)"}),
+    "overflow saturates": (
         nonlinear(lambda run, *a, **o: (lambda h: np.minimum(h, np.finfo(h.dtype).max))(run(*a, **o))),
         {"RC-NUM-003": r"h\[.*expected inf, got"},
     ),
-    Wrong(
-        "the linear scan turns NaN into 0",
+    "the linear scan turns NaN into 0": (
         linear(lambda run, *a, **o: np.nan_to_num(run(*a, **o), nan=0.0, posinf=np.inf, neginf=-np.inf)),
         {"RC-NUM-010": r"s\[.*expected nan, got"},
     ),
-    Wrong(
-        "the linear scan saturates",
+    "the linear scan saturates": (
         linear(lambda run, *a, **o: (lambda s: np.minimum(s, np.finfo(s.dtype).max))(run(*a, **o))),
         {"RC-NUM-010": r"s\[.*expected inf, got"},
     ),
-    Wrong(
-        "tanh is made of exponentials",
+    "tanh is made of exponentials": (
         steps_of(lambda p, h, w: p + h @ w.T, tanh_by_exponentials),
         {"RC-NUM-001": r"tanh at .*expected 1.0, got nan"},
     ),
-    Wrong(
-        "small numbers are flushed to 0",
+    "small numbers are flushed to 0": (
         namespace(matmul=lambda matmul, a, b: (lambda c: np.where(np.abs(c) < 1e-28, 0, c))(matmul(a, b))),
         {"RC-NUM-007": r"output.*got \S*\b0\.0\b"},
     ),
-    Wrong(
-        "results are float64 whatever the input",
+    "results are float64 whatever the input": (
         nonlinear(lambda run, *a, **o: run(*a, **o).astype("f8")),
         {"RC-TYPE-001": r"expected dtype float32, got float64|array is not acceptable \(must have the right datatype"},
     ),
-    Wrong(
-        "creation ignores the dtype",
+    "creation ignores the dtype": (
         namespace(zeros=lambda zeros, shape, *, dtype=None, device=None: zeros(shape)),
         {"RC-CON-008": r"zeros: expected dtype float(16|32), got float64"},
     ),
-    Wrong(
-        "indices count from 1",
+    "indices count from 1": (
         namespace(take=lambda take, x, indices, **o: take(x, indices - 1, **o)),
         {"RC-CON-009": r"take\["},
     ),
-    Wrong(
-        "asarray reads the host array's memory without its strides",
+    "asarray reads the host array's memory without its strides": (
         members(asarray=lambda x, /, *, dtype, device: np.ravel(x, order="K").reshape(np.shape(x)).astype(dtype)),
         {"RC-CON-006": r"asarray of a transposed array"},
     ),
-)
+}

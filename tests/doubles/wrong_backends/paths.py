@@ -9,7 +9,7 @@ from rnncore_numpy._scans import NumpyScans
 from rnncore import get_nonlinearity, scan
 from rnncore.model.base import Parameterised
 from rnncore.network.engine import Engine
-from wrong_backends.planting import Wrong, core, scans
+from wrong_backends.planting import core, scans
 
 
 class ClaimsSoftplus(NumpyScans):
@@ -44,14 +44,12 @@ def kernels_only(right, self, **options):
     return replace(told, choices=tuple(replace(c, path="kernel") for c in told.choices))
 
 
-PATHS = (
-    Wrong(
-        "an error in a scan is swallowed, and the reference run",
+PATHS = {
+    "an error in a scan is swallowed, and the reference run": (
         core(Engine, "nonlinear", swallows_errors),
         {"RC-KER-004": r"expected one attempt, got|expected ZeroDivisionError, got an answer"},
     ),
-    Wrong(
-        "kernel='require' is answered by the reference",
+    "kernel='require' is answered by the reference": (
         core(
             Engine,
             "choose",
@@ -59,32 +57,27 @@ PATHS = (
         ),
         {"RC-KER-003": r"expected KernelUnsupportedError, got an answer"},
     ),
-    Wrong(
-        "without scans, kernel='require' is answered by the reference",
+    "without scans, kernel='require' is answered by the reference": (
         core(Engine, "choose", lambda right, self, r: right(replace(self, kernel="auto"), r), of="strict"),
         {"RC-TYPE-009": r"expected KernelUnsupportedError, got an answer"},
-        of="strict",
+        "strict",
     ),
-    Wrong(
-        "kernel='reference' runs the kernel",
+    "kernel='reference' runs the kernel": (
         core(Engine, "choose", lambda right, self, r: right(replace(self, kernel="auto"), r)),
         {"RC-KER-002": r"kernel='reference': ran \['nonlinear'"},
     ),
-    Wrong("unsupported says yes to softplus, and tanh runs", scans(ClaimsSoftplus), {"RC-KER-005": r"softplus"}),
-    Wrong(
-        "unsupported answers True, not a reason",
+    "unsupported says yes to softplus, and tanh runs": (scans(ClaimsSoftplus), {"RC-KER-005": r"softplus"}),
+    "unsupported answers True, not a reason": (
         scans(AnswersTrueOrFalse),
         {"RC-KER-005": r"expected a reason or None, got True"},
     ),
-    Wrong("the scans refuse everything", scans(RefusesEverything), {"RC-KER-001": r"refuse a tanh network"}),
-    Wrong(
-        "the scans are never run",
+    "the scans refuse everything": (scans(RefusesEverything), {"RC-KER-001": r"refuse a tanh network"}),
+    "the scans are never run": (
         core(Engine, "nonlinear", lambda right, self, *a, **o: right(replace(self, kernel="reference"), *a, **o)),
         {"RC-KER-001": r"expected the scans nonlinear, got none"},
     ),
-    Wrong(
-        "explain() tells of kernels whatever runs",
+    "explain() tells of kernels whatever runs": (
         core(Parameterised, "explain", kernels_only),
         {"RC-KER-006": r"expected {'nonlinear': 'reference'.*, got {'nonlinear': 'kernel'"},
     ),
-)
+}

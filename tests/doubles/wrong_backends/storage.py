@@ -9,7 +9,7 @@ from rnncore.model.base import Parameterised
 from rnncore.network import layer, layout
 from rnncore.network.engine import Engine
 from rnncore.network.ragged import Ragged
-from wrong_backends.planting import Wrong, core, linear, members, namespace, nonlinear, put, scans
+from wrong_backends.planting import core, linear, members, namespace, nonlinear, put, scans
 
 
 def needs_to_write(run, p, h0, *rest, **options):
@@ -50,45 +50,37 @@ def mask_in_place(right, self, x):
     return right(self, x)
 
 
-STORAGE = (
-    Wrong(
-        "the nonlinear scan writes into p without leave",
+STORAGE = {
+    "the nonlinear scan writes into p without leave": (
         nonlinear(lambda run, *a, **o: run(*a, **o | {"overwrite": True}).copy()),
         {"RC-SCAN-020": r": p\["},
     ),
-    Wrong(
-        "the nonlinear scan returns p itself without leave",
+    "the nonlinear scan returns p itself without leave": (
         nonlinear(lambda run, *a, **o: run(*a, **o | {"overwrite": True})),
         {"RC-SCAN-020": r"a scan returned its argument"},
     ),
-    Wrong(
-        "the linear scan returns d itself without leave",
+    "the linear scan returns d itself without leave": (
         linear(lambda run, *a, **o: run(*a, **o | {"overwrite": True})),
         {"RC-SCAN-020": r"a scan returned its argument"},
     ),
-    Wrong(
-        "the linear scan has u for its scratch",
+    "the linear scan has u for its scratch": (
         linear(lambda run, u, *a, **o: put(u, np.s_[...], run(u, *a, **o)).copy()),
         {"RC-SCAN-020": r": u\[", "RC-SCAN-021": r": u\[", "RC-PURE-001": r": d_output\["},
     ),
-    Wrong(
-        "the running state is kept in h0",
+    "the running state is kept in h0": (
         nonlinear(states_kept_in_h0),
         {"RC-SCAN-020": r": h0\[", "RC-PURE-001": r": h0\["},
     ),
-    Wrong(
-        "W_hh is transposed in place, so that every second call puts it right",
+    "W_hh is transposed in place, so that every second call puts it right": (
         nonlinear(lambda run, p, h0, w, /, **o: put(w, np.s_[...], w.T.copy()) is w and run(p, h0, w.T, **o)),
         {"RC-SCAN-024": r": w\["},
     ),
-    Wrong(
-        "W_hh is scratch once it has been read",
+    "W_hh is scratch once it has been read": (
         nonlinear(lambda run, p, h0, w, /, **o: (run(p, h0, w, **o), put(w, np.s_[...], 0))[0]),
         {"RC-SCAN-020": r": w\[", "RC-PURE-001": r": weight_hh_l0"},
     ),
-    Wrong("padding is zeroed in the caller's array", core(Ragged, "masked", mask_in_place), {"RC-PURE-001": r": x\["}),
-    Wrong(
-        "h_n is a view of the output",
+    "padding is zeroed in the caller's array": (core(Ragged, "masked", mask_in_place), {"RC-PURE-001": r": x\["}),
+    "h_n is a view of the output": (
         core(
             layout,
             "state_out",
@@ -96,40 +88,30 @@ STORAGE = (
         ),
         {"RC-PURE-002": r"output and h_n share memory"},
     ),
-    Wrong(
-        "the gradients of the two biases are one array",
+    "the gradients of the two biases are one array": (
         core(Engine, "copy", lambda right, self, x: x),
         {"RC-PURE-002": r"dL/dbias_ih_l0 and dL/dbias_hh_l0 share memory"},
     ),
-    Wrong(
-        "state_dict hands out the weights themselves",
+    "state_dict hands out the weights themselves": (
         core(Parameterised, "_copied", lambda right, self, x: x),
         {"RC-PURE-002": r"state weight_ih_l0 and weight_ih_l0 share memory"},
     ),
-    Wrong(
-        "the network that does nothing returns its input",
+    "the network that does nothing returns its input": (
         core(layer, "forward", hands_the_input_back),
         {"RC-PURE-005": r"output and x share memory"},
     ),
-    Wrong(
-        "every result of a shape is one buffer",
-        scans(ReusesItsResult),
-        {"RC-PURE-006": r"output after another call"},
-    ),
-    Wrong("inputs have to be writable", nonlinear(needs_to_write), {"RC-PURE-004": r"read-only"}),
-    Wrong(
-        "asarray shares the host array's memory",
+    "every result of a shape is one buffer": (scans(ReusesItsResult), {"RC-PURE-006": r"output after another call"}),
+    "inputs have to be writable": (nonlinear(needs_to_write), {"RC-PURE-004": r"read-only"}),
+    "asarray shares the host array's memory": (
         members(asarray=lambda x, /, *, dtype, device: np.asarray(x, dtype=dtype)),
         {"RC-CON-005": r"asarray of float32.*got \S*\b7\.0\b"},
     ),
-    Wrong(
-        "a read-only view can be written to",
+    "a read-only view can be written to": (
         members(read_only=lambda x, /: x.view()),
         {"RC-CON-013": r"writing to a read-only view"},
     ),
-    Wrong(
-        "arrays said to be writable are one number broadcast",
+    "arrays said to be writable are one number broadcast": (
         namespace(zeros=lambda zeros, shape, **o: np.broadcast_to(zeros((), **o), shape)),
         {"RC-CON-014": r"read-only"},
     ),
-)
+}

@@ -8,7 +8,7 @@ from rnncore_numpy._scans import NumpyScans
 
 from rnncore.network.engine import Engine
 from rnncore.network.ragged import Ragged
-from wrong_backends.planting import Wrong, _times, core, nonlinear, scans, torch_scans
+from wrong_backends.planting import _times, core, nonlinear, scans, torch_scans
 
 
 def noisy(run, *given, **options):
@@ -124,43 +124,37 @@ def waits_for_every_scan(right, self, *given, **options):
     return right(self, *given, **options)
 
 
-TIME = (
-    Wrong("a rounding more or less, at random", nonlinear(noisy), {"RC-DET-001": r"output", "RC-DET-004": r"h\b"}),
-    Wrong("the first call is another algorithm's", scans(FirstCallTunes), {"RC-DET-001": r": output"}),
-    Wrong("every other call is a rounding off", scans(EveryOtherCall), {"RC-DET-004": r": s\b"}),
-    Wrong(
-        "the last state of a call is the first of the next",
+TIME = {
+    "a rounding more or less, at random": (nonlinear(noisy), {"RC-DET-001": r"output", "RC-DET-004": r"h\b"}),
+    "the first call is another algorithm's": (scans(FirstCallTunes), {"RC-DET-001": r": output"}),
+    "every other call is a rounding off": (scans(EveryOtherCall), {"RC-DET-004": r": s\b"}),
+    "the last state of a call is the first of the next": (
         scans(KeepsItsState),
         {"RC-DET-001": r"output", "RC-DET-004": r"h\b"},
     ),
-    Wrong("all threads share one scratch buffer", scans(SharesItsScratch), {"RC-DET-005": r"thread"}),
-    Wrong("the scan waits at every step", scans(WaitsAtEveryStep), {"RC-SYNC-004": r"synchronize"}),
-    Wrong(
-        "every scan is waited for",
+    "all threads share one scratch buffer": (scans(SharesItsScratch), {"RC-DET-005": r"thread"}),
+    "the scan waits at every step": (scans(WaitsAtEveryStep), {"RC-SYNC-004": r"synchronize"}),
+    "every scan is waited for": (
         core(Engine, "nonlinear", waits_for_every_scan),
         {"RC-SYNC-001": r"waited for the device \d+ times"},
     ),
-    Wrong(
-        "a number of every step is brought to the host",
+    "a number of every step is brought to the host": (
         torch_scans(nonlinear=number_of_every_step),
         {"RC-SYNC-001": r"brought to the host: item, item"},
-        of="torch",
+        "torch",
     ),
-    Wrong(
-        "the pullback looks at every step on the host",
+    "the pullback looks at every step on the host": (
         torch_scans(linear=truth_of_every_step),
         {"RC-SYNC-002": r"brought to the host: __bool__, __bool__"},
-        of="torch",
+        "torch",
     ),
-    Wrong(
-        "the scans run on the host",
+    "the scans run on the host": (
         scans(RunsOnTheHost, "torch"),
         {"RC-SYNC-004": r"called to_numpy, to_numpy, to_numpy, asarray"},
-        of="torch",
+        "torch",
     ),
-    Wrong(
-        "a mask is made for every step",
+    "a mask is made for every step": (
         core(Ragged, "masked", mask_for_every_step),
         {"RC-SYNC-003": r"for 6 steps, \d+ for twice"},
     ),
-)
+}
