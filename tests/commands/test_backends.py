@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
 
 import pytest
 
-from tests.tools.command import PLAIN, rnn
+from tests.tools.command import on_a_terminal, rnn
 
 
 def test_backends():
@@ -65,21 +58,8 @@ def test_backends_gives_each_its_row_and_each_reason_its_line(odd_plugins):
 
 def test_backends_on_a_terminal_of_80_columns(odd_plugins):
     """The table fits; a reason is left to the terminal to fold, so that a command in it can be copied."""
-    parent, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    command = [sys.executable, "-c", "import sys; from rnncore.commands.cli import main; sys.exit(main())", "backends"]
-    environment = {k: v for k, v in PLAIN.items() if k != "COLUMNS"} | {"TERM": "xterm", **odd_plugins}
-    with subprocess.Popen(command, stdin=child, stdout=child, stderr=subprocess.PIPE, env=environment) as process:
-        os.close(child)
-        shown = b""
-        try:
-            while piece := os.read(parent, 65536):
-                shown += piece
-        except OSError:  # Linux's way of saying that the other end has closed
-            pass
-    os.close(parent)
-    assert process.returncode == 0
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode()).splitlines()
+    shown, _ = on_a_terminal("backends", stream="stdout", env=odd_plugins)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
     table = [line for line in lines if line[:1] in "┏┃┡│└"]
     assert len(table) > 8 and max(map(len, table)) <= 80
     assert sum("numpy (impostor)" in line for line in table) == 1

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
-MAIN = "from rnncore.commands.cli import main; main()"
+from tests.tools.command import rnn
 
 
-def command(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", MAIN, "conform", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        check=False,
-    )
-
-
+@pytest.mark.slow
 def test_jax_by_the_command_with_float64():
     """JAX has float64 only in a process that asks for it before anything else."""
-    done = command("jax", "--json", "-", JAX_ENABLE_X64="1")
+    done = rnn("conform", "jax", "--json", "-", env={"JAX_ENABLE_X64": "1"})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     report = json.loads(done.stdout)
     assert report["ok"] and report["counts"]["failed"] == 0
@@ -34,7 +22,7 @@ def test_jax_by_the_command_with_float64():
 
 @pytest.mark.parametrize("kernel", ["auto", "require"])
 def test_the_command_prints_the_report_and_writes_it(tmp_path, kernel):
-    done = command("numpy", "--only", "RC-SCAN-001", "--only", "RC-ANA", "--kernel", kernel,
+    done = rnn("conform", "numpy", "--only", "RC-SCAN-001", "--only", "RC-ANA", "--kernel", kernel,
                    "--json", str(tmp_path / "r.json"), "--html", str(tmp_path / "r.html"))  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -60,13 +48,13 @@ def test_the_command_prints_the_report_and_writes_it(tmp_path, kernel):
     ],
 )
 def test_the_command_names_what_is_wrong_in_one_line(arguments, status, words):
-    done = command(*arguments)
+    done = rnn("conform", *arguments)
     assert done.returncode == status and done.stdout == ""
     assert words in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_the_command_fails_where_a_check_does_and_where_none_ran():
-    stale = command("numpy", "--only", "RC-ANA-001", "--expect-failure", "RC-ANA-001=issue 3")
+    stale = rnn("conform", "numpy", "--only", "RC-ANA-001", "--expect-failure", "RC-ANA-001=issue 3")
     assert stale.returncode == 1 and "expected to fail (issue 3), and passed" in stale.stdout
-    nothing = command("strict", "--only", "RC-KER-001")
+    nothing = rnn("conform", "strict", "--only", "RC-KER-001")
     assert nothing.returncode == 1 and nothing.stdout.startswith("0 ran") and "no check ran" in nothing.stdout

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
-import sys
 
 import pytest
 
 from rnncore.commands.demo.training import RECIPES
-from tests.tools.command import PLAIN, QUICK, rnn
+from tests.tools.command import QUICK, on_a_terminal, rnn
 
 NAMES = [recipe.name for recipe in RECIPES]
 
@@ -47,27 +43,9 @@ def test_demo_as_json_is_one_document(library):
 
 
 def test_demo_on_a_terminal_shows_a_bar_on_stderr_only():
-    parent, child = pty.openpty()
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from rnncore.commands.cli import main; sys.exit(main())",
-        "demo",
-        *QUICK,
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=child, env={**PLAIN, "TERM": "xterm"}) as process:
-        os.close(child)
-        shown = b""
-        try:
-            while piece := os.read(parent, 65536):
-                shown += piece
-        except OSError:  # Linux's way of saying that the other end has closed
-            pass
-        written = process.stdout.read()
-    os.close(parent)
-    assert process.returncode == 0
-    assert b"orthogonal" in shown
-    assert b"\x1b" not in written
+    shown, written = on_a_terminal("demo", *QUICK, stream="stderr")
+    assert "orthogonal" in shown
+    assert "\x1b" not in written
 
 
 def test_demo_draws(tmp_path):
