@@ -1,4 +1,4 @@
-"""JAX's lax.scan under jit, as its users write it: both products in the step, or the input's product before the loop."""
+"""JAX's lax.scan under jit, with both products in the step, or with the input's product before the loop."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def _prepared(problem: Problem, *, hoist: bool) -> Prepared:
     jax: Any = importlib.import_module("jax")
     case = problem.case
     jax.config.update("jax_enable_x64", case.dtype == "float64")
+    if case.device != "cpu":
+        jax.config.update("jax_default_matmul_precision", "highest")
     jnp: Any = importlib.import_module("jax.numpy")
     f = jnp.tanh if case.nonlinearity == "tanh" else jax.nn.relu
 
