@@ -14,15 +14,9 @@ Numbers: TypeAlias = "dict[str, Host]"
 
 # T, B, H; I = H. Chosen before there was a kernel, so that losses are published too.
 SHAPES = (
-    (256, 1, 64),
-    (1024, 1, 16),
-    (128, 32, 128),
-    (100, 16, 256),
-    (512, 64, 512),
-    (50, 1024, 512),
-    (4096, 16, 256),
-    (5000, 1, 128),
-)
+    (256, 1, 64), (1024, 1, 16), (128, 32, 128), (100, 16, 256),
+    (512, 64, 512), (50, 1024, 512), (4096, 16, 256), (5000, 1, 128),
+)  # fmt: skip
 QUICK_SHAPES = ((20, 1, 8), (12, 6, 16))
 LAYERS, NONLINEARITIES, DTYPES, THREADS = (1, 4), ("tanh", "relu"), ("float32", "float64"), (1, 2)
 # For the cost of one more step and one more row. Below 16 rows a further row costs almost nothing in any library.

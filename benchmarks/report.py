@@ -18,17 +18,19 @@ PICTURES = "images"
 
 METHOD = """## How it is measured
 
-Every library runs in a process of its own, which stays alive and is stopped while another measures. A round asks each of them
-for one pass, in an order that moves on by one each time; a round's time is the mean of as many calls as take 50 ms. Ratios are
-of the same round: how many times as long the peer takes, the median over the rounds, and in brackets where the middle 95 % of
-2000 bootstrap draws of the rounds lie. Below 1 the peer is faster. The best peer is whoever had the lowest median in that case.
-Whoever takes more than 5 s and more than 8 times as long as the fastest is called once only.
+Every library runs in its own process, which stays alive and is stopped while another one measures. A round asks each
+library for one pass, in an order that moves on by one each time. The time of a round is the mean of as many calls as take
+50 ms. A ratio compares times of the same round: how many times as long the peer takes. Tables show the median over the
+rounds and, in parentheses, the middle 95 % of 2000 bootstrap draws of the rounds. Below 1 the peer is faster. The best peer
+is the one with the lowest median in that case. A library that takes more than 5 s and more than 8 times as long as the
+fastest is called only once.
 
-All do the same work: all states and the last one; gradients of x, h0, both weights and biases, for cotangents on every output
-and on h_n. Input and weights are given in the library's own layout before the clock starts; compiling is not counted, and
-stands in a table of its own. x is normal, I = H, and W_hh has spectral radius 1. What a library computed was compared with a
-float64 oracle before it was timed. The share of the peak is the operations of the network's products, divided by its time and
-by the speed of the faster of two libraries' products of 2048 x 2048 matrices, in the same run with as many threads."""
+All libraries do the same work: all states and the last one, and the gradients of x, h0, both weights and biases, for
+cotangents on every output and on h_n. Input and weights are in the library's own layout before the clock starts. Compiling
+is not included; a separate table has it. x is normal, I = H, and W_hh has spectral radius 1. Before a library is timed, its
+results are compared with a float64 oracle. The share of the peak is the number of operations in the network's products,
+divided by its time and by the speed of the faster of two libraries' products of 2048 x 2048 matrices, in the same run with
+the same number of threads."""
 
 
 def page(data: Data) -> str:
@@ -59,10 +61,10 @@ def _head(data: Data) -> str:
     env = data["environment"]
     runs = [{**env, "rounds": data["options"]["rounds"]}, *data.get("later", ())]
     lines = ["# Performance on a CPU", ""]
-    lines += ["Made by `python -m benchmarks` from [performance.json](performance.json); not edited by hand.", ""]
+    lines += ["Made by `python -m benchmarks` from [performance.json](performance.json). Do not edit by hand.", ""]
     if data["options"]["quick"]:
         lines += [
-            "**Numbers of a quick run over tiny shapes: they show that the suite works, and nothing about speed.**",
+            "**A quick run over tiny shapes: these numbers show that the benchmark works, and nothing about speed.**",
             "",
         ]
     for k, run in enumerate(runs, 1):
@@ -82,7 +84,9 @@ def _head(data: Data) -> str:
         )
     if env["removed"]:
         were = ", ".join(f"{name} was set" for name in env["removed"])
-        lines.append(f"- For the run, what pins the BLAS to an older processor's code was removed: {were}.")
+        lines.append(
+            f"- Variables that pin the BLAS to the code of an older processor were removed for the run: {were}."
+        )
     return "\n".join(lines)
 
 
@@ -128,7 +132,7 @@ def _losses(entries: Sequence[Data], of: str) -> str:
             lines.append(f"- {what}: slower at {listed}.")
         undecided = [f"({shape})" for shape, c in found if c.low < 1 < c.high]
         if undecided:
-            lines.append(f"- {what}: not told apart, as the interval holds 1, at {'; '.join(undecided)}.")
+            lines.append(f"- {what}: undecided, because the interval contains 1, at {'; '.join(undecided)}.")
     return "\n".join(lines)
 
 
@@ -148,11 +152,11 @@ def _errors(data: Data) -> str:
         [
             "## Errors",
             "The largest difference from the float64 oracle in any state or gradient of any case, in units of eps times the "
-            "largest number of its array. relu's slope jumps at 0: where rounding puts one state on the other side, gradients "
-            "of its row are elsewhere by percents, in every library.",
+            "largest number of its array. relu's slope jumps at 0: if rounding puts a state on the other side, gradients "
+            "of its row change by percents, in every library.",
             table(["", *dtypes], rows),
             "## First calls",
-            "Seconds of the first call of a pass, compilation included: the median over the cases, and the longest.",
+            "Seconds of the first call of a pass, including compilation: the median over the cases, and the longest.",
             table(["", "forward", "longest", "forward + backward", "longest"], first),
         ]
     )
@@ -169,9 +173,9 @@ def _denormal(data: Data) -> str:
     ]
     text = f"""## Denormal numbers
 
-({_shape(entry)}), forward + backward. The loss is at the last step and \
-every step backwards multiplies the gradient by 0.95, so that it passes through the denormal numbers on its way \
-to zero; the second column has a loss at every step and no denormal numbers."""
+({_shape(entry)}), forward + backward. With the loss at the last step, every \
+step backwards multiplies the gradient by 0.95, so that it becomes denormal before it is zero. Without: a loss at every \
+step, and no denormal numbers."""
     return f"{text}\n\n{table(['', 'without, ms', 'with, ms', 'times as long'], rows)}"
 
 
@@ -216,8 +220,8 @@ def _memory(data: Data) -> str:
     head = ["", "grown, MiB", part, "whole process, MiB", part, "ms", "times as long as without checkpoints"]
     text = f"""## Peak memory
 
-Forward + backward of ({_shape(memory)}), {Case(**memory["case"]).dtype}, each in fresh processes: the peak beyond the \
-libraries, inputs and weights that were there before, and that of the whole process, compilation included. \
+Forward + backward of ({_shape(memory)}), {Case(**memory["case"]).dtype}, each in fresh processes: the peak beyond \
+libraries, inputs and weights, and the peak of the whole process, including compilation. \
 {mebibytes(memory["results"])} MiB of the growth are the results themselves: output and all gradients."""
     return f"{text}\n\n{table(head, rows)}"
 
@@ -243,8 +247,8 @@ def _absent(data: Data) -> str:
         if isinstance(row, str):
             lines.append(f"- {data['labels'][name]}, peak memory: {row}.")
     if data["not_measured"]:
-        lines.append(f"- The time was over before {len(data['not_measured'])} of the cases.")
-    return "\n".join(["## What is not there, and why", "", *(lines or ["- Nothing is missing."])])
+        lines.append(f"- The time ran out before {len(data['not_measured'])} of the cases.")
+    return "\n".join(["## What is missing, and why", "", *(lines or ["- Nothing is missing."])])
 
 
 def _shape(entry: Data) -> str:

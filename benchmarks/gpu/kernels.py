@@ -20,18 +20,10 @@ from rnncore.backend.contract import ScanRequest
 # (T, B, H), from small to large, hardly any a multiple of anything: one block, several rows in a block, a row of blocks,
 # several rows of blocks, and what is too wide or too much for either.
 SHAPES = (
-    (7, 3, 37),
-    (1, 1, 1),
-    (6, 301, 65),
-    (5, 2, 256),
-    (9, 5, 333),
-    (8, 64, 512),
-    (6, 67, 1000),
-    (9, 17, 1501),
-    (5, 1, 2048),
-    (3, 700, 700),
+    (7, 3, 37), (1, 1, 1), (6, 301, 65), (5, 2, 256), (9, 5, 333),
+    (8, 64, 512), (6, 67, 1000), (9, 17, 1501), (5, 1, 2048), (3, 700, 700),
     (3, 2, 4100),
-)
+)  # fmt: skip
 # Compiling takes most of the time: other dtypes get half of the shapes, and functions beside tanh one shape for each kernel.
 DTYPES = {"float32": SHAPES, "float64": SHAPES[::2], "float16": SHAPES[::2]}
 EVERY_FUNCTION = ((7, 3, 37), (9, 5, 333), (3, 2, 4100))

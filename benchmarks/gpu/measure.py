@@ -21,21 +21,10 @@ from benchmarks.tables import Pick
 
 # T, B, H; I = H.
 SHAPES = (
-    (256, 1, 64),
-    (1024, 1, 16),
-    (128, 32, 128),
-    (100, 16, 256),
-    (4096, 16, 256),
-    (512, 64, 320),
-    (512, 64, 384),
-    (512, 16, 512),
-    (512, 64, 512),
-    (50, 1024, 512),
-    (512, 64, 768),
-    (512, 64, 1024),
-    (256, 64, 2048),
-    (256, 1, 2048),
-)
+    (256, 1, 64), (1024, 1, 16), (128, 32, 128), (100, 16, 256), (4096, 16, 256),
+    (512, 64, 320), (512, 64, 384), (512, 16, 512), (512, 64, 512), (50, 1024, 512),
+    (512, 64, 768), (512, 64, 1024), (256, 64, 2048), (256, 1, 2048),
+)  # fmt: skip
 # How many steps are compared with float64: 16, and fewer of wide networks, so that the host is not slower than the GPU. Which
 # kernel runs depends on batch and width alone.
 CHECKED_STEPS, FEWEST_CHECKED, CHECKED_PRODUCTS = 16, 2, 2**29

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, Protocol
 
-from benchmarks.case import Case, Numbers, Problem
+from benchmarks.case import Numbers, Problem
 
 __all__ = ["CHECKPOINTED", "PEERS", "Peer", "Prepared", "Unsupported", "prepare", "usable"]
 
@@ -137,11 +137,6 @@ def prepare(factory: str, problem: Problem) -> Prepared:
     module, _, function = factory.partition(":")
     made: Prepared = getattr(importlib.import_module(module), function)(problem)
     return made
-
-
-def gradients(case: Case, x: Any, h0: Any, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the gradients of a library that returns them by parameter."""
-    return {"x": x, "h0": h0, **{name: params[name] for k in range(case.layers) for name in layer_names(k)}}
 
 
 def layer_names(k: int) -> tuple[str, str, str, str]:

@@ -92,8 +92,8 @@ def test_a_ratio_that_may_be_one_is_reported():
     data = synthetic() | {"cases": [entry(Case(10, 1, 8), **rounds)]}
     page = report.page(data)
     assert "- NumPy alone vs torch.nn.RNN: slower at none of 1 shapes." in page
-    assert "- NumPy alone vs torch.nn.RNN: not told apart, as the interval holds 1, at (10, 1, 8)." in page
-    assert "not told apart" not in report.page(synthetic())
+    assert "- NumPy alone vs torch.nn.RNN: undecided, because the interval contains 1, at (10, 1, 8)." in page
+    assert "undecided" not in report.page(synthetic())
 
 
 def test_a_denormal_run_is_published_as_medians_and_an_interval():

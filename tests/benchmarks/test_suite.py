@@ -43,7 +43,7 @@ def test_when_the_time_is_over_the_rest_is_listed():
     data = suite.run(replace(options, layers=(1,), nonlinearities=("tanh",), dtypes=("float32",), quick=True))
     assert data["cases"] == []
     assert [c["steps"] for c in data["not_measured"]] == [3, 4]
-    assert "over before 2" in report.page(data)
+    assert "ran out before 2" in report.page(data)
 
 
 @linux
