@@ -14,15 +14,7 @@ from typing import Any
 Note = Callable[[dict[str, Any]], None]
 
 # These checks contain functions without a kernel, which kernel="require" has to refuse.
-WITHOUT_KERNEL = (
-    "RC-SCAN-005",
-    "RC-FWD-010",
-    "RC-FWD-011",
-    "RC-GRAD-008",
-    "RC-DIFF-001",
-    "RC-NUM-001",
-    "RC-NUM-005",
-)
+WITHOUT_KERNEL = ("RC-SCAN-005", "RC-FWD-010", "RC-FWD-011", "RC-GRAD-008", "RC-DIFF-001", "RC-NUM-001", "RC-NUM-005")
 RULE = "RNNCORE_TORCH_CUDA"
 REQUIRED = {"kernel": "require", "expected_failures": dict.fromkeys(WITHOUT_KERNEL, "a function without a kernel")}
 
