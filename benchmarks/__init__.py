@@ -22,6 +22,7 @@ with a float64 oracle.
 | suite.py | a run: which cases, in which order, in which time |
 | ratios.py | paired ratios, intervals, slopes |
 | tables.py, markdown.py, report.py, plots.py | the numbers as rows, as text, as a page, as a picture |
+| method.md | the section of the page on how it is measured |
 | calls.py, diagnostics_cost.py | programs of their own: small calls, and the cost of diagnostics |
 | gpu/ | the check and the benchmark on a GPU |
 """

@@ -16,21 +16,7 @@ from benchmarks.tables import COMPARISONS, Data, Group
 WORDS = {"forward": "Forward", "both": "Forward + backward"}
 PICTURES = "images"
 
-METHOD = """## How it is measured
-
-Every library runs in its own process, which stays alive and is stopped while another one measures. A round asks each
-library for one pass, in an order that moves on by one each time. The time of a round is the mean of as many calls as take
-50 ms. A ratio compares times of the same round: how many times as long the peer takes. Tables show the median over the
-rounds and, in parentheses, the middle 95 % of 2000 bootstrap draws of the rounds. Below 1 the peer is faster. The best peer
-is the one with the lowest median in that case. A library that takes more than 5 s and more than 8 times as long as the
-fastest is called only once.
-
-All libraries do the same work: all states and the last one, and the gradients of x, h0, both weights and biases, for
-cotangents on every output and on h_n. Input and weights are in the library's own layout before the clock starts. Compiling
-is not included; a separate table has it. x is normal, I = H, and W_hh has spectral radius 1. Before a library is timed, its
-results are compared with a float64 oracle. The share of the peak is the number of operations in the network's products,
-divided by its time and by the speed of the faster of two libraries' products of 2048 x 2048 matrices, in the same run with
-the same number of threads."""
+METHOD = Path(__file__).with_name("method.md")
 
 
 def page(data: Data) -> str:
@@ -41,7 +27,7 @@ def page(data: Data) -> str:
     data : mapping
         What :func:`benchmarks.suite.run` returned.
     """
-    parts = [_head(data), METHOD]
+    parts = [_head(data), METHOD.read_text(encoding="utf-8").strip()]
     parts += [_group(data, group, entries) for group, entries in tables.groups(data).items()]
     parts += [_errors(data), _denormal(data), _slopes(data), _memory(data), _starts(data), _absent(data)]
     return "\n\n".join(p for p in parts if p) + "\n"

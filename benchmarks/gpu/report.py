@@ -88,7 +88,7 @@ def _result(ran: Record) -> str:
 
 
 def _quoted(ran: Record) -> str:
-    return "".join(f"\n      {line}" for line in ran["words"].splitlines()) if ran["status"] else ""
+    return "\n\n" + "\n".join(f"      {line}" for line in ran["words"].splitlines()) if ran["status"] else ""
 
 
 def _counted(ran: Record) -> str:
@@ -131,7 +131,8 @@ def _measured(entries: list[Record]) -> list[str]:
             f"by that of {OURS} in the same round, with its bootstrap interval: above 1, {OURS} is faster. **Bold** ratios are "
             "below the goal in parentheses. JAX's times are by the host's clock and include the wait for the GPU. Memory is "
             f"the peak of a call beyond what was there before, divided by cuDNN's; the goal is {MEMORY}.",
-            "\n".join([f"{reached} of {reached + len(missed)} ratios reach their goal.", *missed]),
+            f"{reached} of {reached + len(missed)} ratios reach their goal." + (" Below it:" if missed else ""),
+            "\n".join(missed),
             table(["T, B, H", "pass", "kernel", OURS, *(f"against {name}" for name in AGAINST), "memory"], rows),
         ]
     return [part for part in [*parts, *_rule(entries)] if part]

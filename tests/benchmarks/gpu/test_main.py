@@ -162,7 +162,10 @@ def test_it_reports_every_ratio_and_what_was_not_measured(tmp_path):
     row += f"| not measured | 13.3 (0.40{DASH}20.0) (5) |"
     assert row.format("Forward", "1.67", "", 1) in report
     assert row.format("Forward + backward", "**1.67", "**", 2) + " **0.70** |" in report
-    assert "3 of 4 ratios reach their goal.\n- (512, 64, 512) Forward + backward against torch_cudnn\n" in report
+    assert (
+        "3 of 4 ratios reach their goal. Below it:\n\n- (512, 64, 512) Forward + backward against torch_cudnn\n"
+        in report
+    )
     assert "Not measured: jax_scan." in report and "- jax_scan at (512, 64, 512): RuntimeError: no room" in report
     assert "- memcheck: not finished: compute-sanitizer was not found" in report
     assert report.splitlines()[0].endswith("failed: jax_scan at (512, 64, 512), RuntimeError: no room")
