@@ -109,19 +109,7 @@ def run(
     here = {n: p for n, p in everyone.items() if n not in missing}
     began = time.monotonic()
     blas = {f"blas {n}": p for n, p in sgemm.BLAS.items() if peers.usable(p) is None}
-    data: dict[str, Any] = {
-        "environment": environment(),
-        "options": {k: v for k, v in asdict(options).items() if v != math.inf},
-        "labels": {n: p.label for n, p in everyone.items()},
-        "ours": [n for n, p in everyone.items() if p.ours],
-        "missing": missing,
-        "blas": [],
-        "peaks": [],
-        "columns": tables.COLUMNS,
-        "comparisons": tuple(tables.COMPARISONS),
-        "cases": [],
-        "not_measured": [],
-    }
+    data = _blank(options, everyone, missing)
     if before is not None:
         data = _joined(before, data)
     with tempfile.TemporaryDirectory() as scratch, Pool({**here, **blas}) as pool:
@@ -135,6 +123,22 @@ def run(
     this |= {"minutes": round((time.monotonic() - began) / 60, 1), "load_after": os.getloadavg()}
     part.write()
     return data
+
+
+def _blank(options: Options, everyone: Mapping[str, peers.Peer], missing: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "environment": environment(),
+        "options": {k: v for k, v in asdict(options).items() if v != math.inf},
+        "labels": {n: p.label for n, p in everyone.items()},
+        "ours": [n for n, p in everyone.items() if p.ours],
+        "missing": missing,
+        "blas": [],
+        "peaks": [],
+        "columns": tables.COLUMNS,
+        "comparisons": tuple(tables.COMPARISONS),
+        "cases": [],
+        "not_measured": [],
+    }
 
 
 def _joined(before: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,17 +114,15 @@ def _measured(entries: list[Record]) -> list[str]:
     parts = ["\n".join(left_out), f"Not measured: {', '.join(absent)}." if absent else ""]
     rows, missed, reached = [], [], 0
     for entry, of in ((entry, of) for entry in entries for of in PASSES):
-        found, shape = tables.medians(entry, of), Case(**entry["case"]).shape
-        if OURS in found:
-            cells = []
-            for k, name in enumerate(AGAINST):
-                ratio, aim = tables.mean([entry], of, k), goal(shape, of, name)
-                enough = ratio is not None and ratio.value >= aim
-                reached += enough
-                missed += [f"- ({_shape(entry)}) {WORDS[of]} against {name}"] if ratio and not enough else []
-                cells.append(f"{_bold(times(ratio), not enough)} ({aim:g})" if ratio else MISSING)
+        ratios = {name: tables.mean([entry], of, k) for k, name in enumerate(AGAINST)}
+        aims = {name: goal(Case(**entry["case"]).shape, of, name) for name in AGAINST}
+        below = [name for name, ratio in ratios.items() if ratio and ratio.value < aims[name]]
+        reached += sum(ratio is not None for ratio in ratios.values()) - len(below)
+        missed += [f"- ({_shape(entry)}) {WORDS[of]} against {name}" for name in below]
+        if ours := tables.medians(entry, of).get(OURS):
+            cells = [f"{_bold(times(r), n in below)} ({aims[n]:g})" if r else MISSING for n, r in ratios.items()]
             kernels = " ".join(dict.fromkeys(NAMES.findall(entry["about"].get(OURS, ""))))
-            rows.append([_shape(entry), WORDS[of], kernels, milliseconds(found[OURS]), *cells, _memory(entry, of)])
+            rows.append([_shape(entry), WORDS[of], kernels, milliseconds(ours), *cells, _memory(entry, of)])
     if rows:
         parts += [
             "float32 with full products. A time is the median of the rounds in ms. A ratio is the other library's time divided "
