@@ -112,28 +112,40 @@ def _measured(entries: list[Record]) -> list[str]:
     left_out = [f"- {n} at ({_shape(e)}): {e['peers'][n]}" for e in entries for n in e["kind"]]
     absent = [n for n in PEERS if not any(tables.medians(e, of).get(n) for e in entries for of in PASSES)]
     parts = ["\n".join(left_out), f"Not measured: {', '.join(absent)}." if absent else ""]
-    rows, missed, reached = [], [], 0
-    for entry, of in ((entry, of) for entry in entries for of in PASSES):
-        ratios = {name: tables.mean([entry], of, k) for k, name in enumerate(AGAINST)}
-        aims = {name: goal(Case(**entry["case"]).shape, of, name) for name in AGAINST}
-        below = [name for name, ratio in ratios.items() if ratio and ratio.value < aims[name]]
-        reached += sum(ratio is not None for ratio in ratios.values()) - len(below)
-        missed += [f"- ({_shape(entry)}) {WORDS[of]} against {name}" for name in below]
-        if ours := tables.medians(entry, of).get(OURS):
-            cells = [f"{_bold(times(r), n in below)} ({aims[n]:g})" if r else MISSING for n, r in ratios.items()]
-            kernels = " ".join(dict.fromkeys(NAMES.findall(entry["about"].get(OURS, ""))))
-            rows.append([_shape(entry), WORDS[of], kernels, milliseconds(ours), *cells, _memory(entry, of)])
+    found = [_against(entry, of) for entry in entries for of in PASSES]
+    rows = [row for row, _, _ in found if row]
+    missed = [line for _, lines, _ in found for line in lines]
+    ratios = sum(number for _, _, number in found)
     if rows:
         parts += [
             "float32 with full products. A time is the median of the rounds in ms. A ratio is the other library's time divided "
             f"by that of {OURS} in the same round, with its bootstrap interval: above 1, {OURS} is faster. **Bold** ratios are "
             "below the goal in parentheses. JAX's times are by the host's clock and include the wait for the GPU. Memory is "
             f"the peak of a call beyond what was there before, divided by cuDNN's; the goal is {MEMORY}.",
-            f"{reached} of {reached + len(missed)} ratios reach their goal." + (" Below it:" if missed else ""),
+            f"{ratios - len(missed)} of {ratios} ratios reach their goal." + (" Below it:" if missed else ""),
             "\n".join(missed),
             table(["T, B, H", "pass", "kernel", OURS, *(f"against {name}" for name in AGAINST), "memory"], rows),
         ]
     return [part for part in [*parts, *_rule(entries)] if part]
+
+
+def _against(entry: Record, of: str) -> tuple[list[str], list[str], int]:
+    """Return the row of a shape and pass, a line for each ratio below its goal, and the number of ratios."""
+    ours = tables.medians(entry, of).get(OURS)
+    if ours is None:
+        return [], [], 0
+    cells, below, number = [], [], 0
+    for k, name in enumerate(AGAINST):
+        ratio, aim = tables.mean([entry], of, k), goal(Case(**entry["case"]).shape, of, name)
+        if ratio is None:
+            cells.append(MISSING)
+            continue
+        number += 1
+        if ratio.value < aim:
+            below.append(f"- ({_shape(entry)}) {WORDS[of]} against {name}")
+        cells.append(f"{_bold(times(ratio), ratio.value < aim)} ({aim:g})")
+    kernels = " ".join(dict.fromkeys(NAMES.findall(entry["about"].get(OURS, ""))))
+    return [_shape(entry), WORDS[of], kernels, milliseconds(ours), *cells, _memory(entry, of)], below, number
 
 
 def _rule(entries: list[Record]) -> list[str]:
