@@ -11,10 +11,11 @@ from collections.abc import Callable
 from rnncore.testing.tools.rules import BOTH, CAPABILITIES, TOLERANCES, Check
 from rnncore.testing.tools.subject import Subject
 
-__all__ = ["CHECKS", "check"]
+__all__ = ["CHECKS", "FLOAT32", "FLOAT64", "check"]
 
 
 CHECKS: dict[str, Check] = {}
+FLOAT32, FLOAT64 = ("float32",), ("float64",)
 
 
 def check(

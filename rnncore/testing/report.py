@@ -238,4 +238,3 @@ def _share(m: Measured) -> float:
     if m.allowed == 0.0:
         return math.inf if m.eps > 0 else 0.0
     return m.eps / m.allowed
-

@@ -1,19 +1,18 @@
-"""GRAD: reverse mode; JVP: forward mode; DIFF: both against central differences of the backend's own forward pass; SECOND."""
+"""GRAD: reverse mode. JVP: forward mode. DIFF: both against central differences of the backend's own forward pass."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from rnncore.network.results import Gradients
-from rnncore.testing.check import check
+from rnncore.testing.check import FLOAT64, check
 from rnncore.testing.tools.case import LENGTHS, LONG, STEPS, WIDTH, Case
 from rnncore.testing.tools.oracle import FUNCTIONS
 from rnncore.testing.tools.subject import Subject
 from rnncore.typing import Host
 
-# Central differences of a smooth function are best at h ~ eps**(1/3): truncation h^2 meets rounding eps / h.
+# Central differences are most accurate for h ~ eps**(1/3), where truncation h^2 balances rounding eps / h.
 STEP = 6e-6
-FLOAT64 = ("float64",)
 
 
 @check("RC-GRAD-001", "one layer: the gradient of every parameter, of x and of h0")
@@ -21,7 +20,7 @@ def one_layer(s: Subject) -> None:
     Case.make(s).check_gradients()
 
 
-@check("RC-GRAD-002", "three layers: the term from the layer above reaches every layer below")
+@check("RC-GRAD-002", "three layers: the gradient from the layer above reaches every layer below")
 def three_layers(s: Subject) -> None:
     Case.make(s, layers=3).check_gradients()
 
@@ -31,12 +30,12 @@ def two_directions(s: Subject) -> None:
     Case.make(s, bidirectional=True).check_gradients()
 
 
-@check("RC-GRAD-004", "two layers of two directions: a lower layer hears from both directions above it")
+@check("RC-GRAD-004", "two layers of two directions: the lower one receives gradients from both directions")
 def a_bidirectional_stack(s: Subject) -> None:
     Case.make(s, layers=2, bidirectional=True).check_gradients()
 
 
-@check("RC-GRAD-005", "layers of several widths", once=True)
+@check("RC-GRAD-005", "layers of different widths", once=True)
 def several_widths(s: Subject) -> None:
     Case.make(s, hidden=(5, 3), bidirectional=True).check_gradients()
 
@@ -52,55 +51,55 @@ def layouts(s: Subject) -> None:
     Case.make(s, layers=2, bidirectional=True, batched=False).check_gradients()
 
 
-@check("RC-GRAD-008", "each of the named functions, by its derivative from h or from z")
+@check("RC-GRAD-008", "each named function, by its derivative from h or from z")
 def named_functions(s: Subject) -> None:
     for name in FUNCTIONS:
         Case.make(s, name=name, bidirectional=True).check_gradients()
 
 
-@check("RC-GRAD-009", "the derivative is 0 where the pre-activation is limited", once=True)
+@check("RC-GRAD-009", "the derivative is 0 where the pre-activation is clipped", once=True)
 def clipped(s: Subject) -> None:
     for name in ("tanh", "relu"):
         Case.make(s, layers=2, name=name, clip=0.5, bidirectional=True).check_gradients()
 
 
-@check("RC-GRAD-010", "the cotangent of output alone, and that of h_n alone")
+@check("RC-GRAD-010", "the cotangent of output alone, and of h_n alone")
 def one_cotangent(s: Subject) -> None:
     Case.make(s, layers=2, bidirectional=True).check_gradients(h_n=False)
     Case.make(s, layers=2, bidirectional=True).check_gradients(output=False)
 
 
-@check("RC-GRAD-011", "the gradient of h0 is there, whether or not h0 was given", tolerance="gradients")
+@check("RC-GRAD-011", "the gradient of h0 is returned, whether or not h0 was given", tolerance="gradients")
 def initial_state(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     case.h0 = [np.zeros(h.shape) for h in case.h0]
     pullback = case.model().vjp(case.give(case.x))[2]
     grads = pullback(case.give(case.d_output), case.give_state(case.d_h_n))
     want = np.concatenate(case.truth().h0)
-    s.expect(np.abs(want).min() > 0, "the truth has a zero: the check would see nothing")
+    s.expect(np.abs(want).min() > 0, "the expected gradient has a zero, so the check is void")
     s.compare("dL/dh0", grads.h0, want)
 
 
-@check("RC-GRAD-012", "sequences of several lengths, one of them 0")
+@check("RC-GRAD-012", "sequences of different lengths, one of them 0")
 def several_lengths(s: Subject) -> None:
     Case.make(s, layers=2, lengths=LENGTHS).check_gradients()
     Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS).check_gradients()
 
 
-@check("RC-GRAD-013", "truncated: no gradient is carried across multiples of K, forwards or in reverse")
+@check("RC-GRAD-013", "with truncation no gradient crosses a multiple of K, forwards or in reverse")
 def truncated(s: Subject) -> None:
     Case.make(s, layers=2).check_gradients(truncate=3)
     Case.make(s, bidirectional=True).check_gradients(truncate=3)
 
 
-@check("RC-GRAD-014", "checkpointing changes no gradient", once=True)
+@check("RC-GRAD-014", "checkpointing does not change gradients", once=True)
 def checkpointed(s: Subject) -> None:
     Case.make(s, layers=2).check_gradients(checkpoint=3)
     Case.make(s, layers=2, lengths=LENGTHS).check_gradients(checkpoint=3, truncate=2)
     Case.make(s, layers=2, bidirectional=True).check_gradients(checkpoint=True)
 
 
-@check("RC-GRAD-015", "through dropout: the masks of the forward pass", once=True)
+@check("RC-GRAD-015", "dropout uses the masks of the forward pass", once=True)
 def through_dropout(s: Subject) -> None:
     case = Case.make(s, layers=2, dropout=0.5)
     mask = (np.random.default_rng(7).random((STEPS, 3, WIDTH)) < 0.5) / 0.5
@@ -113,7 +112,7 @@ def long_sequences(s: Subject) -> None:
 
 
 @check(
-    "RC-GRAD-017", "a pullback may be called again, with other cotangents or with none", tolerance="exact", once=True
+    "RC-GRAD-017", "a pullback can be called again, with other cotangents or with none", tolerance="exact", once=True
 )
 def pullbacks_are_pure(s: Subject) -> None:
     case = Case.make(s, layers=2)
@@ -122,7 +121,7 @@ def pullbacks_are_pure(s: Subject) -> None:
     nothing = pullback()
     again = pullback(case.give(case.d_output), case.give_state(case.d_h_n))
     s.same("dL/dx, the second time", again.x, first.x)
-    s.compare("dL/dx for no cotangent", nothing.x, np.zeros(case.x.shape))
+    s.compare("dL/dx without a cotangent", nothing.x, np.zeros(case.x.shape))
 
 
 # --- forward mode -----------------------------------------------------------------------------------------------------
@@ -138,12 +137,12 @@ def tangents_of_a_stack(s: Subject) -> None:
     Case.make(s, layers=2, bidirectional=True).check_tangents()
 
 
-@check("RC-JVP-003", "sequences of several lengths")
+@check("RC-JVP-003", "sequences of different lengths")
 def tangents_of_several_lengths(s: Subject) -> None:
     Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS).check_tangents()
 
 
-@check("RC-JVP-004", "functions whose derivative needs z, a limit, several widths, no bias", once=True)
+@check("RC-JVP-004", "functions whose derivative needs z, clipping, different widths, no bias", once=True)
 def tangents_of_the_rest(s: Subject) -> None:
     Case.make(s, name="relu").check_tangents()
     Case.make(s, clip=0.5).check_tangents()
@@ -160,7 +159,7 @@ def modes_are_adjoint(s: Subject) -> None:
     grads = model.vjp(x, h0, LENGTHS)[2](case.give(case.d_output), case.give_state(case.d_h_n))
     left = [s.host(tangents.output) * case.d_output, s.host(tangents.h_n) * np.concatenate(case.d_h_n)]
     right = [s.host(grads.x) * x_dot, *(s.host(grads.params[k]) * v for k, v in dots.items())]
-    # Measured against the sum of magnitudes, which is what the rounding of both sums is made of.
+    # Relative to the sum of magnitudes, which bounds the rounding of both sums.
     size = sum(float(np.abs(a).sum()) for a in right)
     difference = sum(float(a.sum()) for a in left) - sum(float(a.sum()) for a in right)
     s.compare("<d, J t> - <J^T d, t>", np.asarray(difference), np.asarray(0.0), tolerance="gradients", floor=size)

@@ -1,4 +1,4 @@
-"""SCAN: both scans, as the backend runs them, against the same recurrences in float64 one row and one step at a time."""
+"""SCAN: the backend's scans against the same recurrences in float64, one row and one step at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rnncore.nonlinearity.nonlinearity import NONLINEARITIES, as_nonlinearity, custom_nonlinearity, get_nonlinearity
-from rnncore.testing.check import check
+from rnncore.testing.check import FLOAT32, check
 from rnncore.testing.tools.oracle import linear_scan, nonlinear_scan
 from rnncore.testing.tools.requests import serpentine
 from rnncore.testing.tools.subject import Subject
@@ -15,12 +15,12 @@ from rnncore.typing import Host
 
 STEPS, BATCH, WIDTH = 6, 3, 5
 LONG = 300
-WIDE = 70  # more than one tile of any kernel, and a multiple of nothing
+WIDE = 70  # more than one tile of any kernel, and a multiple of no tile size
 STABLE = 0.9
 
 
 class Scan:
-    """Arguments of both scans: host numbers, and the two ways to run each."""
+    """Arguments of both scans on the host, and comparisons of both scans with the oracle."""
 
     def __init__(self, s: Subject, steps: int = STEPS, batch: int = BATCH, width: int = WIDTH, radius: float = 1.0):
         self.s = s
@@ -66,26 +66,26 @@ def nonlinear_identity(s: Subject) -> None:
     Scan(s).nonlinear("identity")
 
 
-@check("RC-SCAN-005", "the nonlinear scan with each of the other named functions")
+@check("RC-SCAN-005", "the nonlinear scan with the other named functions")
 def nonlinear_others(s: Subject) -> None:
     for name in NONLINEARITIES:
         if name not in ("tanh", "relu", "sigmoid", "identity"):
             Scan(s).nonlinear(name)
 
 
-@check("RC-SCAN-006", "the nonlinear scan limits the pre-activation before the function")
+@check("RC-SCAN-006", "the nonlinear scan clips the pre-activation before it applies the function")
 def nonlinear_clip(s: Subject) -> None:
     for name in ("tanh", "relu", "sigmoid", "identity"):
         Scan(s).nonlinear(name, clip=0.5)
 
 
-@check("RC-SCAN-007", "the nonlinear scan in reverse runs from the last step to the first, each result at its own step")
+@check("RC-SCAN-007", "the reverse nonlinear scan runs from the last step to the first and keeps the order of results")
 def nonlinear_reverse(s: Subject) -> None:
     for name in ("tanh", "relu"):
         Scan(s).nonlinear(name, reverse=True)
 
 
-@check("RC-SCAN-008", "the nonlinear scan begins from its first state", tolerance="states")
+@check("RC-SCAN-008", "the nonlinear scan uses its initial state", tolerance="states")
 def nonlinear_first_state(s: Subject) -> None:
     for reverse in (False, True):
         scan = Scan(s)
@@ -93,7 +93,7 @@ def nonlinear_first_state(s: Subject) -> None:
         scan.nonlinear("tanh", reverse=reverse)
 
 
-@check("RC-SCAN-009", "the nonlinear scan of one step, one row, one unit, and of all three at once")
+@check("RC-SCAN-009", "the nonlinear scan of one step, one row or one unit, and of all three")
 def nonlinear_ones(s: Subject) -> None:
     for shape in ((1, BATCH, WIDTH), (STEPS, 1, WIDTH), (STEPS, BATCH, 1), (1, 1, 1)):
         for reverse in (False, True):
@@ -111,7 +111,7 @@ def nonlinear_wide(s: Subject) -> None:
     Scan(s, 4, 2, WIDE, STABLE).nonlinear("relu", reverse=True)
 
 
-@check("RC-SCAN-012", "the nonlinear scan runs a user's own function", tolerance="states")
+@check("RC-SCAN-012", "the nonlinear scan with a custom function", tolerance="states")
 def nonlinear_custom(s: Subject) -> None:
     f, scan = serpentine(), Scan(s)
     with s.scope():
@@ -123,7 +123,7 @@ def nonlinear_custom(s: Subject) -> None:
     s.compare("h", got, want)
 
 
-@check("RC-SCAN-013", "the nonlinear scan of no rows and of no steps is empty, in the right shape")
+@check("RC-SCAN-013", "the nonlinear scan without rows or without steps is empty, with the right shape")
 def nonlinear_empty(s: Subject) -> None:
     for shape in ((STEPS, 0, WIDTH), (0, BATCH, WIDTH)):
         Scan(s, *shape).nonlinear("tanh")
@@ -134,12 +134,12 @@ def linear_forwards(s: Subject) -> None:
     Scan(s).linear()
 
 
-@check("RC-SCAN-015", "the linear scan in reverse carries s_{t+1}")
+@check("RC-SCAN-015", "the reverse linear scan carries s_{t+1}")
 def linear_reverse(s: Subject) -> None:
     Scan(s).linear(reverse=True)
 
 
-@check("RC-SCAN-016", "the linear scan begins from its first state")
+@check("RC-SCAN-016", "the linear scan uses its initial state")
 def linear_first_state(s: Subject) -> None:
     for reverse in (False, True):
         scan = Scan(s)
@@ -147,9 +147,7 @@ def linear_first_state(s: Subject) -> None:
         scan.linear(reverse=reverse)
 
 
-@check(
-    "RC-SCAN-017", "where d is exactly 0 the linear scan is exactly 0, and nothing is carried over", tolerance="exact"
-)
+@check("RC-SCAN-017", "where d is exactly 0 the linear scan is exactly 0 and carries nothing over", tolerance="exact")
 def linear_zero_factor(s: Subject) -> None:
     scan = Scan(s)
     scan.d[2] = 0.0
@@ -162,7 +160,7 @@ def linear_zero_factor(s: Subject) -> None:
         s.compare("s where d is 0", got[2], np.zeros((BATCH, WIDTH)))
 
 
-@check("RC-SCAN-018", "the linear scan of one step, one row, one unit; of no rows and of no steps")
+@check("RC-SCAN-018", "the linear scan of one step, one row or one unit, without rows and without steps")
 def linear_edges(s: Subject) -> None:
     shapes = ((1, BATCH, WIDTH), (STEPS, 1, WIDTH), (STEPS, BATCH, 1), (STEPS, 0, WIDTH), (0, BATCH, WIDTH))
     for shape in shapes:
@@ -170,7 +168,7 @@ def linear_edges(s: Subject) -> None:
             Scan(s, *shape).linear(reverse=reverse)
 
 
-@check("RC-SCAN-019", "the linear scan over 300 steps and of 70 units keeps its accuracy")
+@check("RC-SCAN-019", "the linear scan keeps its accuracy over 300 steps and with 70 units")
 def linear_long_and_wide(s: Subject) -> None:
     long, wide = Scan(s, LONG, 2, WIDTH, STABLE), Scan(s, 4, 2, WIDE, STABLE)
     long.d = np.ones(long.d.shape)
@@ -179,7 +177,7 @@ def linear_long_and_wide(s: Subject) -> None:
             scan.linear(reverse=reverse)
 
 
-@check("RC-SCAN-020", "without leave to overwrite, a scan changes no argument and its result is an array of its own")
+@check("RC-SCAN-020", "without overwrite, a scan changes no argument and returns a new array")
 def scans_leave_their_arguments(s: Subject) -> None:
     scan, f = Scan(s), as_nonlinearity("tanh")
     given = {n: s.give(getattr(scan, n)) for n in ("p", "u", "d", "h0", "w")}
@@ -192,7 +190,7 @@ def scans_leave_their_arguments(s: Subject) -> None:
         s.compare(name, x, getattr(scan, name), tolerance="exact")
 
 
-@check("RC-SCAN-021", "with leave to overwrite, a scan gives the same numbers and changes no other argument")
+@check("RC-SCAN-021", "with overwrite, a scan returns the same numbers and changes no other argument")
 def scans_may_overwrite(s: Subject) -> None:
     scan, f = Scan(s), as_nonlinearity("relu")
     for reverse in (False, True):
@@ -209,7 +207,7 @@ def scans_may_overwrite(s: Subject) -> None:
             s.compare(name, given[name], getattr(scan, name), tolerance="exact")
 
 
-@check("RC-SCAN-022", "scans take arrays that are views: transposed matrices, slices of time and of the batch")
+@check("RC-SCAN-022", "scans accept views: transposed matrices, slices of time and of the batch")
 def scans_take_views(s: Subject) -> None:
     scan, f = Scan(s), as_nonlinearity("tanh")
     xp = s.xp
@@ -225,11 +223,7 @@ def scans_take_views(s: Subject) -> None:
     s.compare("s", r, linear_scan(scan.p, scan.d, scan.h0, scan.w, reverse=True), tolerance="gradients")
 
 
-@check(
-    "RC-SCAN-023",
-    "the linear scan takes its steps in order: a source reaches only what comes after it",
-    tolerance="exact",
-)
+@check("RC-SCAN-023", "the linear scan is causal: a source reaches only later steps", tolerance="exact")
 def linear_is_causal(s: Subject) -> None:
     for reverse in (False, True):
         scan = Scan(s)
@@ -247,7 +241,11 @@ def linear_is_causal(s: Subject) -> None:
         scan.linear(reverse=reverse)
 
 
-@check("RC-SCAN-024", "one call alone leaves every argument as it was: no second one puts it back", tolerance="exact")
+@check(
+    "RC-SCAN-024",
+    "a single call leaves its arguments unchanged, without a second call that restores them",
+    tolerance="exact",
+)
 def every_call_leaves_its_arguments(s: Subject) -> None:
     scan, f = Scan(s), as_nonlinearity("tanh")
     for reverse in (False, True):
@@ -264,8 +262,8 @@ def every_call_leaves_its_arguments(s: Subject) -> None:
 
 @check(
     "RC-SCAN-025",
-    "sizes past what a kernel does at once: 70 rows, a ring of 1100 units, 300 steps in reverse",
-    dtypes=("float32",),
+    "sizes beyond one block of a kernel: 70 rows, a ring of 1100 units, 300 steps in reverse",
+    dtypes=FLOAT32,
 )
 def sizes_past_a_block(s: Subject) -> None:
     rows, ring, long = Scan(s, STEPS, WIDE), Scan(s, 2, 1, 1), Scan(s, LONG, 2, WIDTH, STABLE)
@@ -278,10 +276,7 @@ def sizes_past_a_block(s: Subject) -> None:
 
 
 @check(
-    "RC-SCAN-026",
-    "functions run with the alpha and beta that they were made with",
-    tolerance="gradients",
-    dtypes=("float32",),
+    "RC-SCAN-026", "functions use the alpha and beta that they were made with", tolerance="gradients", dtypes=FLOAT32
 )
 def nonlinear_parameters(s: Subject) -> None:
     for name, parameters, function in FAMILIES:
@@ -293,12 +288,7 @@ def nonlinear_parameters(s: Subject) -> None:
         s.compare(f"h ({name} of {parameters})", got, _stepped(scan, function), floor=1.0)
 
 
-@check(
-    "RC-SCAN-027",
-    "a user's function that is called tanh is not taken for tanh",
-    tolerance="states",
-    dtypes=("float32",),
-)
+@check("RC-SCAN-027", "a custom function named tanh is not treated as tanh", tolerance="states", dtypes=FLOAT32)
 def nonlinear_namesake(s: Subject) -> None:
     known, scan = serpentine(), Scan(s)
     f = custom_nonlinearity(*known.user, name="tanh") if known.user else known
@@ -319,7 +309,7 @@ FAMILIES: tuple[tuple[str, dict[str, float], Callable[[Host], Host]], ...] = (
 
 
 def _stepped(scan: Scan, function: Callable[[Host], Host]) -> Host:
-    """The truth for a function that the oracle does not have."""
+    """Compute the scan for a function that the oracle lacks."""
     h, want = scan.h0, np.empty(scan.p.shape)
     for t in range(len(scan.p)):
         h = want[t] = function(scan.p[t] + h @ scan.w.T)

@@ -9,18 +9,17 @@ import numpy as np
 from rnncore import scan
 from rnncore.network import calls
 from rnncore.nonlinearity.nonlinearity import as_nonlinearity
-from rnncore.testing.check import check
+from rnncore.testing.check import FLOAT64, check
 from rnncore.testing.tools.case import BATCH, LENGTHS, STEPS, WIDTH, Case
 from rnncore.testing.tools.oracle import linear_scan, nonlinear_scan, solve
 from rnncore.testing.tools.subject import Subject
 from rnncore.typing import Host
 
-# Central differences of a smooth function are best at h ~ eps**(1/3): truncation h^2 meets rounding eps / h.
+# Central differences are most accurate for h ~ eps**(1/3), where truncation h^2 balances rounding eps / h.
 STEP = 6e-6
-FLOAT64 = ("float64",)
 
 
-@check("RC-SECOND-001", "the VJP of a linear scan is a linear scan: with respect to all four arguments")
+@check("RC-SECOND-001", "the VJP of a linear scan, with respect to its four arguments, is made of a linear scan")
 def vjp_of_the_linear_scan(s: Subject) -> None:
     for reverse in (False, True):
         u, d, s0, m, c = _linear_arguments(s)
@@ -36,7 +35,7 @@ def vjp_of_the_linear_scan(s: Subject) -> None:
             s.compare(f"cotangent of {name}", got, value, tolerance="gradients")
 
 
-@check("RC-SECOND-002", "the JVP of a linear scan is a linear scan")
+@check("RC-SECOND-002", "the JVP of a linear scan is made of a linear scan")
 def jvp_of_the_linear_scan(s: Subject) -> None:
     for reverse in (False, True):
         u, d, s0, m, _ = _linear_arguments(s)
@@ -53,7 +52,7 @@ def jvp_of_the_linear_scan(s: Subject) -> None:
 
 @check("RC-SECOND-003", "a Hessian-vector product of the nonlinear scan, made of linear scans only")
 def hessian_vector_product(s: Subject) -> None:
-    """Forward over reverse: the tangent of delta, the cotangent of p, along a direction of p, h0 and W."""
+    """Forward over reverse: the tangent of delta, which is the cotangent of p, along a direction of p, h0 and W."""
     for reverse in (False, True):
         p, h0, w, c = s.draw(STEPS, BATCH, WIDTH), s.draw(BATCH, WIDTH), s.weights(WIDTH), s.draw(STEPS, BATCH, WIDTH)
         dots = [s.draw(*a.shape, scale=0.5) for a in (p, h0, w)]
@@ -91,7 +90,7 @@ def library_gradients(s: Subject) -> None:
 
 @check(
     "RC-SECOND-005",
-    "the library's own reverse mode through reverse mode gives the Hessian's products",
+    "the library's own reverse mode, applied twice, gives Hessian-vector products",
     needs=("grad",),
     tolerance="difference",
     dtypes=FLOAT64,
@@ -120,7 +119,7 @@ def _double_backward(s: Subject, case: Case) -> None:
 
     ahead, behind = gradients(STEP), gradients(-STEP)
     for n, got in zip(names, found[2:], strict=True):
-        s.compare(f"Hessian's product, {n}", got, (ahead[n] - behind[n]) / (2 * STEP), floor=1.0)
+        s.compare(f"Hessian-vector product, {n}", got, (ahead[n] - behind[n]) / (2 * STEP), floor=1.0)
 
 
 @check(
@@ -169,13 +168,13 @@ def compiled_pullback(s: Subject) -> None:
 
 
 def _compiled(s: Subject, function: Any) -> Any:
-    """Compiled where the library can: one that compiles each operation by itself would spend a minute on it."""
+    """Compile if the library can: compiling each operation by itself would take a minute."""
     compiler = getattr(s.backend, "jit", None)
     return function if compiler is None else compiler(function)
 
 
 def _loss(case: Case) -> Any:
-    """<output, d_output> + <h_n, d_h_n> as a function of x, h0 and the parameters, through this library."""
+    """Return <output, d_output> + <h_n, d_h_n> as a function of x, h0 and the parameters."""
     s, names = case.s, list(case.params)
     d_output, d_h_n = case.give(case.d_output), case.give_state(case.d_h_n)
 
@@ -187,12 +186,12 @@ def _loss(case: Case) -> Any:
     return loss
 
 
-# --- the truth about the derivatives of scans, step by step in float64 ------------------------------------------------
+# --- reference derivatives of the scans, step by step in float64 -----------------------------------------------------
 
 
 def _linear_arguments(s: Subject) -> tuple[Host, Host, Host, Host, Host]:
     u, d = s.draw(STEPS, BATCH, WIDTH), s.draw(STEPS, BATCH, WIDTH, scale=0.5)
-    d[2, 0, 1] = 0.0  # a dead unit: its cotangent is not what s / d would say
+    d[2, 0, 1] = 0.0  # a dead unit, whose cotangent cannot be computed from s / d
     return u, d, s.draw(BATCH, WIDTH), s.weights(WIDTH), s.draw(STEPS, BATCH, WIDTH)
 
 
