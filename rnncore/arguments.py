@@ -69,17 +69,22 @@ def fraction(argument: str, value: Any) -> float:
     return real(argument, value, "a number in [0, 1)", lambda x: 0 <= x < 1)
 
 
-def positive_int(argument: str, value: Any) -> int:
-    """Return the value as an int >= 1. A bool is not an integer."""
+def integer(argument: str, value: Any, expected: str, accept: Callable[[int], bool]) -> int:
+    """Return the value as an int if it is an integer that `accept` takes. A bool is not an integer."""
     try:
         number = operator.index(value)
     except TypeError:
         number = None
-    if number is None or isinstance(value, bool):
-        raise ArgumentTypeError(f"{argument}: expected an int >= 1, got {value!r}")
-    if number < 1:
-        raise ArgumentValueError(f"{argument}: expected an int >= 1, got {digits(number)}")
+    if number is None or isinstance(value, (bool, np.bool_)):
+        raise ArgumentTypeError(f"{argument}: expected {expected}, got {value!r}")
+    if not accept(number):
+        raise ArgumentValueError(f"{argument}: expected {expected}, got {digits(number)}")
     return number
+
+
+def positive_int(argument: str, value: Any) -> int:
+    """Return the value as an int >= 1."""
+    return integer(argument, value, "an int >= 1", lambda n: n >= 1)
 
 
 def as_generator(rng: Rng) -> np.random.Generator:
