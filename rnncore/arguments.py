@@ -30,10 +30,7 @@ SHOWN = 300  # characters of a foreign text in a message
 
 
 def real(
-    argument: str,
-    value: Any,
-    expected: str = "a finite number",
-    accept: Callable[[float], bool] = math.isfinite,
+    argument: str, value: Any, expected: str = "a finite number", accept: Callable[[float], bool] = math.isfinite
 ) -> float:
     """Return the value as a float if it is a real number that `accept` takes. A bool is not a number."""
     if isinstance(value, bool) or not isinstance(value, Real):

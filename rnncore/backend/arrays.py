@@ -25,21 +25,6 @@ from rnncore.errors import (
 )
 from rnncore.typing import Array, Device, Namespace
 
-__all__ = [
-    "FLOATS",
-    "check_array",
-    "check_finite",
-    "check_floating",
-    "device_name",
-    "device_scope",
-    "dtype_name",
-    "find_device",
-    "find_dtype",
-    "floating_dtypes",
-    "host_lengths",
-    "index_dtype",
-]
-
 _NO_SCOPE: AbstractContextManager[Any] = nullcontext()
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")

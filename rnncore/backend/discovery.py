@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
 
-__all__ = ["BackendStatus", "Claim", "Scan", "read_metadata", "top_package", "words"]
 
 GROUP = "rnncore.backends"
 DISTRIBUTION = "rnncore"

@@ -17,18 +17,6 @@ from rnncore.backend.contract import CONTRACT_VERSION, Backend
 from rnncore.backend.discovery import DISTRIBUTION, Claim, top_package, words
 from rnncore.errors import BackendUnavailableError
 
-__all__ = [
-    "MEMBERS",
-    "Plugin",
-    "ask_plugin",
-    "check_members",
-    "is_imported",
-    "is_installed",
-    "is_native",
-    "load_plugin",
-    "unusable",
-]
-
 MEMBERS = tuple(sorted(n for n in dir(Backend) if not n.startswith("_")))
 STRINGS = ("name", "native_package")  # the members that are not functions
 

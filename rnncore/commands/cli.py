@@ -17,7 +17,6 @@ from rnncore.errors import RnncoreError
 if TYPE_CHECKING:
     import typer
 
-__all__ = ["main"]
 
 INTERRUPTED = 130  # a shell's status for Ctrl-C
 PIPE_CLOSED = 141  # and for SIGPIPE

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rnncore.testing import Outcome, Report
-    from rnncore.typing import KernelMode
-
-__all__ = ["conform", "expectations", "print_report", "run"]
 
 STYLES = {"passed": "green", "failed": "bold red", "expected to fail": "yellow", "skipped": "dim"}
 
@@ -35,15 +32,23 @@ def conform(
     as_html: str = typer.Option(None, "--html", metavar="FILE", help="Also write the report as one HTML page."),
 ) -> int:
     """Check a backend with the conformance suite. Status 0 if it conforms, 1 if a check failed or none ran."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
+    from rnncore.testing import check_backend
+
     check_writable("--json", as_json)
     check_writable("--html", as_html)
-    report = run(
-        backend,
-        device=device,
-        kernel=kernel,  # type: ignore[arg-type]  # check_backend checks it
-        only=only or None,
-        expected_failures=expectations(expect_failure or []),
-    )
+    expected = expectations(expect_failure or [])
+    bar = progress(TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    task = bar.add_task("starting", total=None)
+
+    def on_outcome(outcome: Outcome, number: int, count: int) -> None:
+        bar.update(task, completed=number, total=count, description=outcome.id)
+
+    options: dict[str, Any] = {"device": device, "kernel": kernel, "only": only or None}
+    # A plugin or its library may print; standard output is for the report.
+    with bar, redirect_stdout(sys.stderr):
+        report = check_backend(backend, expected_failures=expected, on_outcome=on_outcome, **options)
     if as_json is not None:
         write(as_json, report.to_json() + "\n")
     if as_html is not None:
@@ -51,37 +56,6 @@ def conform(
     if as_json != STANDARD_OUTPUT:
         print_report(report, output())
     return 0 if report.ok else FAILED
-
-
-def run(
-    backend: str,
-    *,
-    device: str | None,
-    kernel: KernelMode,
-    only: Iterable[str] | None,
-    expected_failures: Mapping[str, str],
-) -> Report:
-    """Run the suite, with a progress bar on a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-
-    from rnncore.testing import check_backend
-
-    bar = progress(TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    task = bar.add_task("starting", total=None)
-
-    def on_outcome(outcome: Outcome, number: int, count: int) -> None:
-        bar.update(task, completed=number, total=count, description=outcome.id)
-
-    # A plugin or its library may print; standard output is for the report.
-    with bar, redirect_stdout(sys.stderr):
-        return check_backend(
-            backend,
-            device=device,
-            kernel=kernel,
-            only=only,
-            expected_failures=expected_failures,
-            on_outcome=on_outcome,
-        )
 
 
 def print_report(report: Report, console: Console) -> None:

@@ -7,31 +7,18 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import typer
 
+from rnncore.backend.arrays import dtype_name
 from rnncore.backend.registry import get_backend
-from rnncore.commands.terminal import (
-    FAILED,
-    STANDARD_OUTPUT,
-    USAGE,
-    check_writable,
-    fail,
-    output,
-    progress,
-    write,
-)
+from rnncore.commands.terminal import FAILED, STANDARD_OUTPUT, USAGE, check_writable, fail, output, progress, write
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, RnncoreError
 from rnncore.io.npy import read_npy
 from rnncore.model.rnn import RNN, load
 from rnncore.typing import Array, Host
-
-if TYPE_CHECKING:
-    from rnncore.diagnostics import Report
-
-__all__ = ["diagnose", "run"]
 
 SHOWN_ENTRIES = 3
 
@@ -51,21 +38,27 @@ def diagnose(
     ),
 ) -> int:
     """Say why a saved network does not learn. Status 0 if it is healthy, 1 if not, 2 for an error."""
+    from rnncore.diagnostics.run import check_level
+    from rnncore.diagnostics.run import diagnose as run
+
+    read = {"the weights": weights, "--input": x, "--cotangent": cotangent}
     try:
-        report = run(
-            weights,
-            x,
-            backend=backend,
-            device=device,
-            level=level,
-            lengths=lengths,
-            dependency_length=dependency_length,
-            cotangent=cotangent,
-            outputs={"--json": as_json, "--html": as_html},
-        )
+        check_level(level)
+        rows = None if lengths is None else _lengths(lengths)
+        _check_outputs({"--json": as_json, "--html": as_html}, read)
+        # A plugin may print; standard output is for the report.
+        with redirect_stdout(sys.stderr), _clock("reading") as say:
+            host = read_npy("--input", x)
+            given = None if cotangent is None else read_npy("--cotangent", cotangent)
+            rnn = load(weights, backend=backend, device=device)
+            array = _on(rnn, "--input", host)
+            pull = None if given is None else (_on(rnn, "--cotangent", given), None)
+            say(f"diagnosing {'x'.join(map(str, host.shape))}, level {level}")
+            options: dict[str, Any] = {"lengths": rows, "dependency_length": dependency_length, "level": level}
+            report = run(rnn, array, pull, **options)
+            say("drawing the page")
+            page = "" if as_html is None else report.to_html()
         if as_html is not None:
-            with _clock("drawing the page"):
-                page = report.to_html()
             write(as_html, page)
         if as_json is not None:
             write(as_json, report.to_json() + "\n")
@@ -79,40 +72,6 @@ def diagnose(
     if STANDARD_OUTPUT not in (as_json, as_html):
         report.show(output())
     return 0 if report.verdict.label == "healthy" else FAILED
-
-
-def run(
-    weights: str,
-    x: str,
-    *,
-    backend: str | None,
-    device: str | None,
-    level: Any,
-    lengths: str | None,
-    dependency_length: int | None,
-    cotangent: str | None,
-    outputs: Mapping[str, str | None],
-) -> Report:
-    """Read the files and diagnose, with a clock on a terminal.
-
-    Raises
-    ------
-    RnncoreError, OSError
-    """
-    from rnncore.diagnostics.run import check_level, diagnose
-
-    check_level(level)
-    rows = None if lengths is None else _lengths(lengths)
-    _check_outputs(outputs, {"the weights": weights, "--input": x, "--cotangent": cotangent})
-    # A plugin may print; standard output is for the report.
-    with redirect_stdout(sys.stderr), _clock("reading") as say:
-        host = read_npy("--input", x)
-        given = None if cotangent is None else read_npy("--cotangent", cotangent)
-        rnn = load(weights, backend=backend, device=device)
-        array = _on(rnn, "--input", host)
-        pull = None if given is None else (_on(rnn, "--cotangent", given), None)
-        say(f"diagnosing {'x'.join(map(str, host.shape))}, level {level}")
-        return diagnose(rnn, array, pull, lengths=rows, dependency_length=dependency_length, level=level)
 
 
 def _check_outputs(outputs: Mapping[str, str | None], read: Mapping[str, str | None]) -> None:
@@ -148,7 +107,7 @@ def _clock(what: str) -> Iterator[Callable[[str], None]]:
 
 def _on(rnn: RNN, option: str, host: Host) -> Array:
     """Move numbers to the network's dtype and device, refusing those that overflow in that dtype."""
-    name = rnn._engine.dtype_name
+    name = dtype_name(rnn.dtype)
     with np.errstate(over="ignore"):
         held = host.astype("float32" if name == "bfloat16" else name)
     beyond = np.argwhere(np.isfinite(host) & ~np.isfinite(held))

@@ -40,13 +40,7 @@ class Stored:
     dtype: str
 
 
-def write(
-    path: str | os.PathLike[str],
-    config: Mapping[str, Any],
-    params: Mapping[str, Host],
-    *,
-    dtype: str,
-) -> None:
+def write(path: str | os.PathLike[str], config: Mapping[str, Any], params: Mapping[str, Host], *, dtype: str) -> None:
     """Write a network to a file atomically: on any failure, an existing file is unchanged.
 
     The same network always gives the same bytes. A new file gets the permissions that ``open`` would give it, an existing

@@ -11,8 +11,6 @@ from typing import BinaryIO
 
 from rnncore.errors import ArgumentValueError, FileFormatError
 
-__all__ = ["open_regular", "replace"]
-
 
 def replace(path: str, data: bytes) -> None:
     """Replace a file's contents atomically: a reader sees the old bytes or the new ones.

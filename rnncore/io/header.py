@@ -20,8 +20,6 @@ from rnncore.errors import ArgumentValueError, FileFormatError, RnncoreError
 from rnncore.spec import RNNSpec
 from rnncore.typing import Host
 
-__all__ = ["KEY", "MAX_DIRECTORY_BYTES", "MAX_PARAMETERS", "MAX_TEXT_BYTES", "Description"]
-
 KEY = "rnncore"
 FORMAT = "rnncore"
 VERSION = 1

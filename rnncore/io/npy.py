@@ -18,8 +18,6 @@ from rnncore.errors import FileFormatError
 from rnncore.io.files import open_regular
 from rnncore.typing import Host
 
-__all__ = ["read_body", "read_header", "read_npy"]
-
 LARGEST_ITEM = 8  # bytes; array libraries have no larger real dtype
 START_BYTES = 10  # magic string, version and length of the header
 MAX_HEADER_BYTES = 1024  # the header of a matrix has 118

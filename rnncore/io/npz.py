@@ -23,8 +23,6 @@ from rnncore.io.header import KEY, Description
 from rnncore.io.npy import read_body, read_header
 from rnncore.typing import Host
 
-__all__ = ["decode", "encode"]
-
 _SUFFIX = ".npy"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip, so that the same network always gives the same bytes
 _UNIX = 3

@@ -17,8 +17,6 @@ from rnncore.errors import FileFormatError
 from rnncore.io.header import KEY, MAX_DIRECTORY_BYTES, Description, bare, check_names, parse, parse_json
 from rnncore.typing import Host
 
-__all__ = ["decode", "encode"]
-
 _LENGTH = struct.Struct("<Q")
 
 

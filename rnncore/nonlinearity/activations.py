@@ -14,8 +14,6 @@ from typing import TypeAlias
 
 from rnncore.typing import Array, Namespace
 
-__all__ = ["FAMILIES", "Elementwise", "Family", "Functions"]
-
 Elementwise: TypeAlias = Callable[[Array, Namespace], Array]
 
 

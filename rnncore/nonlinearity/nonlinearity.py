@@ -135,12 +135,7 @@ class Nonlinearity:
 
 
 def get_nonlinearity(
-    name: str | Nonlinearity,
-    /,
-    *,
-    alpha: float | None = None,
-    beta: float | None = None,
-    clip: float | None = None,
+    name: str | Nonlinearity, /, *, alpha: float | None = None, beta: float | None = None, clip: float | None = None
 ) -> Nonlinearity:
     """Return a nonlinearity by name.
 

@@ -16,8 +16,6 @@ from rnncore.backend.registry import backend_of
 from rnncore.errors import ArgumentTypeError, NonFiniteError
 from rnncore.typing import Array, Namespace
 
-__all__ = ["clip_grad_norm", "one_backend"]
-
 HALVES = ("float16", "bfloat16")  # too coarse for sums of squares and for the factor: both use float32
 
 

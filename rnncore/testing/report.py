@@ -121,11 +121,10 @@ class Report:
 
     def __str__(self) -> str:
         lines = [self.summary, *self.heading]
-        lines += [f"{o.id:<14} {_mark(o):<8} {_eps(o):>10}  {o.rule}" for o in self.outcomes if o.status == "passed"]
-        for status in ("skipped", "expected to fail", "failed"):
-            for o in self.outcomes:
-                if o.status == status:
-                    lines.append(f"{o.id:<14} {_mark(o):<8} {_eps(o):>10}  {o.rule}\n    {o.reason}")
+        for o in sorted(self.outcomes, key=lambda o: list(MARKS).index(o.status)):
+            eps = "" if o.error_eps is None else f"{_number(o.error_eps)} eps"
+            reason = f"\n    {o.reason}" if o.reason else ""
+            lines.append(f"{o.id:<14} {MARKS[o.status]:<8} {eps:>10}  {o.rule}{reason}")
         return "\n".join(lines)
 
     @property
@@ -166,6 +165,8 @@ class Report:
 
 
 ORDER: tuple[Status, ...] = ("failed", "expected to fail", "passed", "skipped")
+# In the text, failures come last, where a terminal shows them.
+MARKS = {"passed": "passed", "skipped": "skipped", "expected to fail": "xfailed", "failed": "FAILED"}
 WITHIN_ROUNDING = 1000.0
 
 PAGE = """<!doctype html>
@@ -219,14 +220,6 @@ def _row(o: Outcome) -> str:
         f'<tr class="{kind}"><td class="id">{o.id}</td><td><b>{o.status}</b></td><td class="eps">{eps}</td>'
         f'<td class="rule">{html.escape(o.rule)}{reason}</td></tr>'
     )
-
-
-def _mark(o: Outcome) -> str:
-    return {"passed": "passed", "failed": "FAILED", "expected to fail": "xfailed", "skipped": "skipped"}[o.status]
-
-
-def _eps(o: Outcome) -> str:
-    return "" if o.error_eps is None else f"{_number(o.error_eps)} eps"
 
 
 def _number(x: float) -> str:

@@ -47,7 +47,8 @@ def _train(backend: str | None, seed: int, epochs: int, samples: int | None, *, 
     """Run the demonstration, with a progress bar on a terminal."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
-    from rnncore.commands.demo.training import RECIPES, run_demo
+    from rnncore.commands.demo.recipes import RECIPES
+    from rnncore.commands.demo.training import run_demo
 
     state = TextColumn("{task.fields[state]:<24}")
     bars = progress(TextColumn("{task.description:<11}"), BarColumn(), state, TimeElapsedColumn())

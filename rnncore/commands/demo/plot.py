@@ -8,8 +8,6 @@ from pathlib import Path
 
 from rnncore.commands.demo.training import Demo, Run
 
-__all__ = ["plot"]
-
 # matplotlib's default colours: cures in blue and green, failures in red and orange.
 COLOURS = {"vanishing": "C3", "orthogonal": "C0", "exploding": "C1", "overflow": "C5", "identity": "C2"}
 

@@ -10,8 +10,6 @@ from typing import Any
 from rnncore import init
 from rnncore.optim.optimisers import SGD, Adam
 
-__all__ = ["RECIPES", "Recipe"]
-
 
 @dataclass(frozen=True)
 class Recipe:

@@ -11,8 +11,6 @@ from rich.table import Table
 
 from rnncore.commands.demo.training import STEPS, Demo, Run
 
-__all__ = ["print_report", "to_dict"]
-
 # Steps whose gradient is shown, from the last to the first pixel.
 SHOWN = (63, 60, 56, 48, 32, 16, 0)
 

@@ -25,8 +25,6 @@ from rnncore.model.rnn import RNN
 from rnncore.optim.clipping import clip_grad_norm
 from rnncore.typing import Array, Host, Namespace
 
-__all__ = ["RECIPES", "Demo", "Run", "gradient_norms", "run_demo"]
-
 STEPS = 64
 CLASSES = 10
 HIDDEN_SIZE = 64

@@ -182,11 +182,7 @@ def bias_is_added(s: Subject) -> None:
 # --- dtypes and devices -----------------------------------------------------------------------------------------------
 
 
-@check(
-    "RC-TYPE-001",
-    "every result of a call, a pullback, a tangent and a trace has the model's dtype and device",
-    dtypes=BOTH,
-)
+@check("RC-TYPE-001", "results of calls, pullbacks, tangents and traces have the model's dtype and device", dtypes=BOTH)
 def results_keep_dtype_and_device(s: Subject) -> None:
     for lengths in (None, (4, 0, 6)):
         case = Case.make(s, layers=2, bidirectional=True, lengths=lengths)
@@ -202,7 +198,7 @@ def results_keep_dtype_and_device(s: Subject) -> None:
             _is_like(s, name, value)
 
 
-@check("RC-TYPE-002", "an input of another dtype is an error that names both dtypes", dtypes=FLOAT32)
+@check("RC-TYPE-002", "an input of another dtype is an error with both dtypes", dtypes=FLOAT32)
 def other_dtypes_are_refused(s: Subject) -> None:
     case = Case.make(s)
     model = case.model()
@@ -226,10 +222,7 @@ def missing_dtypes_are_refused(s: Subject) -> None:
 
 
 @check(
-    "RC-TYPE-004",
-    "an input on another device is an error that names both devices",
-    needs=("two_devices",),
-    dtypes=FLOAT32,
+    "RC-TYPE-004", "an input on another device is an error with both devices", needs=("two_devices",), dtypes=FLOAT32
 )
 def other_devices_are_refused(s: Subject) -> None:
     case = Case.make(s)
@@ -268,19 +261,12 @@ def foreign_arrays_are_refused(s: Subject) -> None:
         s.raises(ArgumentTypeError, f"an input of type {type(other).__name__}", lambda x=other: case.model()(x))  # type: ignore[misc]
 
 
-@check(
-    "RC-TYPE-007", "float16: forward pass and gradients within a few roundings", needs=("float16",), dtypes=("float16",)
-)
+@check("RC-TYPE-007", "float16: results within a few roundings", needs=("float16",), dtypes=("float16",))
 def float16_works(s: Subject) -> None:
     _half(s)
 
 
-@check(
-    "RC-TYPE-008",
-    "bfloat16: forward pass and gradients within a few roundings",
-    needs=("bfloat16",),
-    dtypes=("bfloat16",),
-)
+@check("RC-TYPE-008", "bfloat16: results within a few roundings", needs=("bfloat16",), dtypes=("bfloat16",))
 def bfloat16_works(s: Subject) -> None:
     _half(s)
 

@@ -15,9 +15,7 @@ SATURATED = (50.0, 1e4, 1e30)
 
 
 @check(
-    "RC-NUM-001",
-    "|z| of 50, 1e4, 1e30 and infinity: tanh is exactly 1, the logistic 0 or 1, without NaN",
-    tolerance="states",
+    "RC-NUM-001", "saturation at |z| of 50, 1e4, 1e30 and infinity: tanh is 1, the logistic 0 or 1", tolerance="states"
 )
 def saturation(s: Subject) -> None:
     for name in ("tanh", "sigmoid", "softsign", "hard_sigmoid"):
@@ -125,9 +123,7 @@ def no_detour_through_float32(s: Subject) -> None:
 
 
 @check(
-    "RC-NUM-009",
-    "products keep every digit of their inputs, or the ten bits of TF32 if `precision` says so",
-    tolerance="gradients",
+    "RC-NUM-009", "products keep all digits of their inputs, or TF32's if `precision` says so", tolerance="gradients"
 )
 def products_keep_digits(s: Subject) -> None:
     def full(*shape: int) -> Any:  # with all digits of the dtype, unlike `draw`
@@ -164,12 +160,7 @@ def linear_overflow(s: Subject) -> None:
     s.compare("s", got, want, tolerance="gradients")
 
 
-@check(
-    "RC-NUM-011",
-    "products use the namespace, which controls their precision, never an array's operator",
-    needs=("watchable",),
-    dtypes=FLOAT32,
-)
+@check("RC-NUM-011", "products use the namespace, not operators", needs=("watchable",), dtypes=FLOAT32)
 def products_have_a_precision(s: Subject) -> None:
     found = methods_asked(s, "__matmul__", "__rmatmul__", "__imatmul__")
     s.expect(not found, f"products by operators: {', '.join(found)}")

@@ -111,9 +111,7 @@ def long_sequences(s: Subject) -> None:
     Case.make(s, steps=LONG).check_gradients()
 
 
-@check(
-    "RC-GRAD-017", "a pullback can be called again, with other cotangents or with none", tolerance="exact", once=True
-)
+@check("RC-GRAD-017", "a pullback can be called again, with other cotangents or none", tolerance="exact", once=True)
 def pullbacks_are_pure(s: Subject) -> None:
     case = Case.make(s, layers=2)
     pullback = case.model().vjp(case.give(case.x), case.give_state(case.h0))[2]
@@ -170,7 +168,7 @@ def modes_are_adjoint(s: Subject) -> None:
 
 @check(
     "RC-DIFF-001",
-    "reverse mode is the derivative of the backend's own forward pass",
+    "reverse mode is the derivative of the backend's forward pass",
     tolerance="difference",
     dtypes=FLOAT64,
 )
@@ -184,7 +182,7 @@ def reverse_mode_is_the_derivative(s: Subject) -> None:
 
 @check(
     "RC-DIFF-002",
-    "forward mode is the derivative of the backend's own forward pass",
+    "forward mode is the derivative of the backend's forward pass",
     tolerance="difference",
     dtypes=FLOAT64,
 )

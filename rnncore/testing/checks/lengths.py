@@ -13,10 +13,7 @@ from rnncore.testing.tools.case import BATCH, LENGTHS, STEPS, WIDTH, Case
 from rnncore.testing.tools.subject import Subject
 
 
-@check(
-    "RC-LEN-001",
-    "sequences of different lengths, one of them 0: outputs past the end are 0, h_n is the last valid state",
-)
+@check("RC-LEN-001", "sequences of different lengths, one of them 0: outputs past the end, and h_n")
 def several_lengths(s: Subject) -> None:
     Case.make(s, layers=2, lengths=LENGTHS).check_forward()
 
@@ -28,10 +25,7 @@ def reverse_starts_at_the_end(s: Subject) -> None:
 
 
 @check(
-    "RC-LEN-003",
-    "padding is never read: NaN, infinity and huge numbers there change no bit",
-    tolerance="exact",
-    once=True,
+    "RC-LEN-003", "padding is never read: NaN, infinity and huge numbers change no bit", tolerance="exact", once=True
 )
 def padding_is_never_read(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, name="relu", lengths=LENGTHS)
@@ -54,9 +48,7 @@ def padding_gets_nothing(s: Subject) -> None:
         s.compare(f"{name} in the padding", rows, np.zeros(rows.shape))
 
 
-@check(
-    "RC-LEN-005", "a relu network that would overflow in the padding does not overflow", tolerance="exact", once=True
-)
+@check("RC-LEN-005", "a relu network does not overflow in the padding", tolerance="exact", once=True)
 def nothing_explodes_in_the_padding(s: Subject) -> None:
     huge = 1e10 if s.dtype_name == "float32" else 1e40  # its square is finite in the dtype, its tenth power is not
     short, steps = (2, 0, 1), 2 * STEPS
@@ -71,12 +63,7 @@ def nothing_explodes_in_the_padding(s: Subject) -> None:
         s.expect(np.isfinite(got).all(), f"{name}: expected finite numbers, got {got.ravel()[:4]}")
 
 
-@check(
-    "RC-LEN-006",
-    "a row without steps passes h0 to h_n, and the cotangent of h_n to that of h0",
-    tolerance="exact",
-    once=True,
-)
+@check("RC-LEN-006", "a row without steps passes h0 to h_n, and d_h_n to dL/dh0", tolerance="exact", once=True)
 def rows_without_steps(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
     found = case.results()
@@ -129,11 +116,7 @@ class _Listening:
         return self._backend.asarray(x, **where)
 
 
-@check(
-    "RC-LEN-010",
-    "indices computed from lengths are never negative, as libraries treat those differently",
-    dtypes=FLOAT32,
-)
+@check("RC-LEN-010", "indices computed from lengths are never negative", dtypes=FLOAT32)
 def indices_count_from_the_front(s: Subject) -> None:
     case, backend = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS), _Listening(s.backend)
     model = case.model(backend=backend)

@@ -50,12 +50,7 @@ def batch_split(s: Subject) -> None:
     _compare_all(s, joined, want)
 
 
-@check(
-    "RC-META-003",
-    "splitting time, with the state carried over, gives the results of the whole",
-    tolerance="states",
-    once=True,
-)
+@check("RC-META-003", "splitting time, with the state carried over, changes no result", tolerance="states", once=True)
 def time_split(s: Subject) -> None:
     case = Case.make(s, layers=2)
     model, h0 = case.model(), case.give_state(case.h0)
@@ -86,12 +81,7 @@ def hidden_permutation(s: Subject) -> None:
     _compare_all(s, _host(s, case.results()), moved)
 
 
-@check(
-    "RC-META-005",
-    "two layers are two networks, the second fed with the first one's output",
-    tolerance="states",
-    once=True,
-)
+@check("RC-META-005", "two layers are two networks, one fed with the other's output", tolerance="states", once=True)
 def layer_split(s: Subject) -> None:
     case = Case.make(s, layers=2)
     whole, h_n = case.model()(case.give(case.x), case.give_state(case.h0))
@@ -162,9 +152,7 @@ def one_step(s: Subject) -> None:
     s.compare("h_n", s.host(h_n)[0], s.host(output)[0][:, :WIDTH])
 
 
-@check(
-    "RC-META-010", "tanh is odd: negating input, states and biases negates the output", tolerance="states", once=True
-)
+@check("RC-META-010", "tanh is odd: negating input, states and biases negates output", tolerance="states", once=True)
 def odd_symmetry(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     want = s.host(case.model()(case.give(case.x), case.give_state(case.h0))[0])
@@ -173,12 +161,7 @@ def odd_symmetry(s: Subject) -> None:
     s.compare("output", got, -want)
 
 
-@check(
-    "RC-META-011",
-    "relu scales: input, states and biases times 4 give exactly 4 times the output",
-    tolerance="exact",
-    once=True,
-)
+@check("RC-META-011", "relu scales: input, states and biases times 4 give output times 4", tolerance="exact", once=True)
 def homogeneity(s: Subject) -> None:
     case = Case.make(s, layers=2, name="relu")
     want = s.host(case.model()(case.give(case.x), case.give_state(case.h0))[0])
@@ -207,12 +190,7 @@ def bias_split(s: Subject) -> None:
     s.compare("output", case.model()(case.give(case.x))[0], want)
 
 
-@check(
-    "RC-META-014",
-    "the identity network is linear: the response to a sum is the sum of responses",
-    tolerance="gradients",
-    once=True,
-)
+@check("RC-META-014", "the identity network is linear in its input", tolerance="gradients", once=True)
 def superposition(s: Subject) -> None:
     case = Case.make(s, layers=2, name="identity", bias=False)
     model, other = case.model(), s.draw(*case.x.shape)
@@ -221,10 +199,7 @@ def superposition(s: Subject) -> None:
 
 
 @check(
-    "RC-META-015",
-    "two networks in one, with block-diagonal weights, do not affect each other",
-    tolerance="states",
-    once=True,
+    "RC-META-015", "two networks with block-diagonal weights do not affect each other", tolerance="states", once=True
 )
 def block_diagonal(s: Subject) -> None:
     a, b = Case.make(s), Case.make(s)
@@ -319,11 +294,7 @@ def nilpotent(s: Subject) -> None:
     s.compare("dL/dh0", grads.h0, np.zeros((1, BATCH, WIDTH)))
 
 
-@check(
-    "RC-ANA-006",
-    "one unit: the gradient is the product of slopes and weights, D_T = prod f'(z_t) w",
-    tolerance="gradients",
-)
+@check("RC-ANA-006", "one unit: the gradient of h0 is the product of f'(z_t) w over all steps", tolerance="gradients")
 def scalar_chain(s: Subject) -> None:
     case = Case.make(s, hidden=1, inputs=1, batch=1, name="sigmoid", steps=30)
     case.params |= {"weight_hh_l0": np.asarray([[2.0]]), "weight_ih_l0": np.asarray([[1.0]])}

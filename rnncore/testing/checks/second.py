@@ -71,9 +71,7 @@ def hessian_vector_product(s: Subject) -> None:
 
 
 @check(
-    "RC-SECOND-004",
-    "the library's own reverse mode through the network gives the pullback's gradients",
-    needs=("grad",),
+    "RC-SECOND-004", "the library's reverse mode through the network gives the pullback's gradients", needs=("grad",)
 )
 def library_gradients(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
@@ -90,7 +88,7 @@ def library_gradients(s: Subject) -> None:
 
 @check(
     "RC-SECOND-005",
-    "the library's own reverse mode, applied twice, gives Hessian-vector products",
+    "the library's reverse mode twice gives Hessian-vector products",
     needs=("grad",),
     tolerance="difference",
     dtypes=FLOAT64,
@@ -124,7 +122,7 @@ def _double_backward(s: Subject, case: Case) -> None:
 
 @check(
     "RC-SECOND-006",
-    "compiled by the library, the network gives the same numbers",
+    "the network compiled by the library gives the same numbers",
     needs=("jit",),
     tolerance="states",
     once=True,
@@ -144,7 +142,7 @@ def compiled(s: Subject) -> None:
 
 @check(
     "RC-SECOND-007",
-    "compiled by the library, a pullback gives the same gradients",
+    "a pullback compiled by the library gives the same gradients",
     needs=("jit",),
     tolerance="gradients",
     once=True,

@@ -40,7 +40,7 @@ def cells_pull_back(s: Subject) -> None:
 
 @check(
     "RC-CELL-003",
-    "a sequence in pieces with the carried state gives the numbers of the whole",
+    "a sequence in pieces, with the state carried over, gives the same numbers",
     tolerance="states",
     once=True,
 )
@@ -64,9 +64,7 @@ def clips_norms(s: Subject) -> None:
         s.compare(f"clipped at {scale:g}", s.host(clipped["a"]) / scale, np.asarray([0.6, 0.0]), tolerance="gradients")
 
 
-@check(
-    "RC-OPT-002", "three steps of Adam and of SGD with momentum follow their formulas", needs=("registered",), once=True
-)
+@check("RC-OPT-002", "three steps of Adam and of SGD with momentum", needs=("registered",), once=True)
 def optimisers_step(s: Subject) -> None:
     start, g = s.draw(3, 4), s.draw(3, 4)
     adam, sgd = optim.Adam(0.25), optim.SGD(0.25, momentum=0.5)
