@@ -38,20 +38,14 @@ def uniform(bound: float) -> Initialiser:
     """Draw from U(-bound, bound). ``torch.nn.RNN`` draws every parameter this way, with bound 1 / sqrt(H)."""
     bound = non_negative("bound", bound)
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
-        return rng.uniform(-bound, bound, shape)
-
-    return make
+    return lambda shape, rng: rng.uniform(-bound, bound, shape)
 
 
 def constant(value: float) -> Initialiser:
     """Set every entry to one number."""
     value = float(value)
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
-        return np.full(shape, value)
-
-    return make
+    return lambda shape, rng: np.full(shape, value)
 
 
 def orthogonal(gain: float = 1.0) -> Initialiser:
@@ -80,10 +74,7 @@ def identity(gain: float = 1.0) -> Initialiser:
     """
     gain = positive("gain", gain)
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
-        return gain * np.eye(*_matrix(shape, "identity"))
-
-    return make
+    return lambda shape, rng: gain * np.eye(*_matrix(shape, "identity"))
 
 
 def xavier_uniform(gain: float = 1.0) -> Initialiser:
@@ -114,10 +105,7 @@ def gaussian(gain: float = 1.0) -> Initialiser:
     """
     gain = positive("gain", gain)
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
-        return rng.standard_normal(shape) * (gain / math.sqrt(_matrix(shape, "gaussian")[1]))
-
-    return make
+    return lambda shape, rng: rng.standard_normal(shape) * (gain / math.sqrt(_matrix(shape, "gaussian")[1]))
 
 
 def spectral_radius(radius: float = 1.0) -> Initialiser:

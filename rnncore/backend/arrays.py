@@ -76,14 +76,13 @@ def find_device(device: Any, *, backend: Backend) -> Device:
         raise BackendUnavailableError(f"backend {backend.name!r}: it has no usable device")
     if device is None:
         return usable[0]
-    names = [device_name(backend, candidate) for candidate in usable]
-    for candidate, name in zip(usable, names, strict=True):
-        if candidate is device or str(device) in (name, str(candidate)):
-            return candidate
-    for candidate, name in zip(usable, names, strict=True):
-        if name.split(":")[0] == str(device):
-            return candidate
-    raise DeviceError(f"device: expected one of {', '.join(names)} of backend {backend.name!r}, got {str(device)!r}")
+    wanted, named = str(device), [(device_name(backend, candidate), candidate) for candidate in usable]
+    found = [d for name, d in named if d is device or wanted in (name, str(d))]
+    found += [d for name, d in named if name.split(":")[0] == wanted]
+    if not found:
+        names = ", ".join(name for name, _ in named)
+        raise DeviceError(f"device: expected one of {names} of backend {backend.name!r}, got {wanted!r}")
+    return found[0]
 
 
 def device_name(backend: Backend, device: Device) -> str:

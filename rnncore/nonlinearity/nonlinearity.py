@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from rnncore.arguments import closest, describe, real
@@ -108,7 +109,7 @@ class Nonlinearity:
     def __reduce__(self) -> tuple[Any, ...]:
         if self.user is None:
             return from_config, (self.to_config(),)
-        return _custom_from_parts, (*self.user, self.name, self.gamma, self.clip)
+        return partial(custom_nonlinearity, *self.user, name=self.name, gamma=self.gamma, clip=self.clip), ()
 
     def _limited(self, z: Array, xp: Namespace) -> Array:
         return z if self.clip is None else xp.clip(z, -self.clip, self.clip)
@@ -233,7 +234,8 @@ def custom_nonlinearity(
     if gamma is not None:
         gamma = real("gamma", gamma, "a number >= 0 or None", lambda x: x >= 0)
     label = name if name is not None else str(getattr(function, "__name__", "custom"))
-    return _custom_from_parts(function, derivative, label, gamma, None).with_clip(clip)
+    functions = Functions(lambda z, xp: function(z), lambda z, xp: derivative(z), gamma=gamma)
+    return Nonlinearity(label, _functions=functions, user=(function, derivative)).with_clip(clip)
 
 
 def as_nonlinearity(value: Any, /, *, clip: float | None = None) -> Nonlinearity:
@@ -259,18 +261,3 @@ def _fold(name: str) -> str:
 
 
 _KEYS = {_fold(name): name for name in NONLINEARITIES}
-
-
-def _custom_from_parts(
-    function: Callable[[Array], Array],
-    derivative: Callable[[Array], Array],
-    name: str,
-    gamma: float | None,
-    clip: float | None,
-) -> Nonlinearity:
-    return Nonlinearity(
-        name,
-        clip=clip,
-        _functions=Functions(lambda z, xp: function(z), lambda z, xp: derivative(z), gamma=gamma),
-        user=(function, derivative),
-    )

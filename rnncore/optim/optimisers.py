@@ -112,12 +112,10 @@ class _Optimiser(ABC):
                 f"state_dict: expected {', '.join(sorted(want))} of an optimiser of type {kind!r}, got "
                 f"{', '.join(sorted(map(str, state_dict)))} of type {state_dict.get('type')!r}"
             )
-        if not isinstance(state_dict["options"], Mapping) or set(state_dict["options"]) != set(self._options()):
-            raise StateDictError(
-                f"state_dict['options']: expected {', '.join(self._options())}, got {state_dict['options']!r}"
-            )
-        fresh = type(self)(**state_dict["options"])
-        steps = state_dict["steps"]
+        options, steps = state_dict["options"], state_dict["steps"]
+        if not isinstance(options, Mapping) or set(options) != set(self._options()):
+            raise StateDictError(f"state_dict['options']: expected {', '.join(self._options())}, got {options!r}")
+        fresh = type(self)(**options)
         if not isinstance(steps, Mapping) or not all(type(n) is int and n >= 1 for n in steps.values()):
             raise StateDictError(f"state_dict['steps']: expected the number of steps >= 1 of each name, got {steps!r}")
         for slot in self._slots:

@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from importlib import import_module, metadata
 from typing import Any, TypeVar
 
@@ -58,10 +59,8 @@ class Session:
                 f"{device_name(self.backend, self.device)!r}, got {', '.join(self.dtypes) or 'none'}"
             )
         registered = isinstance(backend, str) or _is_registered(self.backend)
-        self.capabilities = self._ask(
-            "scans, writable, devices or asarray",
-            lambda: capabilities(self.backend, self.device, registered=registered),
-        )
+        ask = partial(capabilities, self.backend, self.device, registered=registered)
+        self.capabilities = self._ask("scans, writable, devices or asarray", ask)
         self.precision = self._ask("precision", lambda: precision_of(self.backend, self.device))
         self.versions = dict(_versions(self.backend))
 
@@ -100,25 +99,23 @@ class Session:
             Reason why the check is known to fail. If it passes nevertheless, that is a failure.
         """
         missing, dtypes = self._missing(check), self._dtypes(check)
-        if missing or not dtypes:
-            why = "; ".join(CAPABILITIES[n] for n in missing or check.dtypes)
-            if expected is not None:
-                why = f"expected to fail ({expected}), and cannot run here, as {why}: take it off the list"
-                return Outcome.of(check, "failed", why)
-            return Outcome.of(check, "skipped", why)
         started = time.perf_counter()
         measured: list[tuple[str, Measured]] = []
-        # One check at a time in a process: some observe the library while they run.
-        with _running:
-            fault = self._fault_in_any(check, dtypes, measured)
-        seconds = time.perf_counter() - started
-        if fault:
-            status, reason = ("failed", fault) if expected is None else ("expected to fail", f"{expected}: {fault}")
-        elif expected is not None:
-            status, reason = "failed", f"expected to fail ({expected}), and passed: take it off the list"
+        if missing or not dtypes:
+            status, reason = "skipped", "; ".join(CAPABILITIES[n] for n in missing or check.dtypes)
         else:
-            status, reason = "passed", ""
-        return Outcome.of(check, status, reason, measured=measured, seconds=seconds)
+            # One check at a time in a process: some observe the library while they run.
+            with _running:
+                reason = self._fault_in_any(check, dtypes, measured)
+            status = "failed" if reason else "passed"
+        if expected is not None:
+            stale = f"expected to fail ({expected}), and {{}}: take it off the list"
+            status, reason = {
+                "failed": ("expected to fail", f"{expected}: {reason}"),
+                "passed": ("failed", stale.format("passed")),
+                "skipped": ("failed", stale.format(f"cannot run here, as {reason}")),
+            }[status]
+        return Outcome.of(check, status, reason, measured=measured, seconds=time.perf_counter() - started)
 
 
 def check_backend(

@@ -18,24 +18,29 @@ import numpy as np
 
 from rnncore.backend.contract import Backend
 from rnncore.backend.registry import get_backend
+from rnncore.commands.demo.digits import (
+    CLASSES,
+    Batch,
+    Params,
+    accuracy,
+    log_probabilities,
+    loss_and_gradients,
+    new_readout,
+    split_digits,
+)
 from rnncore.commands.demo.recipes import RECIPES, Recipe
 from rnncore.diagnostics.gradient.flow import flow
 from rnncore.diagnostics.recording import record
 from rnncore.model.rnn import RNN
 from rnncore.optim.clipping import clip_grad_norm
-from rnncore.typing import Array, Host, Namespace
+from rnncore.typing import Host, Namespace
 
 STEPS = 64
-CLASSES = 10
 HIDDEN_SIZE = 64
 BATCH_SIZE = 32
 EPOCHS = 40
-TEST_SHARE = 0.25
-SPLIT_SEED = 0  # not --seed, so that all seeds are tested on the same digits
 MEASURED = 128  # held-out digits whose gradients are measured
 
-Params: TypeAlias = dict[str, Array]
-Batch: TypeAlias = tuple[Array, Array]
 OnBatch: TypeAlias = Callable[[str, int, float], None]
 
 
@@ -117,7 +122,7 @@ def run_demo(
     began = time.perf_counter()
     plugin = get_backend(backend)
     probe = RNN(1, HIDDEN_SIZE, backend=plugin.name, dtype="float32", rng=seed)
-    (train_x, train_y), (test_x, test_y) = _digits(samples)
+    (train_x, train_y), (test_x, test_y) = split_digits(samples)
 
     def batch(x: Host, y: Host) -> Batch:
         host = np.eye(CLASSES)[y], x.T[:, :, np.newaxis]
@@ -164,11 +169,7 @@ def _run(
     xp, rng = plugin.namespace(), np.random.default_rng(seed)
     options: dict[str, Any] = {"backend": plugin.name, "dtype": "float32", "rng": rng}
     rnn = RNN(1, HIDDEN_SIZE, nonlinearity=recipe.nonlinearity, init=recipe.init, **options)
-    drawn = {
-        "readout_weight": rng.standard_normal((CLASSES, HIDDEN_SIZE)) / math.sqrt(HIDDEN_SIZE),
-        "readout_bias": np.zeros(CLASSES),
-    }
-    readout = {k: plugin.asarray(v, dtype=rnn.dtype, device=rnn.device) for k, v in drawn.items()}
+    readout = new_readout(rnn, HIDDEN_SIZE, rng, plugin)
     start = gradient_norms(rnn, readout, measured, xp)
     losses: list[float] = []
     optimiser, stopped = recipe.optimiser(), ""
@@ -177,7 +178,7 @@ def _run(
         optimiser.lr = first_lr * (1 - (epoch - 1) / epochs)
         seen: list[float] = []
         for k in rng.permutation(len(batches)):
-            loss, grads = _loss_and_gradients(rnn, readout, batches[k], xp)
+            loss, grads = loss_and_gradients(rnn, readout, batches[k], xp)
             if not math.isfinite(loss):
                 stopped = f"loss {loss} in epoch {epoch}, batch {len(seen) + 1}"
                 break
@@ -192,56 +193,15 @@ def _run(
             break
         losses.append(math.fsum(seen) / len(seen))
     end = gradient_norms(rnn, readout, measured, xp)
-    right = None if stopped else _accuracy(rnn, readout, held_out, xp, plugin)
+    right = None if stopped else accuracy(rnn, readout, held_out, xp, plugin)
     return Run(recipe, right, tuple(losses), stopped, start, end, time.perf_counter() - began)
-
-
-def _loss_and_gradients(rnn: RNN, readout: Params, batch: Batch, xp: Namespace) -> tuple[float, Params]:
-    """Return the mean cross-entropy of a batch and its gradients. Only the loss leaves the device."""
-    x, targets = batch
-    output, _, pullback = rnn.vjp(x)
-    h = output[-1, ...]
-    log_p = _log_probabilities(h, readout, xp)
-    d_logits = (xp.exp(log_p) - targets) / targets.shape[0]
-    grads = pullback(d_h_n=xp.expand_dims(xp.matmul(d_logits, readout["readout_weight"]), axis=0))
-    of_readout = {
-        "readout_weight": xp.matmul(xp.matrix_transpose(d_logits), h),
-        "readout_bias": xp.sum(d_logits, axis=0),
-    }
-    return -float(xp.sum(log_p * targets)) / targets.shape[0], {**grads.params, **of_readout}
 
 
 def gradient_norms(rnn: RNN, readout: Params, batch: Batch, xp: Namespace) -> tuple[float, ...]:
     """Return the 2-norm of dL/dh_t for each step t, L the loss of one digit: the median over the batch."""
     x, targets = batch
-    log_p = _log_probabilities(rnn(x)[0][-1, ...], readout, xp)
+    log_p = log_probabilities(rnn(x)[0][-1, ...], readout, xp)
     found, _ = flow(record(rnn, x), None, [[xp.matmul(xp.exp(log_p) - targets, readout["readout_weight"])]])
     with np.errstate(over="ignore"):
         norms = np.exp(found.total[0][0])
     return tuple(float(n) for n in np.median(norms, axis=1))
-
-
-def _log_probabilities(h: Array, readout: Params, xp: Namespace) -> Array:
-    logits = xp.matmul(h, xp.matrix_transpose(readout["readout_weight"])) + readout["readout_bias"]
-    shifted = logits - xp.max(logits, axis=-1, keepdims=True)
-    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
-
-
-def _accuracy(rnn: RNN, readout: Params, batch: Batch, xp: Namespace, plugin: Backend) -> float:
-    x, targets = batch
-    log_p = _log_probabilities(rnn(x)[0][-1, ...], readout, xp)
-    right = xp.argmax(log_p, axis=-1) == xp.argmax(targets, axis=-1)
-    return float(np.mean(plugin.to_numpy(right)))
-
-
-def _digits(samples: int | None) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """Return training and held-out digits, stratified: pixels (N, 64) in [0, 1] and labels (N,)."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-    from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
-
-    pixels, labels = load_digits(return_X_y=True)
-    pixels, labels = pixels[:samples] / 16.0, labels[:samples]
-    train_x, test_x, train_y, test_y = train_test_split(
-        pixels, labels, test_size=TEST_SHARE, stratify=labels, random_state=SPLIT_SEED
-    )
-    return (train_x, train_y), (test_x, test_y)
