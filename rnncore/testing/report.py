@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from rnncore.diagnostics.findings.findings import plain
-
 if TYPE_CHECKING:
     from rnncore.testing.tools.rules import Check
     from rnncore.testing.tools.subject import Measured
@@ -148,6 +146,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain data, with NaN and infinity as strings."""
+        from rnncore.diagnostics.findings.findings import plain  # takes as long to import as the suite itself
+
         counts = {s: self.count(s) for s in ORDER}
         return {"schema": 1, "ok": self.ok, "ran": self.ran, "counts": counts, **plain(self)}
 
