@@ -1,4 +1,4 @@
-"""Backends: the contract that a plugin keeps, and how plugins are found, loaded and chosen."""
+"""Backends: the contract for plugins, and how plugins are found, loaded and selected."""
 
 from rnncore.backend.contract import CONTRACT_VERSION, Abilities, Backend, ScanRequest, Scans
 from rnncore.backend.discovery import BackendStatus

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import textwrap
 import threading
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 
 import rnncore
 from rnncore.backend import registry
+from rnncore.backend.discovery import Claim
 from rnncore.errors import (
     ArgumentTypeError,
     ArgumentValueError,
@@ -275,8 +277,10 @@ def test_a_plugin_that_failed_to_load_is_loaded_when_it_is_asked_for_again_but_n
 
 def test_the_command_that_installs_a_library():
     for name, package in (("torch", "torch"), ("strict", "array_api_strict"), ("cupy", "cupy")):
-        assert registry.install_command(name, package) == f'pip install "rnncore[{name}]"'
-    assert registry.install_command("acme", "acme_arrays.core") == "pip install acme_arrays"
+        claim = Claim(EntryPoint(name, f"rnncore_{name}", "rnncore.backends"), "rnncore", "1")
+        assert claim.install_command(package) == f'pip install "rnncore[{name}]"'
+    claim = Claim(EntryPoint("acme", "rnncore_acme", "rnncore.backends"), "rnncore-acme", "1")
+    assert claim.install_command("acme_arrays.core") == "pip install acme_arrays"
 
 
 def test_a_context_can_be_used_again_nested_and_not_out_of_order():

@@ -1,4 +1,4 @@
-"""KER: which code runs. The path a call takes is the one that was asked for, and a backend's word about its scans is true."""
+"""KER: which code runs, and whether `unsupported` and explain() tell the truth."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from rnncore.errors import KernelUnsupportedError
 from rnncore.nonlinearity.nonlinearity import as_nonlinearity
 from rnncore.scan import linear as reference_linear
 from rnncore.scan import nonlinear as reference_nonlinear
-from rnncore.testing.check import check
+from rnncore.testing.check import FLOAT32, check
 from rnncore.testing.tools.case import Case
 from rnncore.testing.tools.oracle import linear_scan, nonlinear_scan
 from rnncore.testing.tools.requests import requests
 from rnncore.testing.tools.subject import Subject
 from rnncore.typing import Array
 
-REASON = "refused for the sake of a check"
+REASON = "refused by a check"
 
 
 class _Spy:
-    """Scans that count, and may refuse or fail."""
+    """Scans that record calls, and may refuse or fail."""
 
     def __init__(self, scans: Scans, reason: str | None = None, error: Exception | None = None) -> None:
         self._scans, self._reason, self._error = scans, reason, error
@@ -46,7 +46,7 @@ class _Spy:
 
 
 class _With:
-    """A backend with other scans."""
+    """A backend with its scans replaced."""
 
     def __init__(self, backend: Backend, scans: Any) -> None:
         self._backend, self._own = backend, scans
@@ -61,13 +61,13 @@ class _With:
 def _spied(s: Subject, **options: Any) -> tuple[_Spy, Any]:
     scans = s.backend.scans()
     if scans is None:
-        raise AssertionError("asked of a backend without scans")
+        raise AssertionError("this check needs a backend with scans")
     spy = _Spy(scans, **options)
     return spy, _With(s.backend, spy)
 
 
 def _takes(s: Subject, dtype: str | None = None) -> list[str]:
-    """Which scans of a tanh network of 6 steps, 3 rows and 5 units the backend takes in the dtype."""
+    """Names of the scans that the backend supports for a tanh network of 6 steps, 3 rows and 5 units."""
     scans = s.backend.scans()
     if scans is None:
         return []
@@ -78,7 +78,7 @@ def _takes(s: Subject, dtype: str | None = None) -> list[str]:
 
 @check(
     "RC-KER-001",
-    "kernel='require' runs the backend's own scans or is an error, and 'auto' runs them wherever they take the request",
+    "'require' runs the backend's scans or raises; 'auto' runs them where they are supported",
     needs=("scans",),
 )
 def require_runs_the_kernel(s: Subject) -> None:
@@ -118,28 +118,19 @@ def reference_runs_no_kernel(s: Subject) -> None:
     s.compare("output", output, case.truth().output, tolerance="states")
 
 
-@check(
-    "RC-KER-003",
-    "a request that the scans refuse runs on the reference under 'auto' and is an error under 'require'",
-    needs=("scans",),
-)
+@check("RC-KER-003", "for a refused request 'auto' runs the reference and 'require' raises", needs=("scans",))
 def refusals_are_honoured(s: Subject) -> None:
     spy, backend = _spied(s, reason=REASON)
     case = Case.make(s)
     output, _ = case.model(backend=backend, kernel="auto")(case.give(case.x), case.give_state(case.h0))
-    s.expect(not spy.runs, f"refused, and run all the same: {spy.runs}")
+    s.expect(not spy.runs, f"refused, but run: {spy.runs}")
     s.compare("output", output, case.truth().output, tolerance="states")
     model = case.model(backend=backend, kernel="require")
     error = s.raises(KernelUnsupportedError, "kernel='require' of a refused request", lambda: model(case.give(case.x)))
     s.expect(REASON in str(error), f"the error does not give the reason: {error}")
 
 
-@check(
-    "RC-KER-004",
-    "an error inside a scan is the caller's to see, never swallowed",
-    needs=("scans",),
-    dtypes=("float32",),
-)
+@check("RC-KER-004", "an error inside a scan reaches the caller", needs=("scans",), dtypes=FLOAT32)
 def errors_are_not_swallowed(s: Subject) -> None:
     spy, backend = _spied(s, error=ZeroDivisionError("inside a scan"))
     case = Case.make(s)
@@ -150,16 +141,11 @@ def errors_are_not_swallowed(s: Subject) -> None:
     s.expect(len(spy.runs) == 1, f"expected one attempt, got {spy.runs}")
 
 
-@check(
-    "RC-KER-005",
-    "what `unsupported` does not refuse works: every function, empty axes, both directions",
-    needs=("scans",),
-    dtypes=FLOATS,
-)
+@check("RC-KER-005", "scans run every request that `unsupported` accepts", needs=("scans",), dtypes=FLOATS)
 def unsupported_does_not_lie(s: Subject) -> None:
     scans = s.backend.scans()
     if scans is None:
-        raise AssertionError("asked of a backend without scans")
+        raise AssertionError("this check needs a backend with scans")
     for request in requests(s.dtype_name, s.device, as_nonlinearity):
         reason = scans.unsupported(request)
         s.expect(
@@ -170,7 +156,7 @@ def unsupported_does_not_lie(s: Subject) -> None:
             _run_request(s, scans, request)
 
 
-@check("RC-KER-006", "explain() tells the path that a call takes", needs=("scans",), dtypes=("float32",))
+@check("RC-KER-006", "explain() names the path that a call takes", needs=("scans",), dtypes=FLOAT32)
 def explanations_are_true(s: Subject) -> None:
     takes = _takes(s)
     for kernel, refuse in (("auto", None), ("auto", REASON), ("reference", None)):
@@ -182,7 +168,9 @@ def explanations_are_true(s: Subject) -> None:
         runs = takes if kernel == "auto" and refuse is None else []
         want = {n: "kernel" if n in runs else "reference" for n in ("nonlinear", "linear")}
         s.expect(told == want, f"explain(), kernel={kernel!r}: expected {want}, got {told}")
-        s.expect(set(spy.runs) == set(runs), f"kernel={kernel!r}: said {told}, ran {spy.runs or 'the reference'}")
+        s.expect(
+            set(spy.runs) == set(runs), f"kernel={kernel!r}: explain() says {told}, ran {spy.runs or 'the reference'}"
+        )
 
 
 @check("RC-KER-007", "the backend's scans and the reference agree on this backend", needs=("scans",))
@@ -193,7 +181,7 @@ def kernel_agrees_with_the_reference(s: Subject) -> None:
         s.compare(name, value, want[name], tolerance="gradients" if name.startswith("dL/") else "states")
 
 
-@check("RC-KER-008", "the reference itself is right on this backend's namespace")
+@check("RC-KER-008", "the reference is correct on this backend's namespace")
 def reference_is_right(s: Subject) -> None:
     p, h0, w = s.draw(6, 3, 5), s.draw(3, 5), s.weights(5)
     u, d = s.draw(6, 3, 5), s.draw(6, 3, 5, scale=0.5)
@@ -217,7 +205,7 @@ def _run_request(s: Subject, scans: Scans, r: ScanRequest) -> None:
             want = linear_scan(a, b, first, m, reverse=r.reverse)
         else:
             got = scans.nonlinear(give(a), give(first), give(m), nonlinearity=f, reverse=r.reverse)
-            if f.is_custom:  # which the oracle does not know: the reference itself, on the host in float64
+            if f.is_custom:  # unknown to the oracle, so compare with the reference on the host in float64
                 want = reference_nonlinear(a, first, m, nonlinearity=f, reverse=r.reverse, xp=np)
             else:
                 limit = np.inf if f.clip is None else f.clip

@@ -1,4 +1,4 @@
-"""Sequences of several lengths: padding is never read and gets nothing."""
+"""LEN: sequences of different lengths. Padding is never read, and its outputs and gradients are 0."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ import numpy as np
 
 from rnncore.backend.contract import Backend
 from rnncore.errors import ArgumentValueError
-from rnncore.testing.check import check
+from rnncore.testing.check import FLOAT32, check
 from rnncore.testing.tools.case import BATCH, LENGTHS, STEPS, WIDTH, Case
 from rnncore.testing.tools.subject import Subject
 
 
-@check(
-    "RC-LEN-001", "sequences of several lengths, one of them 0: outputs past the end are 0, h_n is the last valid state"
-)
+@check("RC-LEN-001", "sequences of different lengths, one of them 0: outputs past the end, and h_n")
 def several_lengths(s: Subject) -> None:
     Case.make(s, layers=2, lengths=LENGTHS).check_forward()
 
@@ -27,10 +25,7 @@ def reverse_starts_at_the_end(s: Subject) -> None:
 
 
 @check(
-    "RC-LEN-003",
-    "padding is never read: NaN, infinity and huge numbers in it change no bit",
-    tolerance="exact",
-    once=True,
+    "RC-LEN-003", "padding is never read: NaN, infinity and huge numbers change no bit", tolerance="exact", once=True
 )
 def padding_is_never_read(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, name="relu", lengths=LENGTHS)
@@ -53,9 +48,9 @@ def padding_gets_nothing(s: Subject) -> None:
         s.compare(f"{name} in the padding", rows, np.zeros(rows.shape))
 
 
-@check("RC-LEN-005", "a relu network that would overflow in the padding does not", tolerance="exact", once=True)
+@check("RC-LEN-005", "a relu network does not overflow in the padding", tolerance="exact", once=True)
 def nothing_explodes_in_the_padding(s: Subject) -> None:
-    huge = 1e10 if s.dtype_name == "float32" else 1e40  # its square is a number of the dtype, its tenth power is not
+    huge = 1e10 if s.dtype_name == "float32" else 1e40  # its square is finite in the dtype, its tenth power is not
     short, steps = (2, 0, 1), 2 * STEPS
     case = Case.make(s, name="relu", bidirectional=True, steps=steps, lengths=short)
     for key in ("weight_hh_l0", "weight_hh_l0_reverse"):
@@ -68,9 +63,7 @@ def nothing_explodes_in_the_padding(s: Subject) -> None:
         s.expect(np.isfinite(got).all(), f"{name}: expected finite numbers, got {got.ravel()[:4]}")
 
 
-@check(
-    "RC-LEN-006", "a row without steps hands h0 to h_n and the cotangent of h_n to h0's", tolerance="exact", once=True
-)
+@check("RC-LEN-006", "a row without steps passes h0 to h_n, and d_h_n to dL/dh0", tolerance="exact", once=True)
 def rows_without_steps(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
     found = case.results()
@@ -79,7 +72,7 @@ def rows_without_steps(s: Subject) -> None:
     s.compare("dL/dh0 of the empty row", s.host(found["dL/dh0"])[:, 1], d_h_n[:, 1])
 
 
-@check("RC-LEN-007", "each sequence is as if it were alone", once=True)
+@check("RC-LEN-007", "each sequence of a batch gives the same numbers as alone", once=True)
 def each_sequence_alone(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
     model = case.model()
@@ -90,7 +83,7 @@ def each_sequence_alone(s: Subject) -> None:
             s.compare(f"row {b}", output[:end, b : b + 1], s.host(model(x, h0)[0]), tolerance="states")
 
 
-@check("RC-LEN-008", "full lengths are the same as none", tolerance="exact", once=True)
+@check("RC-LEN-008", "full lengths give the same numbers as no lengths", tolerance="exact", once=True)
 def full_lengths(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     want = {k: s.host(v) for k, v in case.results().items()}
@@ -99,7 +92,7 @@ def full_lengths(s: Subject) -> None:
         s.compare(name, value, want[name])
 
 
-@check("RC-LEN-009", "a length outside [0, T] is an error that names its index and value", dtypes=("float32",))
+@check("RC-LEN-009", "a length outside [0, T] is an error with its index and value", dtypes=FLOAT32)
 def bad_lengths(s: Subject) -> None:
     case = Case.make(s)
     model, x = case.model(), case.give(case.x)
@@ -123,11 +116,7 @@ class _Listening:
         return self._backend.asarray(x, **where)
 
 
-@check(
-    "RC-LEN-010",
-    "indices made of lengths count from the front: for a negative one each library does something else",
-    dtypes=("float32",),
-)
+@check("RC-LEN-010", "indices computed from lengths are never negative", dtypes=FLOAT32)
 def indices_count_from_the_front(s: Subject) -> None:
     case, backend = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS), _Listening(s.backend)
     model = case.model(backend=backend)

@@ -1,4 +1,4 @@
-"""SYNC: nothing is brought to the host, sent anew or waited for while a network runs."""
+"""SYNC: a running network transfers nothing and does not wait for the device."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Callable
 from typing import Any
 
 from rnncore.model.rnn import RNN
-from rnncore.testing.check import check
+from rnncore.testing.check import FLOAT32, check
 from rnncore.testing.tools.case import LENGTHS, STEPS, Case, methods_asked
 from rnncore.testing.tools.scan_case import both_scans, scan_arguments
 from rnncore.testing.tools.subject import Subject
 from rnncore.testing.tools.watch import Watched, noted, patched
 
 
-@check("RC-SYNC-001", "a forward pass brings nothing to the host and waits for nothing", once=True)
+@check("RC-SYNC-001", "a forward pass transfers nothing to the host and does not wait for the device", once=True)
 def forward_stays_on_the_device(s: Subject) -> None:
     _count(s, lambda model, x, h0: model(x, h0))
 
 
-@check("RC-SYNC-002", "neither do vjp and its pullback, jvp and trace", once=True)
+@check("RC-SYNC-002", "vjp and its pullback, jvp and trace transfer nothing to the host and do not wait", once=True)
 def derivatives_stay_on_the_device(s: Subject) -> None:
     _count(s, lambda model, x, h0: model.vjp(x, h0)[2](model(x, h0)[0]))
     _count(s, lambda model, x, h0: model.jvp(x, h0, x_dot=x))
     _count(s, lambda model, x, h0: model.trace(x, h0))
 
 
-@check("RC-SYNC-003", "with lengths, what crosses to the device does not grow with the number of steps", once=True)
+@check("RC-SYNC-003", "with lengths, transfers to the device do not grow with the number of steps", once=True)
 def lengths_cross_once(s: Subject) -> None:
     crossed = []
     for steps in (STEPS, 2 * STEPS):
@@ -41,11 +41,7 @@ def lengths_cross_once(s: Subject) -> None:
     )
 
 
-@check(
-    "RC-SYNC-004",
-    "the backend's scans do not wait, and neither fetch nor send, by the backend's own functions",
-    needs=("scans", "open"),
-)
+@check("RC-SYNC-004", "the backend's scans do not call its functions that wait or transfer", needs=("scans", "open"))
 def scans_stay_on_the_device(s: Subject) -> None:
     calls: list[str] = []
     with s.scope():
@@ -56,10 +52,10 @@ def scans_stay_on_the_device(s: Subject) -> None:
     s.expect(not calls, f"scans of {STEPS} steps called {', '.join(calls)}")
 
 
-@check("RC-SYNC-005", "a call moves no array to another device and back", needs=("watchable",), dtypes=("float32",))
+@check("RC-SYNC-005", "a call moves no array to another device and back", needs=("watchable",), dtypes=FLOAT32)
 def nothing_is_moved(s: Subject) -> None:
     found = methods_asked(s, "to_device", "cpu", "cuda", "get")
-    s.expect(not found, f"asked of an array: {', '.join(found)}")
+    s.expect(not found, f"methods called on an array: {', '.join(found)}")
 
 
 def _count(s: Subject, run: Callable[[RNN, Any, Any], Any]) -> None:
