@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -35,14 +35,16 @@ __all__ = [
     "ScanRequest",
     "Scans",
     "abilities_of",
+    "scan_words",
 ]
 
 # Raised when the contract grows or changes. A plugin of any version in READABLE_VERSIONS is taken as it is.
 CONTRACT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 
-# What `Abilities.scans` may name.
+# What `Abilities.scans` may name, and the member of a plugin that says so: `scans` is the function that returns its scans.
 SCAN_FORMS = ("carry", "ragged", "networks")
+MEMBERS = {"scans": "scan_forms"}
 
 
 def _same(x: Any, /) -> Any:
@@ -126,8 +128,8 @@ class Scans(Protocol):
 class Abilities:
     """What a backend can do beyond the required names. Every default promises nothing.
 
-    A plugin of contract version 2 has one under the name ``abilities``. A plugin of version 1 has the same names, `scans` apart,
-    as members of its own; :func:`abilities_of` makes the table of either.
+    A plugin has what it can do as members of these names, `scans` apart, which is its member ``scan_forms``; it leaves out the
+    rest. :func:`abilities_of` makes the table, once for each engine.
 
     Attributes
     ----------
@@ -140,12 +142,12 @@ class Abilities:
     window_numbers : int
         Elements of each array in one window of a pullback on `writable` arrays: what a cache holds on a host, more where each
         window costs a launch.
-    read_only : callable
+    read_only : callable or None
         ``read_only(x)``: a view of x that cannot be written to.
     detach : callable
         ``detach(x)``: the same numbers outside any graph that records operations.
-    version : callable
-        ``version(x)``: a counter of the changes made to x in place, or None where there is none.
+    changes : callable
+        ``changes(x)``: a counter of the changes made to x in place, or None where there is none.
     mark_like : callable
         ``mark_like(new, old)``: give `new` what automatic differentiation has noted on `old`, such as ``requires_grad``.
     device_name : callable
@@ -178,9 +180,9 @@ class Abilities:
     scans: frozenset[str] = frozenset()
     writable: bool = False
     window_numbers: int = 2**20
-    read_only: Callable[[Array], Array] = _same
+    read_only: Callable[[Array], Array] | None = None
     detach: Callable[[Array], Array] = _same
-    version: Callable[[Array], int | None] = _none
+    changes: Callable[[Array], int | None] = _none
     mark_like: Callable[[Array, Array], Array] = _first
     device_name: Callable[[Device], str] = str
     scope: Callable[[Device], AbstractContextManager[Any]] | None = None
@@ -195,8 +197,8 @@ class Abilities:
     unusable: Callable[[], str | None] | None = None
 
 
-# Members of a version 1 plugin that belong in the table.
-VERSION_1_NAMES = (
+# The abilities that version 1 of the contract knew.
+VERSION_1 = (
     "writable",
     "window_numbers",
     "read_only",
@@ -211,20 +213,24 @@ VERSION_1_NAMES = (
 )
 
 
+def scan_words(scans: Scans) -> Callable[[ScanRequest], str] | None:
+    """The scans' optional ``explain``, or None."""
+    return getattr(scans, "explain", None)
+
+
 def abilities_of(backend: Any) -> Abilities:
-    """The backend's own table, or the one that a version 1 plugin's members make up."""
-    own = getattr(backend, "abilities", None)
-    if isinstance(own, Abilities):
-        return own
-    return Abilities(**{n: getattr(backend, n) for n in VERSION_1_NAMES if getattr(backend, n, None) is not None})
+    """The table of what the backend's optional members promise, by the version of the contract that it was written for."""
+    known = VERSION_1 if getattr(backend, "contract_version", 1) == 1 else [f.name for f in fields(Abilities)]
+    members = {n: getattr(backend, MEMBERS.get(n, n), None) for n in known}
+    return Abilities(**{n: member for n, member in members.items() if member is not None})
 
 
 @runtime_checkable
 class Backend(Protocol):
     """What a plugin must have. A module with these names qualifies; there is no base class to inherit.
 
-    Two names are optional. ``contract_version`` is the :data:`CONTRACT_VERSION` that the plugin was written for, 1 if absent.
-    ``abilities`` is its :class:`Abilities` table; without it the plugin promises nothing beyond the names below.
+    All else is optional: ``contract_version``, the :data:`CONTRACT_VERSION` that the plugin was written for, 1 if absent; and
+    the members listed in :class:`Abilities`, each of which is a promise.
     """
 
     @property

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from rnncore.arguments import describe
-from rnncore.backend.contract import CONTRACT_VERSION, Backend
+from rnncore.backend.contract import CONTRACT_VERSION, READABLE_VERSIONS, Backend, abilities_of
 from rnncore.backend.discovery import (
     DISTRIBUTION,
     words,
@@ -69,8 +69,8 @@ def check_members(plugin: object, who: str) -> dict[str, Any]:
 
 
 def _other_version(plugin: object) -> str:
-    version = getattr(plugin, "contract_version", CONTRACT_VERSION)
-    return "" if version == CONTRACT_VERSION else repr(version)
+    version = getattr(plugin, "contract_version", 1)
+    return "" if version in READABLE_VERSIONS else repr(version)
 
 
 def _is_installed(package: str) -> bool:
@@ -83,7 +83,7 @@ def _unusable(plugin: _Plugin) -> str:
     """A plugin may say, without importing its library, why it cannot run here: an optional ``unusable() -> str | None``."""
 
     def ask() -> Any:
-        question = getattr(plugin.backend, "unusable", None)
+        question = abilities_of(plugin.backend).unusable
         return None if question is None else question()
 
     answer = ask_plugin("its unusable failed", ask)

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 
 from rnncore.backend.arrays import FLOATS, device_name, device_of, find_device, floating_dtypes, index_dtype
-from rnncore.backend.contract import CONTRACT_VERSION, Backend
+from rnncore.backend.contract import READABLE_VERSIONS, SCAN_FORMS, Backend, abilities_of
 from rnncore.errors import ArgumentTypeError, DeviceError, DTypeError, KernelUnsupportedError
 from rnncore.model.rnn import RNN
 from rnncore.testing.check import check
@@ -69,10 +69,16 @@ def has_the_names(s: Subject) -> None:
         s.expect(isinstance(value, str) and value, f"{name}: expected a string, got {value!r}")
 
 
-@check("RC-CON-002", "a contract version, where there is one, is this library's", dtypes=("float32",))
+@check(
+    "RC-CON-002",
+    "the contract version is one that this library reads, and so are the forms of scans",
+    dtypes=("float32",),
+)
 def speaks_this_contract(s: Subject) -> None:
-    version = getattr(s.backend, "contract_version", CONTRACT_VERSION)
-    s.expect(version == CONTRACT_VERSION, f"contract_version: expected {CONTRACT_VERSION}, got {version!r}")
+    version = getattr(s.backend, "contract_version", 1)
+    s.expect(version in READABLE_VERSIONS, f"contract_version: expected one of {READABLE_VERSIONS}, got {version!r}")
+    unknown = set(abilities_of(s.backend).scans) - set(SCAN_FORMS)
+    s.expect(not unknown, f"scan_forms: expected names among {SCAN_FORMS}, got {sorted(unknown)}")
 
 
 @check("RC-CON-003", "devices have names of their own, and each is found by its name", dtypes=("float32",))
