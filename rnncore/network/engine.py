@@ -6,15 +6,16 @@ inside a plugin's scan is the caller's to see.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from rnncore import scan
 from rnncore.backend.arrays import device_scope, dtype_name
-from rnncore.backend.contract import Backend, ScanRequest, Scans
+from rnncore.backend.contract import Backend, FormScans, ScanRequest, Scans, abilities_of
+from rnncore.carry import Carry, spread
 from rnncore.errors import (
     ArgumentTypeError,
     KernelUnsupportedError,
@@ -68,6 +69,8 @@ class Engine:
             return Choice(request.scan, "reference", 'kernel="reference" was asked for')
         if self.scans is None:
             reason: str | None = f"backend {self.backend.name!r} has no scans of its own"
+        elif other := [form for form in request.forms if form not in abilities_of(self.backend).scans]:
+            reason = f"the scans of backend {self.backend.name!r} do not name the form {' or '.join(other)}"
         else:
             reason = self.scans.unsupported(request)
         if reason is None:
@@ -95,19 +98,60 @@ class Engine:
         nonlinearity: Nonlinearity,
         reverse: bool,
         overwrite: bool = False,
+        carry: Carry | None = None,
+        rows: Sequence[int] | None = None,
     ) -> Array:
-        """The nonlinear scan on the chosen path; with `overwrite` the storage of p may become the result's."""
-        request = self._request("nonlinear", p, reverse, nonlinearity)
+        """Run the nonlinear scan on the chosen path; with `overwrite` the result may take the storage of p."""
+        # Scans of contract version 1 know neither argument.
+        options: dict[str, Any] = {"nonlinearity": nonlinearity, "reverse": reverse, **_rows(rows)}
+        factors = None
+        if carry is not None:
+            options["carry"] = carry = carry.over(p.shape, xp=self.xp)
+            factors = carry._asdict()
+        request = self._request("nonlinear", p, reverse, nonlinearity, factors, rows is not None)
         if self.choose(request).path == "kernel" and self.scans is not None:
-            return self.scans.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
-        return scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=self.xp)
+            return self.scans.nonlinear(p, h0, w_hh, overwrite=overwrite, **options)
+        return scan.nonlinear(p, h0, w_hh, xp=self.xp, **options)
 
-    def linear(self, u: Array, d: Array, s0: Array, m: Array, *, reverse: bool, overwrite: bool = False) -> Array:
-        """The linear scan on the chosen path; with `overwrite` the storage of d may become the result's."""
-        request = self._request("linear", u, reverse, None)
+    def linear(
+        self,
+        u: Array,
+        d: Array,
+        s0: Array,
+        m: Array,
+        *,
+        reverse: bool,
+        overwrite: bool = False,
+        rows: Sequence[int] | None = None,
+    ) -> Array:
+        """Run the linear scan on the chosen path; with `overwrite` the result may take the storage of d."""
+        options: dict[str, Any] = {"reverse": reverse, **_rows(rows)}
+        request = self._request("linear", u, reverse, None, None, rows is not None)
         if self.choose(request).path == "kernel" and self.scans is not None:
-            return self.scans.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite)
-        return scan.linear(u, d, s0, m, reverse=reverse, xp=self.xp)
+            return self.scans.linear(u, d, s0, m, overwrite=overwrite, **options)
+        return scan.linear(u, d, s0, m, xp=self.xp, **options)
+
+    def linear_carry(
+        self,
+        c: Array,
+        o: Array | None,
+        i: Array | None,
+        a: Array | None,
+        x0: Array,
+        m: Array,
+        *,
+        reverse: bool,
+        overwrite: bool = False,
+        rows: Sequence[int] | None = None,
+    ) -> Array:
+        """Run the linear scan with carry on the chosen path; with `overwrite` the result may take the storage of c."""
+        options: dict[str, Any] = {"reverse": reverse, **_rows(rows)}
+        o, i, a = (spread(factor, c.shape, xp=self.xp) for factor in (o, i, a))
+        request = self._request("linear", c, reverse, None, {"o": o, "i": i, "a": a}, rows is not None)
+        if self.choose(request).path == "kernel":
+            scans = cast("FormScans", self.scans)  # as its backend names the form
+            return scans.linear_carry(c, o, i, a, x0, m, overwrite=overwrite, **options)
+        return scan.linear_carry(c, o, i, a, x0, m, xp=self.xp, **options)
 
     def scope(self) -> AbstractContextManager[Any]:
         """What everything asked of the device is asked in: a backend's own context, where it needs one."""
@@ -144,9 +188,27 @@ class Engine:
         """Zeros of the engine's dtype on its device."""
         return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
 
-    def _request(self, kind: Any, x: Array, reverse: bool, nonlinearity: Nonlinearity | None) -> ScanRequest:
-        steps, batch, width = x.shape
-        return ScanRequest(kind, steps, batch, width, self.dtype_name, self.device, reverse, nonlinearity)
+    def _request(
+        self,
+        kind: Any,
+        x: Array,
+        reverse: bool,
+        nonlinearity: Nonlinearity | None,
+        factors: Mapping[str, Array | None] | None,
+        ragged: bool,
+    ) -> ScanRequest:
+        steps, *networks, batch, width = x.shape
+        request = ScanRequest(kind, steps, batch, width, self.dtype_name, self.device, reverse, nonlinearity)
+        if factors is None and not ragged and not networks:
+            return request
+        carry: Any = factors and tuple(
+            (name, "unit" if k.ndim == 1 else "step") for name, k in factors.items() if k is not None
+        )
+        return replace(request, carry=carry, ragged=ragged, networks=networks[0] if networks else None)
+
+
+def _rows(rows: Sequence[int] | None) -> dict[str, Any]:
+    return {} if rows is None else {"rows": tuple(rows)}
 
 
 def make_engine(backend: Backend, *, device: Device, dtype: Any, kernel: KernelMode) -> Engine:
