@@ -37,6 +37,7 @@ GROUPS = [
     "lengths",
     "weights",
     "gradient",
+    "carry",
     "relation",
     "extreme",
     "purity",

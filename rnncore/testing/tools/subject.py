@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.backend.arrays import FLOATS, device_scope, floating_dtypes
-from rnncore.backend.contract import Backend
+from rnncore.backend.contract import Backend, abilities_of
 from rnncore.model.rnn import RNN
 from rnncore.network.engine import Engine, make_engine
 from rnncore.spec import RNNSpec
@@ -185,6 +185,8 @@ def capabilities(backend: Backend, device: Device, *, registered: bool) -> froze
     if getattr(backend, "writable", False):
         found.add("writable")
     found.add("no_scans" if backend.scans() is None else "scans")
+    if abilities_of(backend).scans:
+        found.add("forms")
     if len(tuple(backend.devices())) > 1:
         found.add("two_devices")
     if registered:
