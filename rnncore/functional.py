@@ -11,48 +11,51 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-from rnncore.arguments import Rng, check_mapping, describe
-from rnncore.backend.arrays import check_array, check_floating, device_of, device_scope
+from rnncore.arguments import Rng, check_flag, check_mapping, describe
+from rnncore.backend.arrays import check_floating, device_of
 from rnncore.backend.registry import backend_of, selected_backend
-from rnncore.errors import ArgumentTypeError, ShapeError, StateDictError
+from rnncore.errors import ShapeError, StateDictError
 from rnncore.network import calls
-from rnncore.network import step as cell
-from rnncore.network.calls import Call, State
+from rnncore.network.bound import Network
 from rnncore.network.engine import make_engine
-from rnncore.network.results import Pullback, Tangents, Trace
-from rnncore.network.step import Weights
+from rnncore.network.results import Pullback, State, Tangents, Trace
+from rnncore.network.step import Weights, step
 from rnncore.nonlinearity.nonlinearity import as_nonlinearity
 from rnncore.spec import RNNSpec
 from rnncore.typing import Array, KernelMode
 
-__all__ = ["jvp", "rnn", "rnn_cell", "spec_of", "trace", "vjp"]
+__all__ = ["bind", "jvp", "rnn", "rnn_cell", "spec_of", "trace", "vjp"]
 
 NAME = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh)_l(0|[1-9][0-9]{0,5})(_reverse)?")
 
 
-def rnn(
-    x: Array,
+class Options(TypedDict, total=False):
+    """What parameters do not say about a network; as for :class:`rnncore.RNN`, and with the same defaults."""
+
+    nonlinearity: Any
+    batch_first: bool
+    dropout: float
+    clip: float | None
+    kernel: KernelMode
+    check_finite: bool
+
+
+def bind(
     params: Mapping[str, Array],
-    h0: Any = None,
     *,
     nonlinearity: Any = "tanh",
     batch_first: bool = False,
     dropout: float = 0.0,
     clip: float | None = None,
-    lengths: Any = None,
-    training: bool = False,
-    rng: Rng = None,
     kernel: KernelMode = "auto",
     check_finite: bool = False,
-) -> tuple[Array, State]:
-    """Run the network that `params` describe; see :meth:`rnncore.RNN.__call__` for shapes.
+) -> Network:
+    """The network that `params` describe, on the backend, device and dtype of its arrays.
 
     Parameters
     ----------
-    x, h0, lengths, training, rng
-        As for a call of :class:`rnncore.RNN`.
     params : mapping of str to array
         torch's names: ``weight_ih_l0``, ``weight_hh_l0``, ``bias_ih_l0``, ``bias_hh_l0``, ``..._reverse``, ``..._l1``.
         Layers, widths, directions and biases are read from the names and shapes.
@@ -64,10 +67,54 @@ def rnn(
     StateDictError
         If the parameters do not make up a network, with everything that is wrong.
     RnncoreError
+        For arrays of different libraries, dtypes or devices, and for options that are not valid.
+
+    Examples
+    --------
+    >>> import numpy as np, rnncore
+    >>> params = rnncore.RNN(5, 6, rng=0).state_dict()
+    >>> rnncore.functional.bind(params, nonlinearity="relu").spec.nonlinearity.name
+    'relu'
+    """
+    spec = spec_of(params, nonlinearity=nonlinearity, batch_first=batch_first, dropout=dropout, clip=clip)
+    first = params["weight_ih_l0"]
+    backend = backend_of(first, prefer=selected_backend())
+    check_floating("weight_ih_l0", first)
+    engine = make_engine(backend, device=device_of(first), dtype=first.dtype, kernel=kernel)
+    shapes = spec.parameter_shapes()
+    for name, shape in shapes.items():
+        engine.check(name, params[name], shape)
+    check_flag("check_finite", check_finite)
+    return Network(spec, {n: params[n] for n in shapes}, engine, check_finite)
+
+
+def rnn(
+    x: Array,
+    params: Mapping[str, Array],
+    h0: Any = None,
+    *,
+    lengths: Any = None,
+    training: bool = False,
+    rng: Rng = None,
+    **options: Unpack[Options],
+) -> tuple[Array, State]:
+    """Run the network that `params` describe; see :meth:`rnncore.RNN.__call__` for shapes.
+
+    Parameters
+    ----------
+    x, h0, lengths, training, rng
+        As for a call of :class:`rnncore.RNN`.
+    params, **options
+        As for :func:`bind`.
+
+    Raises
+    ------
+    StateDictError
+        If the parameters do not make up a network, with everything that is wrong.
+    RnncoreError
         Whatever a call of :class:`rnncore.RNN` raises.
     """
-    call = _call(x, params, nonlinearity, batch_first, dropout, clip, kernel, check_finite)
-    return calls.forward(call, x, h0, lengths, training, rng)
+    return calls.forward(bind(params, **options), x, h0, lengths, training, rng)
 
 
 def vjp(
@@ -75,21 +122,16 @@ def vjp(
     params: Mapping[str, Array],
     h0: Any = None,
     *,
-    nonlinearity: Any = "tanh",
-    batch_first: bool = False,
-    dropout: float = 0.0,
-    clip: float | None = None,
     lengths: Any = None,
     training: bool = False,
     rng: Rng = None,
-    kernel: KernelMode = "auto",
-    check_finite: bool = False,
     checkpoint: bool | int = False,
     truncate: int | None = None,
+    **options: Unpack[Options],
 ) -> tuple[Array, State, Pullback]:
     """Output, h_n and the pullback; see :func:`rnn` and :meth:`rnncore.RNN.vjp`."""
-    call = _call(x, params, nonlinearity, batch_first, dropout, clip, kernel, check_finite)
-    return calls.vjp(call, x, h0, lengths, training, rng, checkpoint, truncate)
+    network = bind(params, **options)
+    return calls.vjp(network, x, h0, lengths, training, rng, checkpoint=checkpoint, truncate=truncate)
 
 
 def jvp(
@@ -97,22 +139,15 @@ def jvp(
     params: Mapping[str, Array],
     h0: Any = None,
     *,
-    nonlinearity: Any = "tanh",
-    batch_first: bool = False,
-    dropout: float = 0.0,
-    clip: float | None = None,
     lengths: Any = None,
     training: bool = False,
     rng: Rng = None,
-    kernel: KernelMode = "auto",
-    check_finite: bool = False,
-    x_dot: Array | None = None,
-    h0_dot: Any = None,
-    params_dot: Mapping[str, Array] | None = None,
+    **tangents_and_options: Any,
 ) -> tuple[Array, State, Tangents]:
-    """Output, h_n and their tangents; see :func:`rnn` and :meth:`rnncore.RNN.jvp`."""
-    call = _call(x, params, nonlinearity, batch_first, dropout, clip, kernel, check_finite)
-    return calls.jvp(call, x, h0, lengths, training, rng, x_dot=x_dot, h0_dot=h0_dot, params_dot=params_dot)
+    """Output, h_n and their tangents for `x_dot`, `h0_dot` and `params_dot`; see :func:`rnn` and :meth:`rnncore.RNN.jvp`."""
+    options = dict(tangents_and_options)
+    dots = {n: options.pop(n) for n in ("x_dot", "h0_dot", "params_dot") if n in options}
+    return calls.jvp(bind(params, **options), x, h0, lengths, training, rng, **dots)
 
 
 def trace(
@@ -120,19 +155,13 @@ def trace(
     params: Mapping[str, Array],
     h0: Any = None,
     *,
-    nonlinearity: Any = "tanh",
-    batch_first: bool = False,
-    dropout: float = 0.0,
-    clip: float | None = None,
     lengths: Any = None,
     training: bool = False,
     rng: Rng = None,
-    kernel: KernelMode = "auto",
-    check_finite: bool = False,
+    **options: Unpack[Options],
 ) -> Trace:
     """Every state and pre-activation; see :func:`rnn` and :meth:`rnncore.RNN.trace`."""
-    call = _call(x, params, nonlinearity, batch_first, dropout, clip, kernel, check_finite)
-    return calls.trace(call, x, h0, lengths, training, rng)
+    return calls.trace(bind(params, **options), x, h0, lengths, training, rng)
 
 
 def rnn_cell(
@@ -159,39 +188,23 @@ def rnn_cell(
     array([[0.96402758]])
     """
     backend = backend_of(x, prefer=selected_backend())
-    xp = backend.namespace()
     check_floating("x", x)
-    place = {"backend": backend, "dtype": getattr(x, "dtype", None), "device": device_of(x), "xp": xp}
     if x.ndim != 2:
         raise ShapeError(f"x: expected shape (B, I), got {tuple(x.shape)}")
-    check_array("weight_hh", weight_hh, shape=(None, None), **place)
+    engine = make_engine(backend, device=device_of(x), dtype=x.dtype, kernel="auto")
+    engine.check("weight_hh", weight_hh, (None, None))
     width = weight_hh.shape[0]
-    check_array("weight_hh", weight_hh, shape=(width, width), **place)
-    check_array("weight_ih", weight_ih, shape=(width, x.shape[1]), **place)
-    check_array("h", h, shape=(x.shape[0], width), **place)
-    with device_scope(backend, place["device"]):
-        return _cell_step(x, h, weight_ih, weight_hh, bias_ih, bias_hh, nonlinearity, clip, place)
-
-
-def _cell_step(
-    x: Array,
-    h: Array,
-    weight_ih: Array,
-    weight_hh: Array,
-    bias_ih: Array | None,
-    bias_hh: Array | None,
-    nonlinearity: Any,
-    clip: float | None,
-    place: dict[str, Any],
-) -> Array:
-    bias, width = None, weight_hh.shape[0]
-    for name, value in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
-        if value is not None:
-            check_array(name, value, shape=(width,), **place)
-            bias = value if bias is None else bias + value
-    return cell.step(
-        Weights(weight_ih, weight_hh, bias), x, h, nonlinearity=as_nonlinearity(nonlinearity, clip=clip), xp=place["xp"]
-    )
+    engine.check("weight_hh", weight_hh, (width, width))
+    engine.check("weight_ih", weight_ih, (width, x.shape[1]))
+    engine.check("h", h, (x.shape[0], width))
+    with engine.scope():
+        bias = None
+        for name, value in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
+            if value is not None:
+                engine.check(name, value, (width,))
+                bias = value if bias is None else bias + value
+        f = as_nonlinearity(nonlinearity, clip=clip)
+        return step(Weights(weight_ih, weight_hh, bias), x, h, nonlinearity=f, xp=engine.xp)
 
 
 def spec_of(
@@ -248,33 +261,3 @@ def spec_of(
 def _shape(x: object) -> tuple[int, ...] | str:
     shape = getattr(x, "shape", None)
     return describe(x) if shape is None else tuple(shape)
-
-
-def _call(
-    x: Array,
-    params: Mapping[str, Array],
-    nonlinearity: Any,
-    batch_first: bool,
-    dropout: float,
-    clip: float | None,
-    kernel: KernelMode,
-    check_finite: bool,
-) -> Call:
-    spec = spec_of(params, nonlinearity=nonlinearity, batch_first=batch_first, dropout=dropout, clip=clip)
-    first = params["weight_ih_l0"]
-    backend = backend_of(first, prefer=selected_backend())
-    check_floating("weight_ih_l0", first)
-    engine = make_engine(backend, device=device_of(first), dtype=first.dtype, kernel=kernel)
-    for name, shape in spec.parameter_shapes().items():
-        check_array(
-            name,
-            params[name],
-            backend=backend,
-            dtype=engine.dtype,
-            device=engine.device,
-            shape=shape,
-            xp=engine.xp,
-        )
-    if not isinstance(check_finite, bool):
-        raise ArgumentTypeError(f"check_finite: expected True or False, got {check_finite!r}")
-    return Call(spec, params, engine, check_finite)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rnncore.arguments import _digits, check_bytes, positive_int, probability
@@ -105,7 +106,7 @@ class RNNSpec:
         """D: 2 for a bidirectional network, else 1."""
         return 2 if self.bidirectional else 1
 
-    @property
+    @cached_property
     def uniform(self) -> bool:
         """Whether every layer has the same width, so that h_n is one array."""
         return len(set(self.hidden_sizes)) == 1
@@ -113,6 +114,15 @@ class RNNSpec:
     def layer_input_size(self, layer: int) -> int:
         """What the layer reads: input_size for the first, D times the width below for the others."""
         return self.input_size if layer == 0 else self.num_directions * self.hidden_sizes[layer - 1]
+
+    @cached_property
+    def names(self) -> tuple[tuple[tuple[str, ...], ...], ...]:
+        """By [layer][direction] the names of weight_ih, weight_hh and, with a bias, bias_ih and bias_hh."""
+        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
+        return tuple(
+            tuple(tuple(f"{kind}_{self.suffix(k, d)}" for kind in kinds) for d in range(self.num_directions))
+            for k in range(self.num_layers)
+        )
 
     def suffix(self, layer: int, direction: int) -> str:
         """torch's suffix of a parameter's name: ``l0``, ``l0_reverse``, ``l1``, ..."""
@@ -126,14 +136,9 @@ class RNNSpec:
         {'weight_ih_l0': (6, 5), 'weight_hh_l0': (6, 6), 'bias_ih_l0': (6,), 'bias_hh_l0': (6,)}
         """
         shapes: dict[str, tuple[int, ...]] = {}
-        for layer, h in enumerate(self.hidden_sizes):
-            for direction in range(self.num_directions):
-                end = self.suffix(layer, direction)
-                shapes[f"weight_ih_{end}"] = (h, self.layer_input_size(layer))
-                shapes[f"weight_hh_{end}"] = (h, h)
-                if self.bias:
-                    shapes[f"bias_ih_{end}"] = (h,)
-                    shapes[f"bias_hh_{end}"] = (h,)
+        for layer, (h, row) in enumerate(zip(self.hidden_sizes, self.names, strict=True)):
+            for names in row:
+                shapes |= zip(names, ((h, self.layer_input_size(layer)), (h, h), (h,), (h,)), strict=False)
         return shapes
 
     def to_config(self) -> dict[str, Any]:

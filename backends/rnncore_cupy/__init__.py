@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 name = "cupy"
 native_package = "cupy"
-contract_version = 1
+contract_version = 2
 writable = True
 # Each window of a pullback is a launch of every kernel. Not measured on a GPU yet.
 window_numbers = 2**24

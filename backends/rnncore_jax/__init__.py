@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 name = "jax"
 native_package = "jax"
-contract_version = 1
+contract_version = 2
 
 RNN, RNNCell = rnncore.bound_to(name)
 

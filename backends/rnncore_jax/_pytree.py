@@ -1,7 +1,7 @@
 """Models as pytrees: ``jax.jit``, ``jax.grad(loss)(rnn)``, ``jax.tree.map``, ``jax.vmap`` and ``jax.device_put`` take one.
 
 The leaves are the parameters a model calls its own, under torch's names; all else is static. A model that JAX puts together
-holds what JAX puts in, which need not be arrays. A cell that shares a network's parameters becomes one with its own.
+holds what JAX puts in, which need not be arrays.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from jax.tree_util import DictKey
 import rnncore
 import rnncore_jax
 from rnncore.backend.arrays import FLOATS, dtype_name
+from rnncore.network.bound import Network
 from rnncore.network.engine import Engine
+from rnncore.spec import RNNSpec
 
-Static = tuple[tuple[str, ...], tuple[tuple[str, Hashable], ...]]
+Static = tuple[RNNSpec, Engine, bool, tuple[tuple[str, Hashable], ...]]
 
 
 def register(kind: type[Any], /) -> type[Any]:
     """Make a subclass of RNN or RNNCell a pytree."""
 
     def unflatten(static: Static, leaves: Iterable[Any]) -> Any:
-        names, rest = static
-        model = object.__new__(kind)
+        spec, engine, check_finite, rest = static
+        params = dict(zip(spec.parameter_shapes(), leaves, strict=True))
+        model = kind.from_network(Network(spec, params, _engine_of(engine, tuple(params.values())), check_finite))
         vars(model).update(rest)
-        model._params = dict(zip(names, leaves, strict=True))
-        model._engine = _engine_of(model._engine, tuple(model._params.values()))
         return model
 
     jax.tree_util.register_pytree_with_keys(kind, _flatten_with_keys, unflatten, _flatten)
@@ -38,14 +39,14 @@ def register(kind: type[Any], /) -> type[Any]:
 
 
 def _flatten(model: Any) -> tuple[tuple[Any, ...], Static]:
-    names = tuple(model._own_shapes())
-    rest = tuple(sorted((k, v) for k, v in vars(model).items() if k != "_params"))
-    return tuple(model._params[n] for n in names), (names, rest)
+    network = model.network
+    rest = tuple(sorted((k, v) for k, v in vars(model).items() if k != "_network"))
+    return tuple(network.params.values()), (network.spec, network.engine, network.check_finite, rest)
 
 
 def _flatten_with_keys(model: Any) -> tuple[tuple[tuple[DictKey, Any], ...], Static]:
     leaves, static = _flatten(model)
-    return tuple((DictKey(n), x) for n, x in zip(static[0], leaves, strict=True)), static
+    return tuple((DictKey(n), x) for n, x in zip(model.network.params, leaves, strict=True)), static
 
 
 def _engine_of(engine: Engine, leaves: tuple[Any, ...]) -> Engine:

@@ -20,7 +20,7 @@ import rnncore
 
 name = "mlx"
 native_package = "mlx"
-contract_version = 1
+contract_version = 2
 
 RNN, RNNCell = rnncore.bound_to(name)
 

@@ -14,11 +14,12 @@ import numpy as np
 import rnncore
 from rnncore_numba._products import product as _product
 from rnncore_numba._scans import NumbaScans
-from rnncore_numba._threads import limited as limited
+from rnncore_numba._threads import allowed
+from rnncore_numba._threads import limit_threads as limit_threads
 
 name = "numba"
 native_package = "numpy"
-contract_version = 1
+contract_version = 2
 writable = True
 
 RNN, RNNCell = rnncore.bound_to(name)
@@ -72,6 +73,11 @@ def read_only(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
 def product(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], whole: bool = True, /) -> np.ndarray[Any, Any]:
     """NumPy's own, or of large matrices in the threads that run the scans."""
     return _product(a, b, whole)
+
+
+def threads() -> int:
+    """The number of threads that a call may use now."""
+    return allowed()
 
 
 def synchronize(device: Any, /) -> None:

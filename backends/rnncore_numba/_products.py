@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore_numba._threads import allowed, divided, numpys, run
+from rnncore_numba._threads import allowed, blas, divided, run
 
 HostArray = np.ndarray[Any, Any]
 # Multiplications, times the bytes of a number, worth threads of our own.
@@ -24,11 +24,11 @@ __all__ = ["product"]
 
 def product(a: HostArray, b: HostArray, whole: bool, /) -> HostArray:
     """a (N, K) times b (K, M); a product of one step never wakes BLAS's second thread, which all others would wait for."""
-    plugin, large = numpys(), a.nbytes * b.shape[1] >= LARGE
+    large = a.nbytes * b.shape[1] >= LARGE
     if whole and not large:
-        result: HostArray = plugin.product(a, b)
+        result: HostArray = blas().product(a, b, whole)
         return result
-    with plugin.one_thread():
+    with blas().limit_threads(1):
         threads = allowed() if large else 1
         if threads < 2:
             result = np.matmul(a, b)

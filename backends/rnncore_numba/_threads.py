@@ -17,6 +17,7 @@ from threading import Lock
 from typing import Any
 
 import rnncore
+from rnncore.backend.contract import abilities_of
 
 _limit: ContextVar[int | None] = ContextVar("rnncore_numba_limit", default=None)
 _lock = Lock()
@@ -27,20 +28,20 @@ def allowed() -> int:
     """The most threads a call may use now.
 
     The least of NUMBA_NUM_THREADS, the processors that this process may run on, the limit of NumPy's BLAS (that is what
-    OMP_NUM_THREADS, OPENBLAS_NUM_THREADS and ``threadpoolctl.threadpool_limits`` set), and what :func:`limited` says.
+    OMP_NUM_THREADS, OPENBLAS_NUM_THREADS and ``threadpoolctl.threadpool_limits`` set), and what :func:`limit_threads` says.
     """
     from numba import config
 
     affinity = getattr(os, "sched_getaffinity", None)
     processors = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    limits = [config.NUMBA_NUM_THREADS, processors, numpys().blas_threads()]  # type: ignore[attr-defined]
+    limits = [config.NUMBA_NUM_THREADS, processors, blas().threads()]  # type: ignore[attr-defined]
     return max(1, min(int(n) for n in (*limits, _limit.get() or limits[0])))
 
 
 @contextmanager
-def limited(threads: int) -> Iterator[None]:
-    """In here a call takes at most so many threads; where that is one, BLAS's too."""
-    token = _limit.set(threads)
+def limit_threads(count: int) -> Iterator[None]:
+    """Hold calls to this many threads at most; BLAS too, where that is one."""
+    token = _limit.set(count)
     try:
         yield
     finally:
@@ -49,7 +50,7 @@ def limited(threads: int) -> Iterator[None]:
 
 def around_blas() -> AbstractContextManager[Any]:
     """What a loop of BLAS's products runs in."""
-    return numpys().one_thread() if _limit.get() == 1 else nullcontext()
+    return blas().limit_threads(1) if _limit.get() == 1 else nullcontext()
 
 
 def divided(rows: int, threads: int, tile: int) -> list[tuple[int, int]]:
@@ -80,9 +81,9 @@ def run(function: Callable[[int, int], None], parts: list[tuple[int, int]]) -> N
 
 
 @cache
-def numpys() -> Any:
-    """NumPy's plugin: the BLAS is its, and so are the rules of its threads."""
-    return rnncore.get_backend("numpy")
+def blas() -> Any:
+    """NumPy's plugin, whose BLAS this is: its product, and the limit of its threads."""
+    return abilities_of(rnncore.get_backend("numpy"))
 
 
 def _executor() -> ThreadPoolExecutor:

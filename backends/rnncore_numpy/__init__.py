@@ -9,13 +9,13 @@ import numpy as np
 
 import rnncore
 from rnncore_numpy._scans import NumpyScans
-from rnncore_numpy._threads import blas_threads as blas_threads
-from rnncore_numpy._threads import one_thread as one_thread
-from rnncore_numpy._threads import product as _product
+from rnncore_numpy._threads import limit_threads as limit_threads
+from rnncore_numpy._threads import product as product
+from rnncore_numpy._threads import threads as threads
 
 name = "numpy"
 native_package = "numpy"
-contract_version = 1
+contract_version = 2
 writable = True
 
 RNN, RNNCell = rnncore.bound_to(name)
@@ -55,11 +55,6 @@ def read_only(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
     view = x.view()
     view.flags.writeable = False
     return view
-
-
-def product(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], whole: bool = True, /) -> np.ndarray[Any, Any]:
-    """By BLAS, with one thread where the product is too small to share."""
-    return _product(a, b)
 
 
 def synchronize(device: Any, /) -> None:

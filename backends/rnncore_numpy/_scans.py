@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,11 @@ from rnncore_numpy._threads import threads_for
 HostArray = np.ndarray[Any, Any]
 # At one row a step is a few hundred numbers, and what it costs is the calls: np.dot is half a call to np.matmul, and a
 # position is found sooner than a keyword.
-_dot, _add, _multiply, _np_tanh, _maximum, _minimum = np.dot, np.add, np.multiply, np.tanh, np.maximum, np.minimum
+_dot, _add, _multiply, _maximum, _minimum = np.dot, np.add, np.multiply, np.maximum, np.minimum
 # A transposed W is read as it stands for fewer rows in all. Copying 128 x 128 takes 6 us, which vectors' products gain back in
 # 45 steps and those of 16 rows in 2; 512 x 512 takes 300 us, 28 products of a vector. From 256 units on a vector's product is
 # no faster with a copy: whole scans take 0.9 to 1.15 of the time, either way (float32, OpenBLAS of NumPy 2.4, Zen 5).
 ROWS_WORTH_A_COPY, WIDE = 64, 256
-Activation = Callable[[HostArray, HostArray], None]
 
 
 class NumpyScans:
@@ -30,8 +29,8 @@ class NumpyScans:
         if request.dtype not in ("float32", "float64"):
             return f"NumPy has no BLAS for {request.dtype}"
         f = request.nonlinearity
-        if f is not None and (f.is_custom or f.name not in _IN_PLACE):
-            return f"nonlinearity {f.name!r} has no in-place form here; {', '.join(_IN_PLACE)} have"
+        if f is not None and (f.is_custom or f.name not in _FUNCTIONS):
+            return f"nonlinearity {f.name!r} has no in-place form here; {', '.join(_FUNCTIONS)} have"
         return None
 
     def nonlinear(
@@ -46,19 +45,19 @@ class NumpyScans:
         overwrite: bool = False,
     ) -> HostArray:
         """``h_t = f(p_t + h_{t-1} W_hh^T)``; with `overwrite`, h takes the place of p."""
-        activate, clip = _IN_PLACE[nonlinearity.name], nonlinearity.clip
+        activate, clip = _FUNCTIONS[nonlinearity.name], nonlinearity.clip
         w_t = _laid_out(w_hh.T, *p.shape)
         out = p if overwrite and p.flags.writeable else np.empty(p.shape, p.dtype)
-        product = np.empty(h0.shape, p.dtype)
+        z = np.empty(h0.shape, p.dtype)
         h = h0
         with threads_for(*p.shape):
-            for p_t, h_t in _steps(reverse, p, out):
-                _dot(h, w_t, product)
-                _add(p_t, product, h_t)
+            for p_t, h_t in zip(p[::-1], out[::-1], strict=True) if reverse else zip(p, out, strict=True):
+                _dot(h, w_t, z)
+                _add(p_t, z, z)
                 if clip is not None:
-                    _minimum(h_t, clip, out=h_t)
-                    _maximum(h_t, -clip, out=h_t)
-                activate(h_t, product)
+                    _minimum(z, clip, out=z)
+                    _maximum(z, -clip, out=z)
+                activate(z, h_t)
                 h = h_t
         return out
 
@@ -78,8 +77,12 @@ class NumpyScans:
         out = d if overwrite and d.flags.writeable else np.empty(d.shape, d.dtype)
         product = np.empty(s0.shape, d.dtype)
         s = s0
+        if reverse:
+            u, d, steps = u[::-1], d[::-1], out[::-1]
+        else:
+            steps = out
         with threads_for(*u.shape):
-            for u_t, d_t, s_t in _steps(reverse, u, d, out):
+            for u_t, d_t, s_t in zip(u, d, steps, strict=True):
                 _dot(s, m, product)
                 _add(u_t, product, product)
                 _multiply(d_t, product, s_t)
@@ -93,32 +96,20 @@ def _laid_out(m: HostArray, steps: int, batch: int, width: int) -> HostArray:
     return m if few and m.flags.f_contiguous else np.ascontiguousarray(m)
 
 
-def _steps(reverse: bool, *sequences: HostArray) -> Iterator[tuple[HostArray, ...]]:
-    """The arrays step by step, in the order in which they run."""
-    return zip(*(x[::-1] for x in sequences) if reverse else sequences, strict=True)
+def _relu(z: HostArray, out: HostArray) -> None:
+    _maximum(z, 0, out=out)
 
 
-def _tanh(h: HostArray, scratch: HostArray) -> None:
-    _np_tanh(h, h)
-
-
-def _relu(h: HostArray, scratch: HostArray) -> None:
-    _maximum(h, 0, out=h)
-
-
-def _sigmoid(h: HostArray, scratch: HostArray) -> None:
+def _sigmoid(z: HostArray, out: HostArray) -> None:
     # e^-|z| never overflows: 1 / (1 + e) for z >= 0, e / (1 + e) below.
-    np.abs(h, out=scratch)
-    np.negative(scratch, out=scratch)
-    np.exp(scratch, out=scratch)
-    np.copyto(h, 1, where=h >= 0)
-    np.copyto(h, scratch, where=h < 0)
-    np.add(scratch, 1, out=scratch)
-    np.divide(h, scratch, out=h)
+    e = np.exp(np.negative(np.abs(z, out), out), out)
+    np.divide(np.where(z >= 0, z.dtype.type(1), e), np.add(e, 1, z), out)
 
 
-def _identity(h: HostArray, scratch: HostArray) -> None:
-    pass
-
-
-_IN_PLACE: dict[str, Activation] = {"tanh": _tanh, "relu": _relu, "sigmoid": _sigmoid, "identity": _identity}
+# Each writes f(z) into `out` and may spoil z.
+_FUNCTIONS: dict[str, Callable[[HostArray, HostArray], object]] = {
+    "tanh": np.tanh,
+    "relu": _relu,
+    "sigmoid": _sigmoid,
+    "identity": np.positive,
+}

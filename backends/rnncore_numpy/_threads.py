@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["blas_threads", "one_thread", "product", "threads_for"]
+__all__ = ["limit_threads", "product", "threads", "threads_for"]
 
 HostArray = np.ndarray[Any, Any]
 # Multiplications in one step's product. Below, OpenBLAS does not divide a product (a vector's, one of matrices) ...
@@ -30,6 +30,7 @@ LONE_PRODUCT_ALONE, LONE_PRODUCT_WORTH_THREADS = 2**18, 2**25
 SMALL_SCAN = 2**20
 
 _NOTHING: AbstractContextManager[Any] = nullcontext()
+_matmul: Callable[[HostArray, HostArray], HostArray] = np.matmul
 
 
 def threads_for(steps: int, batch: int, width: int) -> AbstractContextManager[Any]:
@@ -41,20 +42,21 @@ def threads_for(steps: int, batch: int, width: int) -> AbstractContextManager[An
     return _ONE
 
 
-def product(a: HostArray, b: HostArray, /) -> HostArray:
-    """A product of matrices that stands alone."""
-    with _ONE if LONE_PRODUCT_ALONE < a.size * b.shape[1] < LONE_PRODUCT_WORTH_THREADS else _NOTHING:
-        result: HostArray = np.matmul(a, b)
-        return result
+def product(a: HostArray, b: HostArray, whole: bool = True, /) -> HostArray:
+    """a times b by BLAS, with one thread where the product is too small to share."""
+    if LONE_PRODUCT_ALONE < a.size * b.shape[1] < LONE_PRODUCT_WORTH_THREADS:
+        with _ONE:
+            return _matmul(a, b)
+    return _matmul(a, b)
 
 
-def one_thread() -> AbstractContextManager[Any]:
-    """In here BLAS has one thread, for the whole process."""
-    return _ONE
+def limit_threads(count: int) -> AbstractContextManager[Any]:
+    """Hold BLAS to one thread, in the whole process; BLAS keeps its number for any other count."""
+    return _ONE if count == 1 else _NOTHING
 
 
-def blas_threads() -> int:
-    """How many threads the user gives BLAS, also while a loop holds it to one."""
+def threads() -> int:
+    """The number of threads that the user gives BLAS, also while a loop holds it to one."""
     return _ONE.given()
 
 

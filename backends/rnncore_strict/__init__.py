@@ -17,7 +17,7 @@ import rnncore
 
 name = "strict"
 native_package = "array_api_strict"
-contract_version = 1
+contract_version = 2
 
 RNN, RNNCell = rnncore.bound_to(name)
 

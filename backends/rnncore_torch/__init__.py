@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 name = "torch"
 native_package = "torch"
-contract_version = 1
+contract_version = 2
 
 RNN, RNNCell = rnncore.bound_to(name)
 
@@ -70,6 +70,21 @@ def to_numpy(x: torch.Tensor, /) -> np.ndarray[Any, Any]:
         host = host.float()
     result: np.ndarray[Any, Any] = host.numpy()
     return result
+
+
+def detach(x: torch.Tensor, /) -> torch.Tensor:
+    """The same memory outside autograd's graph."""
+    return x.detach()
+
+
+def changes(x: torch.Tensor, /) -> int:
+    """PyTorch's own counter of changes in place."""
+    return x._version
+
+
+def mark_like(new: torch.Tensor, old: torch.Tensor, /) -> torch.Tensor:
+    """`new`, which requires a gradient if `old` does."""
+    return new.requires_grad_(old.requires_grad)
 
 
 def synchronize(device: torch.device, /) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils import dlpack
 
 from rnncore import backends, get_backend
-from rnncore.backend.contract import ScanRequest, Scans
+from rnncore.backend.contract import ScanRequest, Scans, abilities_of
 from rnncore.errors import ArgumentValueError, BackendUnavailableError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 
@@ -186,8 +186,9 @@ def _on_stream_of(x: Tensor) -> Iterator[Any]:
     stream = _External(torch.cuda.current_stream(index).cuda_stream)
     cuda = importlib.import_module(plugin.native_package).cuda
     # PyTorch's own context besides CuPy's, as PyTorch may have a device in mind that it has not told CUDA of.
-    with torch.cuda.device(index), plugin.scope(index), cuda.Stream.from_external(stream):
-        yield lambda tensor: plugin.from_dlpack(_Handed(tensor, index))
+    cupys: Any = abilities_of(plugin)
+    with torch.cuda.device(index), cupys.scope(index), cuda.Stream.from_external(stream):
+        yield lambda tensor: cupys.from_dlpack(_Handed(tensor, index))
 
 
 class _External:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rnncore import backends, get_backend
-from rnncore.backend.contract import ScanRequest, Scans
+from rnncore.backend.contract import ScanRequest, Scans, abilities_of
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_torch import _cuda
 
@@ -182,8 +182,8 @@ def _hosts() -> tuple[tuple[str, Scans], ...]:
     found: list[tuple[str, Scans]] = []
     for name in HOSTS:
         if name in usable and (scans := (plugin := get_backend(name)).scans()) is not None:
-            limited = getattr(plugin, "limited", None)
-            found.append((name, scans if limited is None else _Limited(scans, limited)))
+            limit = abilities_of(plugin).limit_threads
+            found.append((name, _Limited(scans, limit) if name == "numba" and limit is not None else scans))
     return tuple(found)
 
 

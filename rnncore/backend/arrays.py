@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.arguments import check_shape, describe
-from rnncore.backend.contract import Backend
+from rnncore.backend.contract import Backend, abilities_of
 from rnncore.backend.registry import get_backend, owner_name
 from rnncore.errors import (
     ArgumentTypeError,
@@ -105,14 +105,13 @@ def find_device(device: Any, *, backend: Backend) -> Device:
 
 def device_name(backend: Backend, device: Device) -> str:
     """What users call a device."""
-    name = getattr(backend, "device_name", None)
-    return str(device) if name is None else str(name(device))
+    return str(abilities_of(backend).device_name(device))
 
 
 def device_scope(backend: Backend, device: Device) -> AbstractContextManager[Any]:
     """What everything asked of the device is asked in: the backend's own context, where it needs one."""
-    enter = getattr(backend, "scope", None)
-    # Inside a compiled function an array may not tell its device: there is nothing to enter then.
+    enter = abilities_of(backend).scope
+    # Inside a compiled function an array may have no device, and there is nothing to enter.
     return _NO_SCOPE if enter is None or device is None else enter(device)
 
 
@@ -124,7 +123,6 @@ def check_array(
     dtype: Any,
     device: Device,
     shape: Sequence[int | None] | None = None,
-    xp: Namespace,
 ) -> None:
     """x must be an array of the backend with this dtype, on this device, of this shape (None: any size)."""
     if not backend.is_native(x):

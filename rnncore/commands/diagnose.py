@@ -120,7 +120,7 @@ def _write(path: str, data: bytes) -> None:
 
 def _on(rnn: RNN, option: str, host: np.ndarray[Any, Any]) -> Array:
     """The numbers in the network's dtype, on its device; what that dtype cannot hold is said."""
-    name = rnn._engine.dtype_name
+    name = rnn.network.engine.dtype_name
     with np.errstate(over="ignore"):
         held = host.astype("float32" if name == "bfloat16" else name)
     beyond = np.argwhere(np.isfinite(host) & ~np.isfinite(held))

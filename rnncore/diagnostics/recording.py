@@ -162,10 +162,10 @@ def record(
     """
     if not isinstance(rnn, RNN):
         raise ArgumentTypeError(f"rnn: expected an rnncore.RNN, got {describe(rnn)}")
-    call = rnn._call
+    call = rnn.network
     with call.engine.scope():
         layout, xt, h0s, plan = calls.prepare(call, x, h0, lengths, training, rng)
-        weights = calls.nested_weights(call.spec, call.params)
+        weights = call.weights()
         found = network.trace(weights, xt, h0s, plan)
         inputs = network.inputs(xt, found.h, plan)
     return Record(

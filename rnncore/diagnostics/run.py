@@ -10,7 +10,6 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from rnncore.arguments import positive_int
-from rnncore.backend.arrays import check_array
 from rnncore.diagnostics.faults.first import nonfinite
 from rnncore.diagnostics.findings.findings import Subject
 from rnncore.diagnostics.foreign import as_rnn, detached
@@ -247,11 +246,10 @@ def _cotangents(
         shape: tuple[int, ...] = (seen.steps, seen.batch, top) if layout.batched else (seen.steps, top)
         if layout.batched and seen.spec.batch_first:
             shape = (seen.batch, seen.steps, top)
-        place = {"backend": engine.backend, "dtype": engine.dtype, "device": engine.device, "xp": engine.xp}
-        check_array("cotangent[0]", d_output, shape=shape, **place)
+        engine.check("cotangent[0]", d_output, shape)
         d_output = layout.inward(d_output)
         d_output = d_output if seen.ragged is None else seen.ragged.masked(d_output)
-    d_last = None if d_h_n is None else state_in(layout.call, layout, "cotangent[1]", d_h_n)
+    d_last = None if d_h_n is None else state_in(layout, "cotangent[1]", d_h_n)
     return d_output, d_last
 
 
@@ -282,7 +280,7 @@ def _check_budget(rnn: RNN, x: Any, level: Level, max_bytes: int | None) -> None
 
 def _bytes(rnn: RNN, width: int, level: Level) -> int:
     """What one step of one row of a layer and direction needs at most, as measured on NumPy."""
-    item = int(rnn._engine.xp.finfo(rnn.dtype).bits) // 8
+    item = int(rnn.network.engine.xp.finfo(rnn.dtype).bits) // 8
     held = STATES * width * item + LOGARITHMS * ITEM
     if level != "deep":
         return held

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from rnncore import io
-from rnncore.arguments import Rng, as_generator, check_mapping, describe
-from rnncore.backend.contract import Backend
-from rnncore.errors import ArgumentTypeError, FileFormatError, RnncoreError, StateDictError
+from rnncore.arguments import Rng, as_generator, check_flag, check_mapping, describe, positive_int
+from rnncore.backend.contract import Backend, ScanRequest
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, FileFormatError, RnncoreError, StateDictError
 from rnncore.init import draw
 from rnncore.model.base import Parameterised
-from rnncore.model.rnn_cell import RNNCell, cell_of
+from rnncore.model.rnn_cell import RNNCell
 from rnncore.network import calls
-from rnncore.network.calls import Call, State
-from rnncore.network.results import Pullback, Tangents, Trace
+from rnncore.network.bound import Network
+from rnncore.network.engine import Explanation
+from rnncore.network.results import Pullback, State, Tangents, Trace
 from rnncore.spec import RNNSpec
 from rnncore.typing import Array, KernelMode
 
@@ -146,7 +147,7 @@ class RNN(Parameterised):
                 faults.append(f"{name}: expected a floating NumPy array of shape {shape}, got {got}")
         if faults:
             raise StateDictError("params do not fit the description: " + "; ".join(faults))
-        model = object.__new__(cls)
+        model = cls.__new__(cls)
         ordered = {n: params[n] for n in spec.parameter_shapes()}
         model._bind(spec, ordered, cls._make_engine(backend, device, dtype, kernel), check_finite)
         return model
@@ -187,7 +188,7 @@ class RNN(Parameterised):
         ------
         ShapeError, DTypeError, DeviceError, ArgumentTypeError, ArgumentValueError, NonFiniteError
         """
-        return calls.forward(self._call, x, h0, lengths, training, rng)
+        return calls.forward(self._network, x, h0, lengths, training, rng)
 
     def vjp(
         self,
@@ -233,7 +234,7 @@ class RNN(Parameterised):
         >>> grads.params["weight_hh_l0"].shape, grads.x.shape, grads.h0.shape
         ((6, 6), (4, 3, 5), (1, 3, 6))
         """
-        return calls.vjp(self._call, x, h0, lengths, training, rng, checkpoint, truncate)
+        return calls.vjp(self._network, x, h0, lengths, training, rng, checkpoint=checkpoint, truncate=truncate)
 
     def jvp(
         self,
@@ -270,7 +271,7 @@ class RNN(Parameterised):
         (4, 3, 6)
         """
         return calls.jvp(
-            self._call,
+            self._network,
             x,
             h0,
             lengths,
@@ -303,14 +304,17 @@ class RNN(Parameterised):
         >>> [h.shape for h in trace.h]
         [(2, 4, 3, 6), (2, 4, 3, 6)]
         """
-        return calls.trace(self._call, x, h0, lengths, training, rng)
+        return calls.trace(self._network, x, h0, lengths, training, rng)
 
     def save(self, path: str | Path) -> None:
         """Write the weights and the description to a file, ``.safetensors`` or ``.npz``; see :func:`rnncore.io.write`."""
-        io.write(path, self._spec.to_config(), self._host_params(), dtype=self._engine.dtype_name)
+        io.write(path, self.spec.to_config(), self._host_params(), dtype=self._network.engine.dtype_name)
 
     def cell(self, layer: int = 0, *, reverse: bool = False) -> RNNCell:
-        """One layer, one direction, as a cell that shares this model's parameters: for streaming step by step.
+        """One layer in one direction as a cell, for streaming step by step.
+
+        The cell has the layer's arrays as they are now, uncopied, under its own one-layer names (``weight_ih_l0``, ...). What
+        is written into them reaches both; a later :meth:`set_params` of either does not reach the other.
 
         Raises
         ------
@@ -328,11 +332,54 @@ class RNN(Parameterised):
         >>> bool(np.allclose(h, rnn(x)[1][0]))
         True
         """
-        return cell_of(self._spec, self._params, self._engine, self._check_finite, layer, reverse)
+        network, spec = self._network, self.spec
+        expected = f"layer: expected an int in [0, {spec.num_layers - 1}], got {layer!r}"
+        if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)):
+            raise ArgumentTypeError(expected)
+        if not 0 <= layer < spec.num_layers:
+            raise ArgumentValueError(expected)
+        check_flag("reverse", reverse)
+        if reverse and not spec.bidirectional:
+            raise ArgumentValueError("reverse: the network has one direction only")
+        own = RNNSpec(spec.layer_input_size(layer), (spec.hidden_sizes[layer],), spec.nonlinearity, spec.bias)
+        arrays = (network.params[n] for n in spec.names[layer][reverse])
+        params = dict(zip(own.names[0][0], arrays, strict=True))
+        return RNNCell.from_network(Network(own, params, network.engine, network.check_finite))
 
     @property
-    def _call(self) -> Call:
-        return Call(self._spec, self._params, self._engine, self._check_finite)
+    def hidden_size(self) -> int | tuple[int, ...]:
+        """Width of every layer; one for each where they differ."""
+        return self.spec.hidden_sizes[0] if self.spec.uniform else self.spec.hidden_sizes
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers, L."""
+        return self.spec.num_layers
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether there are two directions."""
+        return self.spec.bidirectional
+
+    def explain(self, *, steps: int = 100, batch: int = 1) -> Explanation:
+        """Which path each scan takes for a call of that many steps and rows, and why.
+
+        >>> import rnncore
+        >>> print(rnncore.RNN(5, 6, kernel="reference").explain())
+        backend numpy, device cpu, float64, kernel='reference'
+          nonlinear scan: reference (kernel="reference" was asked for)
+          linear scan: reference (kernel="reference" was asked for)
+        """
+        engine, spec = self._network.engine, self.spec
+        steps, batch = positive_int("steps", steps), positive_int("batch", batch)
+        choices = []
+        for width in dict.fromkeys(spec.hidden_sizes):
+            shape = (steps, batch, width, engine.dtype_name, engine.device)
+            choices.append(engine.explain(ScanRequest("nonlinear", *shape, False, spec.nonlinearity)))
+            choices.append(engine.explain(ScanRequest("linear", *shape, True, None)))
+        return Explanation(
+            self.backend, self._device_name, engine.dtype_name, engine.kernel, tuple(dict.fromkeys(choices))
+        )
 
 
 def load(
@@ -405,6 +452,6 @@ def bound_to(name: str) -> tuple[type[RNN], type[RNNCell]]:
     module = str(sys._getframe(1).f_globals.get("__name__", __name__))
     made = []
     for base in (RNN, RNNCell):
-        names = {"default_backend": name, "__module__": module, "__doc__": base.__doc__, "__qualname__": base.__name__}
+        names = {"_default_backend": name, "__module__": module, "__doc__": base.__doc__, "__qualname__": base.__name__}
         made.append(type(base.__name__, (base,), names))
     return made[0], made[1]

@@ -1,4 +1,4 @@
-"""The public calls on (spec, parameters, engine): check the arguments, turn shapes time-first, run, turn them back.
+"""The public calls of a network: check the arguments, go time-first, run, and go back to the caller's layout.
 
 :class:`rnncore.RNN` and :mod:`rnncore.functional` are both thin over this file, so they cannot disagree.
 """
@@ -7,103 +7,104 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Hashable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from rnncore.arguments import Rng, as_generator, check_bytes, check_mapping, elements, positive_int
 from rnncore.backend.arrays import check_finite, host_lengths
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, StateDictError
-from rnncore.network import layout
-from rnncore.network import stack as network
-from rnncore.network.layout import Call, Layout
+from rnncore.network import layout, stack
+from rnncore.network.bound import Network
+from rnncore.network.layout import Layout
 from rnncore.network.ragged import Ragged
 from rnncore.network.results import Gradients, Pullback, State, Tangents, Trace
-from rnncore.network.stack import Parameters, PerDirection, Plan
-from rnncore.network.step import Weights
+from rnncore.network.stack import PerDirection, Plan
 from rnncore.spec import RNNSpec
 from rnncore.typing import Array
 
-__all__ = ["Call", "State", "forward", "jvp", "nested_weights", "prepare", "trace", "vjp"]
+__all__ = ["Prepared", "forward", "jvp", "prepare", "trace", "vjp", "warn_if_dropout_is_idle"]
 
 FLOAT64_BYTES = 8
-# States in a window of checkpoint=True, at the least: 2 MB in float32, which nobody checkpoints for.
+# The fewest states in a window of checkpoint=True: 2 MB in float32, too few to be worth recomputing.
 CHECKPOINT_NUMBERS = 2**19
+# Shapes of calls that a network remembers, before it starts afresh.
+REMEMBERED = 64
+
+
+# The arguments of a call, checked and time-first: the layout, x (T, B, I) with 0 in the padding, h0 by [layer][direction],
+# and the plan.
+Prepared: TypeAlias = tuple[Layout, Array, PerDirection, Plan]
 
 
 def forward(
-    call: Call, x: Array, h0: Any = None, lengths: Any = None, training: bool = False, rng: Rng = None
+    network: Network, x: Array, h0: Any = None, lengths: Any = None, training: bool = False, rng: Rng = None
 ) -> tuple[Array, State]:
     """See :meth:`rnncore.RNN.__call__`."""
-    with call.engine.scope():
-        shape, xt, h0s, plan = prepare(call, x, h0, lengths, training, rng)
-        output, h_n = network.forward(nested_weights(call.spec, call.params), xt, h0s, plan)
-        return _finish(call, shape, output, h_n)
+    if network.engine.abilities.scope is not None:
+        with network.engine.scope():
+            return _forward(network, x, h0, lengths, training, rng)
+    return _forward(network, x, h0, lengths, training, rng)
+
+
+def _forward(network: Network, x: Array, h0: Any, lengths: Any, training: bool, rng: Rng) -> tuple[Array, State]:
+    shape, xt, h0s, plan = prepare(network, x, h0, lengths, training, rng)
+    output, h_n = stack.forward(network.weights(), xt, h0s, plan)
+    return _finish(network, shape, output, h_n)
 
 
 def vjp(
-    call: Call,
+    network: Network,
     x: Array,
     h0: Any = None,
     lengths: Any = None,
     training: bool = False,
     rng: Rng = None,
+    *,
     checkpoint: bool | int = False,
     truncate: int | None = None,
 ) -> tuple[Array, State, Pullback]:
     """See :meth:`rnncore.RNN.vjp`."""
-    with call.engine.scope():
-        return _vjp(call, x, h0, lengths, training, rng, checkpoint, truncate)
-
-
-def _vjp(
-    call: Call,
-    x: Array,
-    h0: Any,
-    lengths: Any,
-    training: bool,
-    rng: Rng,
-    checkpoint: bool | int,
-    truncate: int | None,
-) -> tuple[Array, State, Pullback]:
-    shape, xt, h0s, plan = prepare(call, x, h0, lengths, training, rng, truncate)
-    weights = nested_weights(call.spec, call.params)
-    every = _checkpoint_steps(checkpoint, shape, call.spec)
-    output, h_n, pull = network.vjp(weights, xt, h0s, plan, checkpoint=every)
-    public_output, public_h_n = _finish(call, shape, output, h_n)
+    engine = network.engine
+    with engine.scope():
+        shape, xt, h0s, plan = prepare(network, x, h0, lengths, training, rng, truncate)
+        every = _checkpoint_steps(checkpoint, shape)
+        output, h_n, pull = stack.vjp(network.weights(), xt, h0s, plan, checkpoint=every)
+        public_output, public_h_n = _finish(network, shape, output, h_n)
     output_shape = tuple(public_output.shape)
-    if not call.spec.bidirectional and every is None:  # these are the states that the pullback goes on from
-        public_output = call.engine.read_only(public_output)
-    # A backend whose arrays may be written to unseen counts no versions.
-    held = {} if call.engine.writable else {"x": x, "output": public_output, **call.params}
-    versions = {name: getattr(value, "_version", None) for name, value in held.items()}
+    if not network.spec.bidirectional and every is None:  # these are the states that the pullback goes on from
+        public_output = engine.read_only(public_output)
+    # Arrays that may be written to unseen have no counter of changes.
+    held = {} if engine.writable else {"x": x, "output": public_output, **network.params}
+    changes = engine.abilities.changes
+    before = {name: changes(value) for name, value in held.items()}
 
     def pullback(d_output: Array | None = None, d_h_n: Any = None) -> Gradients:
         """Gradients for the cotangents of output and h_n; None is zero. May be called more than once."""
         for name, value in held.items():
-            if getattr(value, "_version", None) != versions[name]:
+            if changes(value) != before[name]:
                 raise ArgumentValueError(
                     f"{name}: expected the array as it was in vjp, got one that was changed in place"
                 )
-        with call.engine.scope():
+        with engine.scope():
             d_out = None
             if d_output is not None:
-                layout.check(call, "d_output", d_output, output_shape)
+                engine.check("d_output", d_output, output_shape)
                 d_out = shape.inward(d_output)
-            d_last = None if d_h_n is None else layout.state_in(call, shape, "d_h_n", d_h_n)
+            d_last = None if d_h_n is None else layout.state_in(shape, "d_h_n", d_h_n)
             found = pull(d_out, d_last)
             return Gradients(
-                _named(call, found.parameters),
-                call.engine.cast(shape.outward(found.x)),
-                layout.state_out(call, shape, [[call.engine.cast(g) for g in row] for row in found.h0]),
+                network.named(found.parameters),
+                engine.cast(shape.outward(found.x)),
+                layout.state_out(shape, [[engine.cast(g) for g in row] for row in found.h0]),
             )
 
     return public_output, public_h_n, pullback
 
 
 def jvp(
-    call: Call,
+    network: Network,
     x: Array,
     h0: Any = None,
     lengths: Any = None,
@@ -115,169 +116,167 @@ def jvp(
     params_dot: Mapping[str, Array] | None = None,
 ) -> tuple[Array, State, Tangents]:
     """See :meth:`rnncore.RNN.jvp`."""
-    with call.engine.scope():
-        shape, xt, h0s, plan = prepare(call, x, h0, lengths, training, rng)
+    with network.engine.scope():
+        shape, xt, h0s, plan = prepare(network, x, h0, lengths, training, rng)
         xt_dot = None
         if x_dot is not None:
-            layout.check(call, "x_dot", x_dot, tuple(x.shape))
+            network.engine.check("x_dot", x_dot, tuple(x.shape))
             xt_dot = shape.inward(x_dot)
             xt_dot = xt_dot if plan.ragged is None else plan.ragged.masked(xt_dot)
-        h0s_dot = None if h0_dot is None else layout.state_in(call, shape, "h0_dot", h0_dot)
-        weights_dot = None if params_dot is None else nested_weights(call.spec, _complete(call, params_dot))
-        output, h_n, output_dot, h_n_dot = network.jvp(
-            weights_dot, xt_dot, h0s_dot, nested_weights(call.spec, call.params), xt, h0s, plan
-        )
-        tangents = Tangents(shape.outward(output_dot), layout.state_out(call, shape, h_n_dot))
-        return *_finish(call, shape, output, h_n), tangents
+        h0s_dot = None if h0_dot is None else layout.state_in(shape, "h0_dot", h0_dot)
+        weights_dot = None if params_dot is None else network.weights(complete(network, params_dot))
+        output, h_n, output_dot, h_n_dot = stack.jvp(weights_dot, xt_dot, h0s_dot, network.weights(), xt, h0s, plan)
+        tangents = Tangents(shape.outward(output_dot), layout.state_out(shape, h_n_dot))
+        return *_finish(network, shape, output, h_n), tangents
 
 
-def trace(call: Call, x: Array, h0: Any = None, lengths: Any = None, training: bool = False, rng: Rng = None) -> Trace:
+def trace(
+    network: Network, x: Array, h0: Any = None, lengths: Any = None, training: bool = False, rng: Rng = None
+) -> Trace:
     """See :meth:`rnncore.RNN.trace`."""
-    with call.engine.scope():
-        shape, xt, h0s, plan = prepare(call, x, h0, lengths, training, rng)
-        xp = call.engine.xp
-        found = network.trace(nested_weights(call.spec, call.params), xt, h0s, plan)
-        output, h_n = _finish(call, shape, found.output, found.last)
-        return Trace(
-            tuple(xp.stack(row, axis=0) for row in found.h),
-            tuple(xp.stack(row, axis=0) for row in found.z),
-            output,
-            h_n,
-        )
+    with network.engine.scope():
+        shape, xt, h0s, plan = prepare(network, x, h0, lengths, training, rng)
+        xp = network.engine.xp
+        found = stack.trace(network.weights(), xt, h0s, plan)
+        output, h_n = _finish(network, shape, found.output, found.last)
+        h, z = (tuple(xp.stack(row, axis=0) for row in nested) for nested in (found.h, found.z))
+        return Trace(h, z, output, h_n)
 
 
 # --- arguments ---------------------------------------------------------------------------------------------------------
 
 
 def prepare(
-    call: Call,
-    x: Array,
-    h0: Any,
-    lengths: Any,
-    training: bool,
-    rng: Rng,
-    truncate: int | None = None,
-) -> tuple[Layout, Array, PerDirection, Plan]:
-    """The arguments of a call, checked and time-first: the layout, x (T, B, I), h0[layer][direction], and the plan."""
-    shape = layout.layout_of(call, x)
+    network: Network, x: Array, h0: Any, lengths: Any, training: bool, rng: Rng, truncate: int | None = None
+) -> Prepared:
+    """Check the arguments of a call and lay them out time-first.
+
+    What follows from the types, shapes, dtypes and devices of x and h0 alone is remembered by them. A call with any other
+    option, and every call that is refused, goes through all checks.
+    """
+    engine = network.engine
+    key = None
+    if lengths is None and rng is None and truncate is None and training is False and not network.check_finite:
+        key = _signature(x, h0)
+        ready = None if key is None else network.plans.get(key)
+        is_native = engine.backend.is_native
+        if ready is not None and is_native(x) and (h0 is None or is_native(h0)):
+            shape, plan, first = ready
+            if h0 is not None:
+                first = layout.split_state(shape, h0)
+            return shape, x if shape.time_first else shape.inward(x), first or layout.zero_state(shape), plan
+    prepared = _prepared(network, x, h0, lengths, training, rng, truncate)
+    if key is not None:
+        # Zeros may be kept where no transformation follows arrays: nothing writes to them, and no call returns them.
+        first = prepared[2] if h0 is None and engine.writable else None
+        if len(network.plans) >= REMEMBERED:
+            network.plans.clear()
+        network.plans[key] = prepared[0], prepared[3], first
+    return prepared
+
+
+def _signature(x: Any, h0: Any) -> Hashable:
+    """What the checks of arrays read; None for an argument that is no array."""
+    try:
+        key = type(x), x.shape, x.dtype, getattr(x, "device", None)
+        return key if h0 is None else (*key, type(h0), h0.shape, h0.dtype, getattr(h0, "device", None))
+    except AttributeError:
+        return None
+
+
+def _prepared(
+    network: Network, x: Array, h0: Any, lengths: Any, training: bool, rng: Rng, truncate: int | None
+) -> Prepared:
+    spec, engine = network.spec, network.engine
+    shape = layout.layout_of(spec, engine, x)
     counts = host_lengths(lengths, batch=shape.batch, steps=shape.steps)
     if rng is not None:
         rng = as_generator(rng)
     if not isinstance(training, bool):
         raise ArgumentTypeError(f"training: expected True or False, got {training!r}")
-    widest = max(call.spec.hidden_sizes) * call.spec.num_directions
-    item = FLOAT64_BYTES if call.engine.dtype_name == "float64" else 4
+    widest = max(spec.hidden_sizes) * spec.num_directions
+    item = FLOAT64_BYTES if engine.dtype_name == "float64" else 4
     check_bytes(f"output of {shape.steps} steps", elements((shape.steps, shape.batch, widest)), item)
-    h0s = layout.zero_state(call, shape.batch) if h0 is None else layout.state_in(call, shape, "h0", h0)
-    engine = call.engine
+    h0s = layout.zero_state(shape) if h0 is None else layout.state_in(shape, "h0", h0)
     ragged = None
     if counts is not None and any(n != shape.steps for n in counts):
         ragged = Ragged(counts, shape.steps, engine.backend, engine.device, engine.xp)
     xt = shape.inward(x)
     if ragged is not None:
         xt = ragged.masked(xt)
-    if call.check_finite:
-        _check_all_finite(call, shape, xt, h0s)
-    masks = _dropout_masks(call, shape, rng) if training and call.spec.dropout > 0 else ()
+    if network.check_finite:
+        _check_all_finite(network, shape, xt, h0s)
+    masks = _dropout_masks(shape, rng) if training and spec.dropout > 0 else ()
     if truncate is not None:
         truncate = positive_int("truncate", truncate)
-    return shape, xt, h0s, Plan(call.spec, engine, ragged, masks, truncate)
+    return shape, xt, h0s, Plan(spec, engine, ragged, masks, truncate)
 
 
-def _finish(call: Call, shape: Layout, output: Array, h_n: PerDirection) -> tuple[Array, State]:
-    public = shape.outward(output), layout.state_out(call, shape, h_n)
-    if call.check_finite:
-        check_finite("output", public[0], xp=call.engine.xp, backend=call.engine.backend)
-        for k, rows in enumerate(public[1] if isinstance(public[1], tuple) else (public[1],)):
-            name = f"h_n[{k}]" if isinstance(public[1], tuple) else "h_n"
-            check_finite(name, rows, xp=call.engine.xp, backend=call.engine.backend)
+def _finish(network: Network, shape: Layout, output: Array, h_n: PerDirection) -> tuple[Array, State]:
+    public = output if shape.time_first else shape.outward(output), layout.state_out(shape, h_n)
+    if network.check_finite:
+        _check_finite(network, "output", public[0])
+        _check_state_finite(network, "h_n", public[1])
     return public
 
 
-def _check_all_finite(call: Call, shape: Layout, x: Array, h0: PerDirection) -> None:
-    tools = {"xp": call.engine.xp, "backend": call.engine.backend}
-    check_finite("x", shape.outward(x), **tools)
-    state = layout.state_out(call, shape, h0)
-    if isinstance(state, tuple):
-        for k, rows in enumerate(state):
-            check_finite(f"h0[{k}]", rows, **tools)
-    else:
-        check_finite("h0", state, **tools)
-    for name, value in call.params.items():
-        check_finite(name, value, **tools)
+def _check_all_finite(network: Network, shape: Layout, x: Array, h0: PerDirection) -> None:
+    _check_finite(network, "x", shape.outward(x))
+    _check_state_finite(network, "h0", layout.state_out(shape, h0))
+    for name, value in network.params.items():
+        _check_finite(network, name, value)
 
 
-# --- parameters -------------------------------------------------------------------------------------------------------
+def _check_state_finite(network: Network, name: str, state: State) -> None:
+    for k, rows in enumerate(state if isinstance(state, tuple) else (state,)):
+        _check_finite(network, f"{name}[{k}]" if isinstance(state, tuple) else name, rows)
 
 
-def nested_weights(spec: RNNSpec, params: Mapping[str, Array]) -> Parameters:
-    """Nested weights from torch's names; the two biases become their sum, which is all that the scans see."""
-    nested: Parameters = []
-    for k in range(spec.num_layers):
-        row = []
-        for d in range(spec.num_directions):
-            end = spec.suffix(k, d)
-            bias = params[f"bias_ih_{end}"] + params[f"bias_hh_{end}"] if spec.bias else None
-            row.append(Weights(params[f"weight_ih_{end}"], params[f"weight_hh_{end}"], bias))
-        nested.append(row)
-    return nested
+def _check_finite(network: Network, name: str, x: Array) -> None:
+    check_finite(name, x, xp=network.engine.xp, backend=network.engine.backend)
 
 
-def _named(call: Call, nested: Parameters) -> dict[str, Array]:
-    named: dict[str, Array] = {}
-    for k, row in enumerate(nested):
-        for d, w in enumerate(row):
-            end = call.spec.suffix(k, d)
-            named[f"weight_ih_{end}"] = call.engine.cast(w.weight_ih)
-            named[f"weight_hh_{end}"] = call.engine.cast(w.weight_hh)
-            if w.bias is not None:
-                named[f"bias_ih_{end}"] = call.engine.cast(w.bias)
-                # A copy: who scales gradients in place must not scale one of the two twice.
-                named[f"bias_hh_{end}"] = call.engine.copy(named[f"bias_ih_{end}"])
-    return named
-
-
-def _complete(call: Call, tangents: Mapping[str, Array]) -> dict[str, Array]:
-    """Tangents for all parameters: checked where given, zero where not."""
+def complete(network: Network, tangents: Mapping[str, Array]) -> dict[str, Array]:
+    """Tangents of all parameters: checked where given, zero where not."""
     check_mapping("params_dot", tangents)
-    shapes = call.spec.parameter_shapes()
+    shapes = network.spec.parameter_shapes()
     unknown = [str(name) for name in tangents if name not in shapes]
     if unknown:
         raise StateDictError(f"params_dot: unexpected {', '.join(unknown)}; expected names are {', '.join(shapes)}")
     for name, value in tangents.items():
-        layout.check(call, f"params_dot[{name!r}]", value, shapes[name])
-    return {name: tangents[name] if name in tangents else call.engine.zeros(shape) for name, shape in shapes.items()}
+        network.engine.check(f"params_dot[{name!r}]", value, shapes[name])
+    return {n: tangents[n] if n in tangents else network.engine.zeros(shape) for n, shape in shapes.items()}
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
 
 
-def _dropout_masks(call: Call, shape: Layout, rng: Rng) -> tuple[Array, ...]:
+def _dropout_masks(layout: Layout, rng: Rng) -> tuple[Array, ...]:
     """One mask for each gap between layers, drawn on the host; kept values are scaled so that the mean stays."""
-    spec, engine = call.spec, call.engine
+    spec, engine = layout.spec, layout.engine
     generator = as_generator(rng)
     keep = 1.0 - spec.dropout
     masks = []
     for width in spec.hidden_sizes[:-1]:
-        drawn = generator.random((shape.steps, shape.batch, width * spec.num_directions)) < keep
+        drawn = generator.random((layout.steps, layout.batch, width * spec.num_directions)) < keep
         scaled = drawn / keep if keep > 0 else np.zeros(drawn.shape)
-        masks.append(engine.backend.asarray(scaled, dtype=engine.dtype, device=engine.device))
+        masks.append(engine.give(scaled))
     return tuple(masks)
 
 
-def _checkpoint_steps(checkpoint: bool | int, shape: Layout, spec: RNNSpec) -> int | None:
+def _checkpoint_steps(checkpoint: bool | int, layout: Layout) -> int | None:
     if checkpoint is False or checkpoint is None:
         return None
     if checkpoint is True:
         # Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"; but no window so small that its calls are felt.
-        root = math.isqrt(shape.steps - 1) + 1
-        numbers = max(1, shape.batch * sum(spec.hidden_sizes) * spec.num_directions)
+        root = math.isqrt(layout.steps - 1) + 1
+        numbers = max(1, layout.batch * sum(layout.spec.hidden_sizes) * layout.spec.num_directions)
         return max(root, CHECKPOINT_NUMBERS // numbers)
     return positive_int("checkpoint", checkpoint)
 
 
 def warn_if_dropout_is_idle(spec: RNNSpec) -> None:
-    """Dropout stands between layers: with one layer it does nothing, which is seldom what was meant."""
+    """Warn that dropout, which acts between layers, has no effect with one layer."""
     if spec.dropout > 0 and spec.num_layers == 1:
         warnings.warn(
             f"dropout={spec.dropout} has no effect with num_layers=1: it is applied between layers", stacklevel=3

@@ -6,25 +6,26 @@ inside a plugin's scan is the caller's to see.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, cast, get_args
 
 from rnncore import scan
-from rnncore.backend.arrays import device_scope, dtype_name
-from rnncore.backend.contract import Backend, FormScans, ScanRequest, Scans, abilities_of
+from rnncore.arguments import check_shape
+from rnncore.backend.arrays import check_array, dtype_name
+from rnncore.backend.contract import Abilities, Backend, FormScans, ScanRequest, Scans, abilities_of, scan_words
 from rnncore.carry import Carry, spread
-from rnncore.errors import (
-    ArgumentTypeError,
-    KernelUnsupportedError,
-    UnknownNameError,
-)
+from rnncore.errors import ArgumentTypeError, KernelUnsupportedError, ShapeError, UnknownNameError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
-from rnncore.typing import Array, Device, KernelMode, Namespace
+from rnncore.typing import Array, Device, Host, KernelMode, Namespace
 
-__all__ = ["Choice", "Engine", "check_kernel_mode", "make_engine"]
+__all__ = ["Choice", "Engine", "Explanation", "check_kernel_mode", "make_engine"]
+
+NO_SCOPE: AbstractContextManager[Any] = nullcontext()
+# Shapes whose path an engine remembers, before it starts afresh.
+REMEMBERED = 256
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,21 @@ class Choice:
 
 @dataclass(frozen=True)
 class Engine:
-    """Where the arrays of one call live and how its scans are run.
+    """Where the arrays of a network live, and how its scans are run.
 
-    `writable` is a backend's word that its arrays can be assigned into and that nothing traces what is done to them: then
-    results of the core's own are put together in place. A backend without a word is taken to be unable.
+    Attributes
+    ----------
+    backend : Backend
+    xp : Array API namespace
+    device, dtype, dtype_name
+    kernel : {"auto", "reference", "require"}
+    scans : Scans or None
+        The backend's own.
+    abilities : Abilities
+    writable : bool
+        ``abilities.writable``: the core puts its own results together in place.
+    multiply : callable
+        ``abilities.product``, or the namespace's ``matmul``.
     """
 
     backend: Backend
@@ -60,8 +72,14 @@ class Engine:
     dtype_name: str
     kernel: KernelMode
     scans: Scans | None
-    writable: bool = False
-    multiply: Callable[[Array, Array, bool], Array] | None = None
+    abilities: Abilities = field(default_factory=Abilities)
+    writable: bool = field(init=False)
+    multiply: Callable[[Array, Array, bool], Array] = field(init=False, compare=False, repr=False)
+    _on_kernel: dict[Hashable, tuple[bool, Any]] = field(init=False, compare=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "writable", self.abilities.writable)
+        object.__setattr__(self, "multiply", self.abilities.product or (lambda a, b, whole: self.xp.matmul(a, b)))
 
     def choose(self, request: ScanRequest) -> Choice:
         """The path for a request; with kernel="require" an error where the plugin's scan does not take it."""
@@ -69,7 +87,7 @@ class Engine:
             return Choice(request.scan, "reference", 'kernel="reference" was asked for')
         if self.scans is None:
             reason: str | None = f"backend {self.backend.name!r} has no scans of its own"
-        elif other := [form for form in request.forms if form not in abilities_of(self.backend).scans]:
+        elif other := [form for form in request.forms if form not in self.abilities.scans]:
             reason = f"the scans of backend {self.backend.name!r} do not name the form {' or '.join(other)}"
         else:
             reason = self.scans.unsupported(request)
@@ -83,11 +101,10 @@ class Engine:
         return Choice(request.scan, "reference", reason)
 
     def explain(self, request: ScanRequest) -> Choice:
-        """The same with what the plugin's scans say of themselves: more than a call has to know."""
-        choice, words = self.choose(request), getattr(self.scans, "explain", None)
-        if choice.path == "reference" or words is None:
-            return choice
-        return replace(choice, reason=f"{choice.reason}: {words(request)}")
+        """Like :meth:`choose`, with the scans' own explanation of the code path they take."""
+        choice = self.choose(request)
+        words = None if self.scans is None or choice.path == "reference" else scan_words(self.scans)
+        return choice if words is None else replace(choice, reason=f"{choice.reason}: {words(request)}")
 
     def nonlinear(
         self,
@@ -102,16 +119,17 @@ class Engine:
         rows: Sequence[int] | None = None,
     ) -> Array:
         """Run the nonlinear scan on the chosen path; with `overwrite` the result may take the storage of p."""
-        # Scans of contract version 1 know neither argument.
-        options: dict[str, Any] = {"nonlinearity": nonlinearity, "reverse": reverse, **_rows(rows)}
-        factors = None
+        forms, factors = _rows(rows), None
         if carry is not None:
-            options["carry"] = carry = carry.over(p.shape, xp=self.xp)
-            factors = carry._asdict()
-        request = self._request("nonlinear", p, reverse, nonlinearity, factors, rows is not None)
-        if self.choose(request).path == "kernel" and self.scans is not None:
-            return self.scans.nonlinear(p, h0, w_hh, overwrite=overwrite, **options)
-        return scan.nonlinear(p, h0, w_hh, xp=self.xp, **options)
+            forms["carry"] = carry = carry.over(p.shape, xp=self.xp)
+            factors = _kinds(carry._asdict())
+        kernel = self._kernel_for("nonlinear", p, reverse, nonlinearity, factors, rows is not None)
+        # Scans of contract version 1 know neither argument of forms.
+        if kernel is not None:
+            return kernel.nonlinear(
+                p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite, **forms
+            )  # fmt: skip
+        return scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=self.xp, **forms)
 
     def linear(
         self,
@@ -125,11 +143,10 @@ class Engine:
         rows: Sequence[int] | None = None,
     ) -> Array:
         """Run the linear scan on the chosen path; with `overwrite` the result may take the storage of d."""
-        options: dict[str, Any] = {"reverse": reverse, **_rows(rows)}
-        request = self._request("linear", u, reverse, None, None, rows is not None)
-        if self.choose(request).path == "kernel" and self.scans is not None:
-            return self.scans.linear(u, d, s0, m, overwrite=overwrite, **options)
-        return scan.linear(u, d, s0, m, xp=self.xp, **options)
+        kernel = self._kernel_for("linear", u, reverse, None, None, rows is not None)
+        if kernel is not None:
+            return kernel.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite, **_rows(rows))
+        return scan.linear(u, d, s0, m, reverse=reverse, xp=self.xp, **_rows(rows))
 
     def linear_carry(
         self,
@@ -145,31 +162,66 @@ class Engine:
         rows: Sequence[int] | None = None,
     ) -> Array:
         """Run the linear scan with carry on the chosen path; with `overwrite` the result may take the storage of c."""
-        options: dict[str, Any] = {"reverse": reverse, **_rows(rows)}
         o, i, a = (spread(factor, c.shape, xp=self.xp) for factor in (o, i, a))
-        request = self._request("linear", c, reverse, None, {"o": o, "i": i, "a": a}, rows is not None)
-        if self.choose(request).path == "kernel":
-            scans = cast("FormScans", self.scans)  # as its backend names the form
-            return scans.linear_carry(c, o, i, a, x0, m, overwrite=overwrite, **options)
-        return scan.linear_carry(c, o, i, a, x0, m, xp=self.xp, **options)
+        factors = _kinds({"o": o, "i": i, "a": a})
+        kernel = cast("FormScans | None", self._kernel_for("linear", c, reverse, None, factors, rows is not None))
+        if kernel is not None:
+            return kernel.linear_carry(c, o, i, a, x0, m, reverse=reverse, overwrite=overwrite, **_rows(rows))
+        return scan.linear_carry(c, o, i, a, x0, m, reverse=reverse, xp=self.xp, **_rows(rows))
+
+    def _kernel_for(
+        self, kind: Any, x: Array, reverse: bool, nonlinearity: Nonlinearity | None, factors: Any, ragged: bool
+    ) -> Scans | None:
+        """The plugin's scans if they take this request, asked once for each shape, direction, function and form."""
+        key = (kind, x.shape, reverse, id(nonlinearity), factors, ragged)
+        known = self._on_kernel.get(key)
+        if known is None:
+            steps, *networks, batch, width = x.shape
+            n = networks[0] if networks else None
+            request = ScanRequest(
+                kind, steps, batch, width, self.dtype_name, self.device, reverse, nonlinearity, factors, ragged, n
+            )
+            if len(self._on_kernel) >= REMEMBERED:
+                self._on_kernel.clear()
+            # The function is kept beside the answer, so that its id stays its own.
+            known = self._on_kernel[key] = (self.choose(request).path == "kernel", nonlinearity)
+        return self.scans if known[0] else None
 
     def scope(self) -> AbstractContextManager[Any]:
-        """What everything asked of the device is asked in: a backend's own context, where it needs one."""
-        return device_scope(self.backend, self.device)
+        """The backend's own context around work on the device, if it needs one."""
+        enter = self.abilities.scope
+        # Inside a compiled function an array may have no device, and there is nothing to enter.
+        return NO_SCOPE if enter is None or self.device is None else enter(self.device)
 
     def product(self, x: Array, m: Array) -> Array:
-        """x (T, B, I) times m (I, K), all steps at once: (T, B, K)."""
+        """x (T, B, I) times m (I, K), all steps in one product: (T, B, K)."""
         xp = self.xp
         if not self.writable:
             return xp.matmul(x, m)
-        # NumPy makes of three axes one product for each step, three to six times slower; others fold them themselves.
         steps, batch, width = x.shape
+        if steps == 1:
+            return self.multiply(x[0, ...], m, True)[None, ...]
+        # NumPy makes of three axes one product for each step, three to six times slower; others fold them themselves.
         rows = xp.reshape(x, (steps * batch, width))
-        return xp.reshape(self.matmul(rows, m), (steps, batch, m.shape[1]))
+        return xp.reshape(self.multiply(rows, m, True), (steps, batch, m.shape[1]))
 
     def matmul(self, a: Array, b: Array, *, whole: bool = True) -> Array:
-        """a (N, K) times b (K, M), over all steps of a window or, if not `whole`, of one: a backend's own, where it has one."""
-        return self.xp.matmul(a, b) if self.multiply is None else self.multiply(a, b, whole)
+        """a (N, K) times b (K, M), by the backend's own product where it has one. `whole`: see :class:`Abilities`."""
+        return self.multiply(a, b, whole)
+
+    def check(self, name: str, x: Any, shape: Sequence[int | None] | None = None, hint: str = "") -> None:
+        """Raise unless x is an array of this backend, dtype and device, and of this shape (None: any)."""
+        check_array(name, x, backend=self.backend, dtype=self.dtype, device=self.device)
+        if shape is None:
+            return
+        try:
+            check_shape(name, x, shape)
+        except ShapeError as error:
+            raise ShapeError(f"{error}{hint}") from None
+
+    def give(self, x: Host) -> Array:
+        """An array of the engine's dtype on its device, from host numbers."""
+        return self.backend.asarray(x, dtype=self.dtype, device=self.device)
 
     def copy(self, x: Array) -> Array:
         """A copy by arithmetic, which every transformation of every library knows."""
@@ -180,35 +232,22 @@ class Engine:
         return x if x.dtype == self.dtype else self.xp.astype(x, self.dtype)
 
     def read_only(self, x: Array) -> Array:
-        """A view that refuses to be written to, where the backend can make one; else x."""
-        view = getattr(self.backend, "read_only", None)
+        """A view of x that cannot be written to, where the backend can make one; else x."""
+        view = self.abilities.read_only
         return x if view is None else view(x)
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Zeros of the engine's dtype on its device."""
         return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
 
-    def _request(
-        self,
-        kind: Any,
-        x: Array,
-        reverse: bool,
-        nonlinearity: Nonlinearity | None,
-        factors: Mapping[str, Array | None] | None,
-        ragged: bool,
-    ) -> ScanRequest:
-        steps, *networks, batch, width = x.shape
-        request = ScanRequest(kind, steps, batch, width, self.dtype_name, self.device, reverse, nonlinearity)
-        if factors is None and not ragged and not networks:
-            return request
-        carry: Any = factors and tuple(
-            (name, "unit" if k.ndim == 1 else "step") for name, k in factors.items() if k is not None
-        )
-        return replace(request, carry=carry, ragged=ragged, networks=networks[0] if networks else None)
-
 
 def _rows(rows: Sequence[int] | None) -> dict[str, Any]:
     return {} if rows is None else {"rows": tuple(rows)}
+
+
+def _kinds(factors: Mapping[str, Array | None]) -> tuple[tuple[str, str], ...]:
+    """As in :attr:`ScanRequest.carry`."""
+    return tuple((name, "unit" if k.ndim == 1 else "step") for name, k in factors.items() if k is not None)
 
 
 def make_engine(backend: Backend, *, device: Device, dtype: Any, kernel: KernelMode) -> Engine:
@@ -221,8 +260,7 @@ def make_engine(backend: Backend, *, device: Device, dtype: Any, kernel: KernelM
         dtype_name(dtype),
         check_kernel_mode(kernel),
         backend.scans(),
-        bool(getattr(backend, "writable", False)),
-        getattr(backend, "product", None),
+        abilities_of(backend),
     )
 
 

@@ -1,6 +1,6 @@
 """One layer in one direction: the products over all steps at once that stand around the two scans.
 
-Everything here is time-first, (T, B, .). With ``ragged``, x is 0 in the padding already, and so is every result.
+Everything here is time-first, (T, B, .). With lengths, x is 0 in the padding already, and so is every result.
 """
 
 from __future__ import annotations
@@ -16,167 +16,127 @@ from rnncore.network.step import Weights, sum_rows
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore.typing import Array
 
-# A pullback's window holds about so many numbers of each array: small beside long sequences, large beside a call's cost.
-WINDOW_NUMBERS = 2**20
+__all__ = ["Layer", "LayerCotangents", "add_weights", "forward", "jvp", "last_state", "pre_activation", "vjp"]
 
-__all__ = ["LayerCotangents", "add_weights", "forward", "jvp", "last_state", "pre_activation", "vjp"]
+
+class Layer(NamedTuple):
+    """One layer in one direction of one call: its weights, and how its scans run.
+
+    `boundaries` are times across which no gradient is carried (truncated BPTT, Williams and Peng 1990).
+    """
+
+    weights: Weights
+    reverse: bool
+    ragged: Ragged | None
+    nonlinearity: Nonlinearity
+    engine: Engine
+    boundaries: tuple[int, ...] = ()
 
 
 class LayerCotangents(NamedTuple):
-    """What :func:`vjp` returns: weights, x (T, B, I) and h0 (B, H)."""
+    """Cotangents of a layer's weights, of x (T, B, I) and of h0 (B, H)."""
 
     weights: Weights
     x: Array
     h0: Array
 
 
-def forward(
-    w: Weights,
-    x: Array,
-    h0: Array,
-    *,
-    reverse: bool,
-    ragged: Ragged | None,
-    nonlinearity: Nonlinearity,
-    engine: Engine,
-) -> Array:
+def forward(layer: Layer, x: Array, h0: Array) -> Array:
     """The states (T, B, H) of x (T, B, I) from h0 (B, H)."""
-    p = _project(w, x, engine)
-    if ragged is None:
-        return engine.nonlinear(p, h0, w.weight_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=True)
-    return _forward_ragged(p, h0, w.weight_hh, ragged, reverse, nonlinearity, engine)
+    p = _project(layer.weights, x, layer.engine)
+    if layer.ragged is not None:
+        return _forward_ragged(layer, p, h0, layer.ragged)
+    return layer.engine.nonlinear(
+        p, h0, layer.weights.weight_hh, nonlinearity=layer.nonlinearity, reverse=layer.reverse, overwrite=True
+    )
 
 
-def last_state(h: Array, h0: Array, *, reverse: bool, ragged: Ragged | None) -> Array:
+def last_state(layer: Layer, h: Array, h0: Array) -> Array:
     """The state after the last step the direction runs, (B, H); h0 where a sequence has no steps."""
-    if reverse:
+    ragged = layer.ragged
+    if layer.reverse:
         return h[0, ...] if ragged is None else ragged.nonempty_or(h[0, ...], h0)
     return h[-1, ...] if ragged is None else ragged.last_or(h, h0)
 
 
-def pre_activation(
-    w: Weights, x: Array, h0: Array, h: Array, *, reverse: bool, ragged: Ragged | None, engine: Engine
-) -> Array:
-    """z (T, B, H) for all steps from the states, by products and no loop; before any clip, 0 in the padding."""
-    xp = engine.xp
-    before = _before(h, h0, reverse, ragged, engine)
-    z = _project(w, x, engine) + engine.product(before, xp.matrix_transpose(w.weight_hh))
-    return z if ragged is None else ragged.masked(z)
+def pre_activation(layer: Layer, x: Array, h0: Array, h: Array) -> Array:
+    """z (T, B, H) of all steps from the states, by products and no loop; before any clip, 0 in the padding."""
+    engine, w = layer.engine, layer.weights
+    z = _project(w, x, engine) + engine.product(_before(layer, h, h0), w.weight_hh.T)
+    return z if layer.ragged is None else layer.ragged.masked(z)
 
 
-def vjp(
-    d_h: Array | None,
-    d_last: Array | None,
-    w: Weights,
-    x: Array,
-    h0: Array,
-    h: Array,
-    *,
-    reverse: bool,
-    ragged: Ragged | None,
-    boundaries: tuple[int, ...] = (),
-    nonlinearity: Nonlinearity,
-    engine: Engine,
-) -> LayerCotangents:
-    """Backpropagation through time for one layer: one linear scan against time, then one product for each result.
+def vjp(layer: Layer, d_h: Array | None, d_last: Array | None, x: Array, h0: Array, h: Array) -> LayerCotangents:
+    """Backpropagation through time: one linear scan against time, then one product for each result.
 
-    d_h (T, B, H) and d_last (B, H) are the cotangents of the states and of the last state; None is zero. No gradient is
-    carried through the recurrence across the times in `boundaries` (truncated BPTT, Williams and Peng 1990).
+    d_h (T, B, H) and d_last (B, H) are the cotangents of the states and of the last state; None is zero. Without lengths
+    the work goes window by window against the time of the layer, so that delta is never held for all steps.
     """
-    if ragged is None:
-        return _vjp_by_window(d_h, d_last, w, x, h0, h, reverse, boundaries, nonlinearity, engine)
-    xp = engine.xp
-    d = _slope(w, x, h0, h, reverse, ragged, nonlinearity, engine)
-    u = _source(d_h, d_last, h, reverse, ragged, engine)
-    delta = _scan_between(u, d, w.weight_hh, boundaries, not reverse, not nonlinearity.is_custom, engine)
-    first = ragged.at_ends(delta) if reverse else delta[0, ...]
-    h0 = ragged.nonempty_or(h0, xp.zeros_like(h0))  # NaN in the state of a sequence without steps reaches no weight
-    d_h0 = xp.matmul(first, w.weight_hh)
-    if d_last is not None:
-        d_h0 = ragged.nonempty_or(d_h0, d_last)
-    return LayerCotangents(
-        _weight_cotangents(delta, first, w, x, h0, h, reverse, engine), engine.product(delta, w.weight_ih), d_h0
-    )
-
-
-def jvp(
-    w_dot: Weights | None,
-    x_dot: Array | None,
-    h0_dot: Array | None,
-    w: Weights,
-    x: Array,
-    h0: Array,
-    h: Array,
-    *,
-    reverse: bool,
-    ragged: Ragged | None,
-    nonlinearity: Nonlinearity,
-    engine: Engine,
-) -> Array:
-    """The tangent (T, B, H) of the states: one linear scan along time. None stands for a tangent of zero."""
-    xp = engine.xp
-    w_t = xp.matrix_transpose(w.weight_hh)
-    d = _slope(w, x, h0, h, reverse, ragged, nonlinearity, engine)
-    u = xp.zeros_like(h)
-    if x_dot is not None:
-        u = u + engine.product(x_dot, xp.matrix_transpose(w.weight_ih))
-    if w_dot is not None:
-        before = _before(h, h0, reverse, ragged, engine)
-        u = u + _project(w_dot, x, engine) + engine.product(before, xp.matrix_transpose(w_dot.weight_hh))
-    s0 = xp.zeros_like(h0) if h0_dot is None else h0_dot
-    if ragged is not None:
-        if reverse:  # a row starts at its own end, and d = 0 in the padding before it would swallow s0
-            u = ragged.add_at_ends(u, xp.matmul(s0, w_t))
-            s0 = xp.zeros_like(h0)
-        u = ragged.masked(u)
-    return engine.linear(u, d, s0, w_t, reverse=reverse, overwrite=not nonlinearity.is_custom)
-
-
-def _vjp_by_window(
-    d_h: Array | None,
-    d_last: Array | None,
-    w: Weights,
-    x: Array,
-    h0: Array,
-    h: Array,
-    reverse: bool,
-    boundaries: tuple[int, ...],
-    nonlinearity: Nonlinearity,
-    engine: Engine,
-) -> LayerCotangents:
-    """The pullback in windows of time, against the time of the layer, so that delta is never held for all steps."""
-    xp = engine.xp
-    steps = x.shape[0]
-    edges = [0, *sorted({*boundaries, *_window_edges(h, engine)}), steps]
+    if layer.ragged is not None:
+        return _vjp_ragged(layer, layer.ragged, d_h, d_last, x, h0, h)
+    steps, reverse, engine, w = x.shape[0], layer.reverse, layer.engine, layer.weights
+    edges = sorted({0, steps, *layer.boundaries, *_window_edges(h, engine)})
     windows = list(pairwise(edges))
     d_x = TimeJoin(steps, engine)
     total: Weights | None = None
-    s = first = xp.zeros_like(h0)
+    zero = s = first = engine.xp.zeros_like(h0)
     for a, b in windows if reverse else windows[::-1]:
         entry, at_end = (b, b == steps) if reverse else (a - 1, a == 0)
         state = h0 if at_end else h[entry, ...]
-        ends_here = a == 0 if reverse else b == steps
-        h_w, x_w = h[a:b, ...], x[a:b, ...]
-        d = _slope(w, x_w, state, h_w, reverse, None, nonlinearity, engine)
-        d_h_w = None if d_h is None else d_h[a:b, ...]
-        u = _source(d_h_w, d_last if ends_here else None, h_w, reverse, None, engine)
-        cut = (a if reverse else b) in boundaries
-        # A user's derivative may hand out an array that it keeps, so its storage is not ours to reuse.
-        delta = engine.linear(
-            u,
-            d,
-            xp.zeros_like(s) if cut else s,
-            w.weight_hh,
-            reverse=not reverse,
-            overwrite=not nonlinearity.is_custom,
-        )
+        h_w, x_w, d_h_w = (h, x, d_h) if len(windows) == 1 else (v if v is None else v[a:b, ...] for v in (h, x, d_h))
+        u = _source(layer, d_h_w, d_last if (a == 0 if reverse else b == steps) else None, h_w)
+        d = _slope(layer, x_w, state, h_w)
+        if (a if reverse else b) in layer.boundaries:
+            s = zero
+        # A user's derivative may return an array that it keeps, so its storage may not be reused.
+        mine = not layer.nonlinearity.is_custom
+        delta = engine.linear(u, d, s, w.weight_hh, reverse=not reverse, overwrite=mine)
         del u, d
         s = first = delta[-1, ...] if reverse else delta[0, ...]
-        found = _weight_cotangents(delta, first, w, x_w, state, h_w, reverse, engine)
+        found = _weight_cotangents(layer, delta, first, x_w, state, h_w)
         total = found if total is None else add_weights(total, found)
         d_x.put(a, b, engine.product(delta, w.weight_ih))
-    # There is at least one window, as a call has at least one step, so the total is not None.
+    # A call has at least one step, so there is at least one window.
     return LayerCotangents(total, d_x.joined(), engine.matmul(first, w.weight_hh, whole=False))  # type: ignore[arg-type]
+
+
+def jvp(
+    layer: Layer, w_dot: Weights | None, x_dot: Array | None, h0_dot: Array | None, x: Array, h0: Array, h: Array
+) -> Array:
+    """The tangent (T, B, H) of the states: one linear scan along time. None is a tangent of zero."""
+    engine, ragged, xp = layer.engine, layer.ragged, layer.engine.xp
+    w_t = layer.weights.weight_hh.T
+    d = _slope(layer, x, h0, h)
+    u = xp.zeros_like(h)
+    if x_dot is not None:
+        u = u + engine.product(x_dot, layer.weights.weight_ih.T)
+    if w_dot is not None:
+        u = u + _project(w_dot, x, engine) + engine.product(_before(layer, h, h0), w_dot.weight_hh.T)
+    s0 = xp.zeros_like(h0) if h0_dot is None else h0_dot
+    if ragged is not None:
+        if layer.reverse:  # a row starts at its own end, and d = 0 in the padding before it would swallow s0
+            u = ragged.add_at_ends(u, xp.matmul(s0, w_t))
+            s0 = xp.zeros_like(h0)
+        u = ragged.masked(u)
+    return engine.linear(u, d, s0, w_t, reverse=layer.reverse, overwrite=not layer.nonlinearity.is_custom)
+
+
+def _vjp_ragged(
+    layer: Layer, ragged: Ragged, d_h: Array | None, d_last: Array | None, x: Array, h0: Array, h: Array
+) -> LayerCotangents:
+    """Like :func:`vjp` for sequences of several lengths, in one window."""
+    engine, w, xp = layer.engine, layer.weights, layer.engine.xp
+    d, u = _slope(layer, x, h0, h), _source(layer, d_h, d_last, h)
+    zero, parts = xp.zeros_like(h0), []
+    for a, b in pairwise([0, *layer.boundaries, x.shape[0]]):
+        parts.append(engine.linear(u[a:b, ...], d[a:b, ...], zero, w.weight_hh, reverse=not layer.reverse))
+    delta = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+    first = ragged.at_ends(delta) if layer.reverse else delta[0, ...]
+    h0 = ragged.nonempty_or(h0, zero)  # NaN in the state of a sequence without steps reaches no weight
+    d_h0 = xp.matmul(first, w.weight_hh)
+    if d_last is not None:
+        d_h0 = ragged.nonempty_or(d_h0, d_last)
+    return LayerCotangents(_weight_cotangents(layer, delta, first, x, h0, h), engine.product(delta, w.weight_ih), d_h0)
 
 
 def _window_edges(h: Array, engine: Engine) -> range:
@@ -184,27 +144,22 @@ def _window_edges(h: Array, engine: Engine) -> range:
     steps, batch, width = h.shape
     if not engine.writable:  # the parts of dx would have to be joined by a copy: one window is best
         return range(0)
-    numbers: int = getattr(engine.backend, "window_numbers", WINDOW_NUMBERS)
-    length = max(1, numbers // max(1, batch * width))
+    length = max(1, engine.abilities.window_numbers // max(1, batch * width))
     return range(length, steps, length)
 
 
-def _weight_cotangents(
-    delta: Array, first: Array, w: Weights, x: Array, h0: Array, h: Array, reverse: bool, engine: Engine
-) -> Weights:
+def _weight_cotangents(layer: Layer, delta: Array, first: Array, x: Array, h0: Array, h: Array) -> Weights:
     """delta^T x, delta^T h_{t-1} and the sum of delta: one product each.
 
     h_{t-1} is never built: h0's share, at the steps whose delta is `first`, is added to that of the other states.
     """
-    xp = engine.xp
-    rest, before = (delta[:-1, ...], h[1:, ...]) if reverse else (delta[1:, ...], h[:-1, ...])
-    d_w_hh = _outer(rest, before, engine)
-    of_h0 = engine.matmul(xp.matrix_transpose(first), h0, whole=False)
-    if engine.writable:
-        d_w_hh += of_h0
-    else:
-        d_w_hh = d_w_hh + of_h0
-    return Weights(_outer(delta, x, engine), d_w_hh, None if w.bias is None else sum_rows(delta, xp=xp))
+    engine = layer.engine
+    d_w_hh = engine.matmul(first.T, h0, whole=False)
+    if h.shape[0] > 1:
+        rest, before = (delta[:-1, ...], h[1:, ...]) if layer.reverse else (delta[1:, ...], h[:-1, ...])
+        d_w_hh = d_w_hh + _outer(rest, before, engine)
+    bias = None if layer.weights.bias is None else sum_rows(delta, xp=engine.xp)
+    return Weights(_outer(delta, x, engine), d_w_hh, bias)
 
 
 def add_weights(a: Weights, b: Weights) -> Weights:
@@ -214,26 +169,18 @@ def add_weights(a: Weights, b: Weights) -> Weights:
 
 
 def _project(w: Weights, x: Array, engine: Engine) -> Array:
-    """x W_ih^T + b for all steps by one product."""
-    p = engine.product(x, engine.xp.matrix_transpose(w.weight_ih))
+    """x W_ih^T + b of all steps by one product."""
+    p = engine.product(x, w.weight_ih.T)
     if w.bias is None:
         return p
-    if engine.writable:  # the product is ours, and a second array of its size is what this saves
+    if engine.writable:  # in place, which saves a second array of its size
         p += w.bias
         return p
     return p + w.bias
 
 
-def _forward_ragged(
-    p: Array,
-    h0: Array,
-    w_hh: Array,
-    ragged: Ragged,
-    reverse: bool,
-    nonlinearity: Nonlinearity,
-    engine: Engine,
-) -> Array:
-    xp = engine.xp
+def _forward_ragged(layer: Layer, p: Array, h0: Array, ragged: Ragged) -> Array:
+    reverse, engine, xp = layer.reverse, layer.engine, layer.engine.xp
     steps, batch, width = p.shape
     sorted_p = xp.take(p, ragged.longest_first, axis=1)
     sorted_h0 = xp.take(h0, ragged.longest_first, axis=0)
@@ -246,7 +193,13 @@ def _forward_ragged(
             first = xp.concat([state, sorted_h0[state.shape[0] : rows, ...]], axis=0)
         else:  # rows that ended stay behind
             first = state[:rows, ...]
-        h = engine.nonlinear(sorted_p[start:stop, :rows, :], first, w_hh, nonlinearity=nonlinearity, reverse=reverse)
+        h = engine.nonlinear(
+            sorted_p[start:stop, :rows, :],
+            first,
+            layer.weights.weight_hh,
+            nonlinearity=layer.nonlinearity,
+            reverse=reverse,
+        )
         state = h[0, ...] if reverse else h[-1, ...]
         if rows < batch:
             h = xp.concat([h, engine.zeros((stop - start, batch - rows, width))], axis=1)
@@ -260,74 +213,50 @@ def _forward_ragged(
     return xp.take(joined, ragged.original_order, axis=1)
 
 
-def _before(h: Array, h0: Array, reverse: bool, ragged: Ragged | None, engine: Engine) -> Array:
+def _before(layer: Layer, h: Array, h0: Array) -> Array:
     """h_{t-1} at every step of the direction, (T, B, H)."""
-    before = scan.previous(h, h0, reverse=reverse, xp=engine.xp)
-    return ragged.put_at_ends(before, h0) if ragged is not None and reverse else before
+    before = scan.previous(h, h0, reverse=layer.reverse, xp=layer.engine.xp)
+    return layer.ragged.put_at_ends(before, h0) if layer.ragged is not None and layer.reverse else before
 
 
-def _slope(
-    w: Weights,
-    x: Array,
-    h0: Array,
-    h: Array,
-    reverse: bool,
-    ragged: Ragged | None,
-    nonlinearity: Nonlinearity,
-    engine: Engine,
-) -> Array:
+def _slope(layer: Layer, x: Array, h0: Array, h: Array) -> Array:
     """f' at every step, 0 in the padding."""
-    if nonlinearity.derivative_needs_z:
-        z = pre_activation(w, x, h0, h, reverse=reverse, ragged=ragged, engine=engine)
-        d = nonlinearity.derivative(z, xp=engine.xp)
+    f, xp = layer.nonlinearity, layer.engine.xp
+    if f.derivative_needs_z:
+        d = f.derivative(pre_activation(layer, x, h0, h), xp=xp)
     else:
-        d = nonlinearity.derivative_from_h(h, xp=engine.xp)
-    return d if ragged is None else ragged.masked(d)
+        d = f.derivative_from_h(h, xp=xp)
+    return d if layer.ragged is None else layer.ragged.masked(d)
 
 
-def _source(
-    d_h: Array | None, d_last: Array | None, h: Array, reverse: bool, ragged: Ragged | None, engine: Engine
-) -> Array:
+def _source(layer: Layer, d_h: Array | None, d_last: Array | None, h: Array) -> Array:
     """dL/dh_t as it arrives at each step from outside the recurrence, that of the last state included."""
-    xp = engine.xp
+    ragged, xp = layer.ragged, layer.engine.xp
     if d_h is None:
         d_h = xp.zeros_like(h)
     elif ragged is not None:
         d_h = ragged.masked(d_h)
     if d_last is None:
         return d_h
-    if reverse:
-        first = d_h[:1, ...] + xp.expand_dims(d_last, axis=0)
-        u = xp.concat([first, d_h[1:, ...]], axis=0)
-        return u if ragged is None else ragged.masked(u)
-    if ragged is not None:
+    if not layer.reverse and ragged is not None:
         return ragged.add_at_ends(d_h, d_last)
-    return xp.concat([d_h[:-1, ...], d_h[-1:, ...] + xp.expand_dims(d_last, axis=0)], axis=0)
-
-
-def _scan_between(
-    u: Array,
-    d: Array,
-    m: Array,
-    boundaries: tuple[int, ...],
-    reverse: bool,
-    overwrite: bool,
-    engine: Engine,
-) -> Array:
-    """The linear scan from state 0, begun anew at each boundary."""
-    zero = engine.xp.zeros_like(u[0, ...])
-    if not boundaries:
-        return engine.linear(u, d, zero, m, reverse=reverse, overwrite=overwrite)
-    edges = [0, *boundaries, u.shape[0]]
-    return engine.xp.concat(
-        [engine.linear(u[a:b, ...], d[a:b, ...], zero, m, reverse=reverse) for a, b in pairwise(edges)],
-        axis=0,
-    )
+    end = 0 if layer.reverse else -1
+    at_end = d_h[end, ...] + d_last
+    if layer.engine.writable:
+        d_h = layer.engine.copy(d_h)
+        d_h[end, ...] = at_end
+    elif layer.reverse:
+        d_h = xp.concat([at_end[None, ...], d_h[1:, ...]], axis=0)
+    else:
+        d_h = xp.concat([d_h[:-1, ...], at_end[None, ...]], axis=0)
+    return d_h if ragged is None else ragged.masked(d_h)
 
 
 def _outer(a: Array, b: Array, engine: Engine) -> Array:
     """The sum over time and batch of a_t^T b_t, as one product."""
     xp = engine.xp
     steps, batch, width = a.shape
+    if steps == 1:
+        return engine.matmul(a[0, ...].T, b[0, ...])
     flat = xp.reshape(a, (steps * batch, width))
-    return engine.matmul(xp.matrix_transpose(flat), xp.reshape(b, (steps * batch, b.shape[2])))
+    return engine.matmul(flat.T, xp.reshape(b, (steps * batch, b.shape[2])))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from rnncore.arguments import check_shape, describe
-from rnncore.backend.arrays import check_array
+from rnncore.arguments import describe
 from rnncore.errors import ShapeError
 from rnncore.network.engine import Engine
 from rnncore.network.results import State
@@ -15,17 +14,7 @@ from rnncore.network.stack import PerDirection
 from rnncore.spec import RNNSpec
 from rnncore.typing import Array
 
-__all__ = ["Call", "Layout", "check", "layout_of", "state_in", "state_out", "zero_state"]
-
-
-@dataclass(frozen=True)
-class Call:
-    """What every call of one network shares."""
-
-    spec: RNNSpec
-    params: Mapping[str, Array]
-    engine: Engine
-    check_finite: bool = False
+__all__ = ["Layout", "layout_of", "split_state", "state_in", "state_out", "zero_state"]
 
 
 @dataclass(frozen=True)
@@ -35,28 +24,30 @@ class Layout:
     steps: int
     batch: int
     batched: bool
-    batch_first: bool
-    call: Call
+    spec: RNNSpec
+    engine: Engine
+
+    @cached_property
+    def time_first(self) -> bool:
+        """Whether the caller's arrays have this layout already."""
+        return self.batched and not self.spec.batch_first
 
     def inward(self, x: Array) -> Array:
         """An input or a cotangent of the output, time-first."""
-        xp = self.call.engine.xp
         if not self.batched:
-            return xp.expand_dims(x, axis=1)
-        return xp.permute_dims(x, (1, 0, 2)) if self.batch_first else x
+            return x[:, None, :]
+        return self.engine.xp.permute_dims(x, (1, 0, 2)) if self.spec.batch_first else x
 
     def outward(self, x: Array) -> Array:
-        """A time-first array as the caller has his."""
-        xp = self.call.engine.xp
+        """A time-first array in the caller's layout."""
         if not self.batched:
-            return xp.squeeze(x, axis=1)
-        return xp.permute_dims(x, (1, 0, 2)) if self.batch_first else x
+            return x[:, 0, :]
+        return self.engine.xp.permute_dims(x, (1, 0, 2)) if self.spec.batch_first else x
 
 
-def layout_of(call: Call, x: Array) -> Layout:
+def layout_of(spec: RNNSpec, engine: Engine, x: Array) -> Layout:
     """The layout of an input, which is checked: its kind, number of axes, width, and that it has a step."""
-    spec = call.spec
-    check(call, "x", x, None)
+    engine.check("x", x)
     order = "(B, T, input_size)" if spec.batch_first else "(T, B, input_size)"
     if x.ndim not in (2, 3):
         raise ShapeError(f"x: expected {order} or unbatched (T, input_size), got shape {tuple(x.shape)}")
@@ -73,19 +64,18 @@ def layout_of(call: Call, x: Array) -> Layout:
             f"x: expected at least one time step on axis {time_axis} of {order if batched else '(T, input_size)'}, "
             f"got shape {tuple(x.shape)}"
         )
-    return Layout(steps, x.shape[1 - time_axis] if batched else 1, batched, spec.batch_first, call)
+    return Layout(steps, x.shape[1 - time_axis] if batched else 1, batched, spec, engine)
 
 
-def state_in(call: Call, shape: Layout, name: str, state: Any) -> PerDirection:
-    """h0 or its cotangent from torch's shape, (D*L, B, H) or unbatched (D*L, H), to [layer][direction] (B, H)."""
-    spec, xp = call.spec, call.engine.xp
+def state_in(layout: Layout, name: str, state: Any) -> PerDirection:
+    """Check h0 or its cotangent in torch's shape, (D*L, B, H) or unbatched (D*L, H); return [layer][direction] (B, H)."""
+    spec, engine = layout.spec, layout.engine
     directions = spec.num_directions
-    batch: tuple[int, ...] = (shape.batch,) if shape.batched else ()
+    batch: tuple[int, ...] = (layout.batch,) if layout.batched else ()
+    hint = " for an unbatched input" if not layout.batched else " (never batch-first)" if spec.batch_first else ""
     if spec.uniform:
-        check(call, name, state, (spec.num_layers * directions, *batch, spec.hidden_sizes[0]), _hint(shape))
-        if not shape.batched:
-            state = xp.expand_dims(state, axis=1)
-        return [[state[k * directions + d, ...] for d in range(directions)] for k in range(spec.num_layers)]
+        engine.check(name, state, (spec.num_layers * directions, *batch, spec.hidden_sizes[0]), hint)
+        return split_state(layout, state)
     if not isinstance(state, (list, tuple)) or len(state) != spec.num_layers:
         got = f"{len(state)} entries" if isinstance(state, (list, tuple)) else describe(state)
         raise ShapeError(
@@ -94,40 +84,34 @@ def state_in(call: Call, shape: Layout, name: str, state: Any) -> PerDirection:
         )
     nested = []
     for k, rows in enumerate(state):
-        check(call, f"{name}[{k}]", rows, (directions, *batch, spec.hidden_sizes[k]), _hint(shape))
-        rows = rows if shape.batched else xp.expand_dims(rows, axis=1)
+        engine.check(f"{name}[{k}]", rows, (directions, *batch, spec.hidden_sizes[k]), hint)
+        rows = rows if layout.batched else engine.xp.expand_dims(rows, axis=1)
         nested.append([rows[d, ...] for d in range(directions)])
     return nested
 
 
-def state_out(call: Call, shape: Layout, nested: PerDirection) -> State:
-    """The way back: one array, or one for each layer where they differ in width."""
-    xp = call.engine.xp
+def split_state(layout: Layout, state: Array) -> PerDirection:
+    """A checked state of layers of one width by [layer][direction]."""
+    spec = layout.spec
+    directions = spec.num_directions
+    state = state if layout.batched else state[:, None, :]
+    return [[state[k * directions + d, ...] for d in range(directions)] for k in range(spec.num_layers)]
+
+
+def state_out(layout: Layout, nested: PerDirection) -> State:
+    """Undo :func:`state_in`: one array, or one for each layer where they differ in width."""
+    xp = layout.engine.xp
+    if layout.spec.uniform:
+        if len(nested) == len(nested[0]) == 1:
+            stacked = layout.engine.copy(nested[0][0])[None, ...]
+        else:
+            stacked = xp.stack([h for row in nested for h in row], axis=0)
+        return stacked if layout.batched else stacked[:, 0, :]
     layers = [xp.stack(row, axis=0) for row in nested]
-    if not shape.batched:
-        layers = [xp.squeeze(rows, axis=1) for rows in layers]
-    if not call.spec.uniform:
-        return tuple(layers)
-    return layers[0] if len(layers) == 1 else xp.concat(layers, axis=0)
+    return tuple(rows if layout.batched else rows[:, 0, :] for rows in layers)
 
 
-def _hint(shape: Layout) -> str:
-    if not shape.batched:
-        return " for an unbatched input"
-    return " (never batch-first)" if shape.batch_first else ""
-
-
-def zero_state(call: Call, batch: int) -> PerDirection:
+def zero_state(layout: Layout) -> PerDirection:
     """h0 where none is given."""
-    return [[call.engine.zeros((batch, h))] * call.spec.num_directions for h in call.spec.hidden_sizes]
-
-
-def check(call: Call, name: str, x: Any, shape: Sequence[int] | None, hint: str = "") -> None:
-    """An argument must be an array of the call's backend, dtype and device, and of this shape (None: any)."""
-    engine = call.engine
-    check_array(name, x, backend=engine.backend, dtype=engine.dtype, device=engine.device, shape=None, xp=engine.xp)
-    if shape is not None:
-        try:
-            check_shape(name, x, shape)
-        except ShapeError as error:
-            raise ShapeError(f"{error}{hint}") from None
+    spec = layout.spec
+    return [[layout.engine.zeros((layout.batch, h))] * spec.num_directions for h in spec.hidden_sizes]

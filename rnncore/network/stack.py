@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 from rnncore.network import layer
 from rnncore.network.engine import Engine
 from rnncore.network.joining import TimeJoin
+from rnncore.network.layer import Layer
 from rnncore.network.ragged import Ragged
 from rnncore.network.step import Weights
 from rnncore.spec import RNNSpec
@@ -74,6 +75,17 @@ class Plan:
             start=self.start + start,
         )
 
+    def layers(self, parameters: Parameters, boundaries: tuple[int, ...] = ()) -> list[list[Layer]]:
+        """Every layer and direction of this call."""
+        ragged, f, engine = self.ragged, self.spec.nonlinearity, self.engine
+        every = []
+        for row in parameters:
+            layers: list[Layer] = []
+            for w in row:  # the second one, if any, is the reverse direction
+                layers.append(Layer(w, bool(layers), ragged, f, engine, boundaries))
+            every.append(layers)
+        return every
+
     def boundaries(self, steps: int) -> tuple[int, ...]:
         """The times in this window that truncation does not carry a gradient across."""
         if self.truncate is None:
@@ -92,36 +104,35 @@ def forward(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> t
     """
     below = x
     last: PerDirection = []
-    for k in range(plan.spec.num_layers):
-        h = _layer_states(parameters, below, h0, k, plan)
-        last.append(_last_states(h, h0[k], plan))
+    for k, row in enumerate(plan.layers(parameters)):
+        h, ends = [], []
+        for one, first in zip(row, h0[k], strict=True):
+            h.append(layer.forward(one, below, first))
+            ends.append(layer.last_state(one, h[-1], first))
+        last.append(ends)
         below = _read_by_next(h, k, plan)
     return below, last
 
 
-def states(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> PerDirection:
+def states(layers: list[list[Layer]], x: Array, h0: PerDirection, plan: Plan) -> PerDirection:
     """Every state: for each layer and direction (T, B, H)."""
     every: PerDirection = []
     below = x
-    for k in range(plan.spec.num_layers):
-        every.append(_layer_states(parameters, below, h0, k, plan))
+    for k, row in enumerate(layers):
+        every.append(_layer_states(row, below, h0[k]))
         below = _read_by_next(every[-1], k, plan)
     return every
 
 
 def trace(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> Traced:
     """Every state and every pre-activation (before the clip), each (T, B, H), beside what a call returns."""
-    every = states(parameters, x, h0, plan)
+    layers = plan.layers(parameters)
+    every = states(layers, x, h0, plan)
     z = [
-        [
-            layer.pre_activation(
-                w, below, h0[k][d], every[k][d], reverse=bool(d), ragged=plan.ragged, engine=plan.engine
-            )
-            for d, w in enumerate(parameters[k])
-        ]
-        for k, below in enumerate(inputs(x, every, plan))
+        [layer.pre_activation(one, below, *at) for one, *at in zip(row, h0[k], every[k], strict=True)]
+        for k, (row, below) in enumerate(zip(layers, inputs(x, every, plan), strict=True))
     ]
-    last = [_last_states(h, first, plan) for h, first in zip(every, h0, strict=True)]
+    last = [_last_states(*at) for at in zip(layers, every, h0, strict=True)]
     return Traced(every, z, _side_by_side(every[-1], plan), last)
 
 
@@ -135,12 +146,13 @@ def vjp(
     of the layer below, so no states are held and the pullback works layer by layer.
     """
     if checkpoint is None:
-        every = states(parameters, x, h0, plan)
+        layers = plan.layers(parameters, plan.boundaries(x.shape[0]))
+        every = states(layers, x, h0, plan)
 
         def pullback(d_output: Array | None, d_last: PerDirection | None) -> Cotangents:
-            return _pull(parameters, x, h0, plan, every.__getitem__, d_output, d_last)
+            return _pull(layers, x, h0, plan, every.__getitem__, d_output, d_last)
 
-        last = [_last_states(h, first, plan) for h, first in zip(every, h0, strict=True)]
+        last = [_last_states(*at) for at in zip(layers, every, h0, strict=True)]
         return _side_by_side(every[-1], plan), last, pullback
     if plan.spec.bidirectional:
         return _vjp_by_layer(parameters, x, h0, plan)
@@ -157,33 +169,29 @@ def jvp(
     plan: Plan,
 ) -> tuple[Array, PerDirection, Array, PerDirection]:
     """Output, last states, and the tangents of the two. None stands for a tangent of zero."""
-    every = states(parameters, x, h0, plan)
+    layers = plan.layers(parameters)
+    every = states(layers, x, h0, plan)
     tangents: PerDirection = []
     last: PerDirection = []
     last_dot: PerDirection = []
     below_dot = x_dot
     for k, below in enumerate(inputs(x, every, plan)):
-        row = []
-        for d, w in enumerate(parameters[k]):
-            row.append(
-                layer.jvp(
-                    None if parameters_dot is None else parameters_dot[k][d],
-                    below_dot,
-                    None if h0_dot is None else h0_dot[k][d],
-                    w,
-                    below,
-                    h0[k][d],
-                    every[k][d],
-                    reverse=bool(d),
-                    ragged=plan.ragged,
-                    nonlinearity=plan.spec.nonlinearity,
-                    engine=plan.engine,
-                )
+        row = [
+            layer.jvp(
+                layers[k][d],
+                None if parameters_dot is None else parameters_dot[k][d],
+                below_dot,
+                None if h0_dot is None else h0_dot[k][d],
+                below,
+                h0[k][d],
+                every[k][d],
             )
+            for d in range(plan.spec.num_directions)
+        ]
         tangents.append(row)
-        last.append(_last_states(every[k], h0[k], plan))
+        last.append(_last_states(layers[k], every[k], h0[k]))
         first_dot = [plan.engine.xp.zeros_like(h) for h in h0[k]] if h0_dot is None else h0_dot[k]
-        last_dot.append(_last_states(row, first_dot, plan))
+        last_dot.append(_last_states(layers[k], row, first_dot))
         below_dot = _read_by_next(row, k, plan)
     return _side_by_side(every[-1], plan), last, _side_by_side(tangents[-1], plan), last_dot
 
@@ -191,19 +199,8 @@ def jvp(
 # --- forward pieces ---------------------------------------------------------------------------------------------------
 
 
-def _layer_states(parameters: Parameters, below: Array, h0: PerDirection, k: int, plan: Plan) -> list[Array]:
-    return [
-        layer.forward(
-            w,
-            below,
-            h0[k][d],
-            reverse=bool(d),
-            ragged=plan.ragged,
-            nonlinearity=plan.spec.nonlinearity,
-            engine=plan.engine,
-        )
-        for d, w in enumerate(parameters[k])
-    ]
+def _layer_states(row: list[Layer], below: Array, h0: list[Array]) -> list[Array]:
+    return [layer.forward(one, below, first) for one, first in zip(row, h0, strict=True)]
 
 
 def _side_by_side(h: list[Array], plan: Plan) -> Array:
@@ -221,18 +218,15 @@ def inputs(x: Array, every: PerDirection, plan: Plan) -> list[Array]:
     return [x, *(_read_by_next(h, k, plan) for k, h in enumerate(every[:-1]))]
 
 
-def _last_states(h: list[Array], h0: list[Array], plan: Plan) -> list[Array]:
-    return [
-        layer.last_state(states, first, reverse=bool(d), ragged=plan.ragged)
-        for d, (states, first) in enumerate(zip(h, h0, strict=True))
-    ]
+def _last_states(row: list[Layer], h: list[Array], h0: list[Array]) -> list[Array]:
+    return [layer.last_state(*at) for at in zip(row, h, h0, strict=True)]
 
 
 # --- backward ---------------------------------------------------------------------------------------------------------
 
 
 def _pull(
-    parameters: Parameters,
+    layers: list[list[Layer]],
     x: Array,
     h0: PerDirection,
     plan: Plan,
@@ -244,25 +238,14 @@ def _pull(
     cotangents: Parameters = []
     d_h0: PerDirection = []
     d_above = d_output
-    for k in reversed(range(plan.spec.num_layers)):
+    for k in reversed(range(len(layers))):
         below = x if k == 0 else _read_by_next(states_of(k - 1), k - 1, plan)
         width = plan.spec.hidden_sizes[k]
         h = states_of(k)
+        shares = [d_above] if len(h) == 1 or d_above is None else [d_above[..., :width], d_above[..., width:]]
         found = [
-            layer.vjp(
-                None if d_above is None else d_above[..., d * width : (d + 1) * width],
-                None if d_last is None else d_last[k][d],
-                w,
-                below,
-                h0[k][d],
-                h[d],
-                reverse=bool(d),
-                ragged=plan.ragged,
-                boundaries=plan.boundaries(x.shape[0]),
-                nonlinearity=plan.spec.nonlinearity,
-                engine=plan.engine,
-            )
-            for d, w in enumerate(parameters[k])
+            layer.vjp(one, shares[d % len(shares)], None if d_last is None else d_last[k][d], below, h0[k][d], h[d])
+            for d, one in enumerate(layers[k])
         ]
         cotangents.insert(0, [c.weights for c in found])
         d_h0.insert(0, [c.h0 for c in found])
@@ -276,15 +259,16 @@ def _vjp_by_layer(
     parameters: Parameters, x: Array, h0: PerDirection, plan: Plan
 ) -> tuple[Array, PerDirection, Pullback]:
     output, last = forward(parameters, x, h0, plan)
+    layers = plan.layers(parameters, plan.boundaries(x.shape[0]))
 
     def states_of(k: int) -> list[Array]:
         below = x
         for lower in range(k):
-            below = _read_by_next(_layer_states(parameters, below, h0, lower, plan), lower, plan)
-        return _layer_states(parameters, below, h0, k, plan)
+            below = _read_by_next(_layer_states(layers[lower], below, h0[lower]), lower, plan)
+        return _layer_states(layers[k], below, h0[k])
 
     def pullback(d_output: Array | None, d_last: PerDirection | None) -> Cotangents:
-        return _pull(parameters, x, h0, plan, states_of, d_output, d_last)
+        return _pull(layers, x, h0, plan, states_of, d_output, d_last)
 
     return output, last, pullback
 
@@ -309,9 +293,10 @@ def _vjp_by_window(
         for (a, b), first in zip(windows[::-1], firsts[-2::-1], strict=True):
             window = plan.window(a, b)
             x_w = x[a:b, ...]
-            held = states(parameters, x_w, first, window)
+            layers = window.layers(parameters, window.boundaries(b - a))
+            held = states(layers, x_w, first, window)
             d_out = None if d_output is None else d_output[a:b, ...]
-            found = _pull(parameters, x_w, first, window, held.__getitem__, d_out, carried)
+            found = _pull(layers, x_w, first, window, held.__getitem__, d_out, carried)
             total = found.parameters if total is None else _added(total, found.parameters)
             d_x.put(a, b, found.x)
             cut = plan.truncate is not None and a > 0 and (plan.start + a) % plan.truncate == 0

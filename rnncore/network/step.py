@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
+from rnncore import scan
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore.typing import Array, Namespace
 
-__all__ = ["StepCotangents", "Weights", "pre_activation", "step", "step_jvp", "step_vjp", "sum_rows"]
+__all__ = ["StepCotangents", "StepTangents", "Weights", "project", "step", "step_jvp", "step_vjp", "sum_rows"]
 
 # So many rows are added one after the other; then their sums are, and so on.
 GROUP = 32
@@ -37,49 +39,88 @@ class StepCotangents(NamedTuple):
     h: Array
 
 
-def pre_activation(w: Weights, x: Array, h: Array, /, *, xp: Namespace) -> Array:
-    """z (B, H) for x (B, I) and h (B, H)."""
-    z = xp.matmul(x, xp.matrix_transpose(w.weight_ih)) + xp.matmul(h, xp.matrix_transpose(w.weight_hh))
-    return z if w.bias is None else z + w.bias
+class StepTangents(NamedTuple):
+    """Tangents of the weights, x and h; None is a tangent of zero."""
+
+    weights: Weights | None
+    x: Array | None
+    h: Array | None
 
 
 def step(w: Weights, x: Array, h: Array, /, *, nonlinearity: Nonlinearity, xp: Namespace) -> Array:
     """The next state (B, H) from x (B, I) and h (B, H)."""
-    return nonlinearity(pre_activation(w, x, h, xp=xp), xp=xp)
+    z = xp.matmul(x, w.weight_ih.T) + xp.matmul(h, w.weight_hh.T)
+    return nonlinearity(z if w.bias is None else z + w.bias, xp=xp)
 
 
 def step_vjp(
-    d_next: Array, w: Weights, x: Array, h: Array, /, *, nonlinearity: Nonlinearity, xp: Namespace
-) -> StepCotangents:
-    """Cotangents of the weights, x and h for the cotangent d_next (B, H) of the next state."""
-    delta = nonlinearity.derivative(pre_activation(w, x, h, xp=xp), xp=xp) * d_next
-    delta_t = xp.matrix_transpose(delta)
-    weights = Weights(xp.matmul(delta_t, x), xp.matmul(delta_t, h), None if w.bias is None else sum_rows(delta, xp=xp))
-    return StepCotangents(weights, xp.matmul(delta, w.weight_ih), xp.matmul(delta, w.weight_hh))
-
-
-def step_jvp(
-    w_dot: Weights | None,
-    x_dot: Array | None,
-    h_dot: Array | None,
+    d_next: Array,
     w: Weights,
     x: Array,
     h: Array,
+    h_next: Array,
     /,
     *,
     nonlinearity: Nonlinearity,
     xp: Namespace,
+    linear_scan: Callable[..., Array] | None = None,
+) -> StepCotangents:
+    """Cotangents of the weights, x and h for the cotangent d_next (B, H) of the next state: BPTT over one step.
+
+    `linear_scan`: as in :func:`rnncore.scan.nonlinear_vjp`.
+    """
+    found = scan.nonlinear_vjp(
+        d_next[None, ...],
+        project(w, x, xp=xp) if nonlinearity.derivative_needs_z else None,
+        h,
+        w.weight_hh,
+        h_next[None, ...],
+        nonlinearity=nonlinearity,
+        reverse=False,
+        xp=xp,
+        linear_scan=linear_scan,
+    )
+    delta = found.p[0, ...]
+    bias = None if w.bias is None else sum_rows(delta, xp=xp)
+    return StepCotangents(Weights(xp.matmul(delta.T, x), found.w_hh, bias), xp.matmul(delta, w.weight_ih), found.h0)
+
+
+def step_jvp(
+    dots: StepTangents,
+    w: Weights,
+    x: Array,
+    h: Array,
+    h_next: Array,
+    /,
+    *,
+    nonlinearity: Nonlinearity,
+    xp: Namespace,
+    linear_scan: Callable[..., Array] | None = None,
 ) -> Array:
-    """The tangent (B, H) of the next state; None stands for a tangent of zero."""
-    z = pre_activation(w, x, h, xp=xp)
-    z_dot = xp.zeros_like(z)
-    if x_dot is not None:
-        z_dot = z_dot + xp.matmul(x_dot, xp.matrix_transpose(w.weight_ih))
-    if h_dot is not None:
-        z_dot = z_dot + xp.matmul(h_dot, xp.matrix_transpose(w.weight_hh))
-    if w_dot is not None:
-        z_dot = z_dot + pre_activation(w_dot, x, h, xp=xp)
-    return nonlinearity.derivative(z, xp=xp) * z_dot
+    """The tangent (B, H) of the next state. `linear_scan`: as in :func:`rnncore.scan.nonlinear_jvp`."""
+    p_dot = xp.zeros_like(h_next[None, ...]) if dots.weights is None else project(dots.weights, x, xp=xp)
+    if dots.x is not None:
+        p_dot = p_dot + xp.matmul(dots.x, w.weight_ih.T)[None, ...]
+    found = scan.nonlinear_jvp(
+        p_dot,
+        xp.zeros_like(h) if dots.h is None else dots.h,
+        xp.zeros_like(w.weight_hh) if dots.weights is None else dots.weights.weight_hh,
+        project(w, x, xp=xp) if nonlinearity.derivative_needs_z else None,
+        h,
+        w.weight_hh,
+        h_next[None, ...],
+        nonlinearity=nonlinearity,
+        reverse=False,
+        xp=xp,
+        linear_scan=linear_scan,
+    )
+    return found[0, ...]
+
+
+def project(w: Weights, x: Array, /, *, xp: Namespace) -> Array:
+    """x W_ih^T + b as a sequence of one step, (1, B, H)."""
+    p = xp.matmul(x, w.weight_ih.T)
+    return (p if w.bias is None else p + w.bias)[None, ...]
 
 
 def sum_rows(x: Array, /, *, xp: Namespace) -> Array:

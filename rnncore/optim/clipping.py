@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from rnncore.arguments import describe, non_negative
 from rnncore.backend.arrays import check_floating, device_of, device_scope, dtype_name
-from rnncore.backend.contract import Backend
+from rnncore.backend.contract import Backend, abilities_of
 from rnncore.backend.registry import backend_of
 from rnncore.errors import ArgumentTypeError, NonFiniteError
 from rnncore.typing import Array, Namespace
@@ -70,10 +70,13 @@ def clip_grad_norm(
     if not same:
         return same, 0.0
     backend = one_backend("grads", same)
+    detach = abilities_of(backend).detach
     for name, g in same.items():
         check_floating(f"grads[{name!r}]", g)
     with device_scope(backend, device_of(next(iter(same.values())))):
-        return _clipped(same, limit, error_if_nonfinite, backend)
+        plain = {name: detach(g) for name, g in same.items()}
+        clipped, norm = _clipped(plain, limit, error_if_nonfinite, backend)
+    return same if clipped is plain else clipped, norm
 
 
 def _clipped(
@@ -109,8 +112,6 @@ def one_backend(argument: str, arrays: Mapping[str, Array]) -> Backend:
 
 
 def _wide(g: Array, xp: Namespace) -> Array:
-    detach = getattr(g, "detach", None)  # a library with autograd keeps the clipping out of its graph this way
-    g = g if detach is None else detach()
     return xp.astype(g, xp.float32) if dtype_name(g.dtype) in HALVES else g
 
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from rnncore.arguments import describe, non_negative
 from rnncore.backend.arrays import check_array, check_floating, device_of, device_scope
-from rnncore.backend.contract import Backend
+from rnncore.backend.contract import Backend, abilities_of
 from rnncore.backend.registry import backend_of
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, StateDictError
 from rnncore.optim.clipping import clip_grad_norm, one_backend
@@ -72,12 +72,12 @@ class _Optimiser(ABC):
         backend = self._check(params, grads)
         if backend is None:
             return {}
-        xp = backend.namespace()
+        xp, detach = backend.namespace(), abilities_of(backend).detach  # else each step would extend a graph
         stepped: dict[str, Array] = {}
         state: dict[str, dict[str, Array]] = {}
         steps: dict[str, int] = {}
         for name, p in params.items():
-            p, g = _outside_autograd(p), _outside_autograd(grads[name])
+            p, g = detach(p), detach(grads[name])
             count = self._steps.get(name, 0) + 1
             with device_scope(backend, device_of(p)):
                 if self._weight_decay != 0:
@@ -162,10 +162,9 @@ class _Optimiser(ABC):
         if not params:
             return None
         backend = one_backend("params", params)
-        xp = backend.namespace()
         for name, p in params.items():
             check_floating(f"params[{name!r}]", p)
-            same = {"backend": backend, "dtype": p.dtype, "device": device_of(p), "shape": tuple(p.shape), "xp": xp}
+            same = {"backend": backend, "dtype": p.dtype, "device": device_of(p), "shape": tuple(p.shape)}
             check_array(f"grads[{name!r}]", grads[name], **same)
             for slot, kept in self._state.get(name, {}).items():
                 check_array(f"{slot}[{name!r}] in the optimiser's state", kept, **same)
@@ -301,12 +300,7 @@ def _fraction(argument: str, value: Any) -> float:
     return number
 
 
-def _outside_autograd(x: Array) -> Array:
-    detach = getattr(x, "detach", None)  # else each step of a library with autograd would extend its graph
-    return x if detach is None else detach()
-
-
 def _copied(x: Array) -> Array:
     backend = backend_of(x)
     with device_scope(backend, device_of(x)):
-        return backend.namespace().asarray(_outside_autograd(x), copy=True)
+        return backend.namespace().asarray(abilities_of(backend).detach(x), copy=True)

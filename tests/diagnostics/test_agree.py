@@ -50,7 +50,7 @@ def report(backend, name, device=None):
     options, weights, lengths, where, level = CASES[name]
     made = {"weight_hh": weights, "weight_ih": init.gaussian(0.3)}
     rnn = rnncore.RNN(2, 4, **options, init=made, rng=0, backend=backend, device=device, dtype="float64")
-    engine = rnn._call.engine
+    engine = rnn.network.engine
 
     def on(x):
         x = np.swapaxes(x, 0, 1) if rnn.spec.batch_first and len(x) == T else x
@@ -124,7 +124,7 @@ def test_a_library_with_less_of_the_standard_has_the_report_too(level):
     found = {}
     for backend in ("mlx", "numpy"):
         rnn = rnncore.RNN(2, 4, 2, bidirectional=True, rng=0, backend=backend, dtype="float32")
-        engine = rnn._call.engine
+        engine = rnn.network.engine
         x = np.random.default_rng(0).standard_normal((T, B, 2)).astype("f4")
         on = engine.backend.asarray(x, dtype=engine.dtype, device=engine.device)
         found[backend] = diagnose(rnn, on, lengths=RAGGED, level=level)

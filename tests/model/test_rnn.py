@@ -14,7 +14,13 @@ import rnncore_torch
 import torch
 
 import rnncore
-from rnncore.errors import BackendUnavailableError, KernelUnsupportedError, StateDictError
+from rnncore.errors import (
+    ArgumentTypeError,
+    BackendUnavailableError,
+    KernelUnsupportedError,
+    RnncoreError,
+    StateDictError,
+)
 
 backends = pytest.mark.parametrize("backend", ["numpy", "torch"])
 
@@ -152,7 +158,8 @@ def test_copies_are_by_value(clone, backend):
     twin.set_params({k: v * 0 for k, v in twin.params.items()})
     assert host(rnn, rnn.params["weight_hh_l0"]).any()
     cell = clone(rnn.cell(1, reverse=True))
-    assert list(cell.state_dict()) == [k for k in rnn.params if k.endswith("_l1_reverse")]
+    for k, v in cell.params.items():
+        np.testing.assert_array_equal(host(cell, v), host(rnn, rnn.params[k.replace("_l0", "_l1_reverse")]))
 
 
 def test_a_pickle_holds_no_library_but_numpy():
@@ -216,21 +223,86 @@ def test_a_cell_is_torchs_cell(backend):
 
 
 @backends
-def test_a_networks_cells_share_its_parameters_and_stream_it(backend):
+def test_a_networks_cells_stream_it(backend):
     rnn = rnncore.RNN(5, [6, 4], backend=backend, dtype="float64", rng=0)
     x = np.random.default_rng(0).standard_normal((4, 3, 5))
-    cells = [rnn.cell(k) for k in range(2)]
-    for _ in range(2):
-        h = [None, None]
-        for x_t in x:
-            below = give(rnn, x_t)
-            for k, cell in enumerate(cells):
-                below = h[k] = cell(below, h[k])
-        _, h_n = rnn(give(rnn, x))
-        for k in range(2):
-            np.testing.assert_allclose(host(rnn, h[k]), host(rnn, h_n[k][0]), rtol=1e-13, atol=1e-14)
-        rnn.set_params({k: v * 0.5 for k, v in rnn.params.items()})  # the cells see the new ones
-    assert set(cells[1].params) >= {"weight_ih_l1", "bias_hh_l1"}
+    cells, h = [rnn.cell(k) for k in range(2)], [None, None]
+    for x_t in x:
+        below = give(rnn, x_t)
+        for k, cell in enumerate(cells):
+            below = h[k] = cell(below, h[k])
+    _, h_n = rnn(give(rnn, x))
+    for k in range(2):
+        np.testing.assert_allclose(host(rnn, h[k]), host(rnn, h_n[k][0]), rtol=1e-13, atol=1e-14)
+
+
+@backends
+def test_a_networks_cell_has_the_arrays_of_its_layer_under_its_own_names(backend):
+    rnn = rnncore.RNN(5, [6, 4], bidirectional=True, backend=backend, rng=0)
+    cell = rnn.cell(1, reverse=True)
+    assert (cell.input_size, cell.hidden_size) == (12, 4) and repr(cell).startswith("RNNCell(12, 4, backend=")
+    assert list(cell.params) == list(cell.state_dict()) == list(rnncore.RNN(12, 4).params)
+    for name in ("num_layers", "bidirectional", "explain"):  # those are a network's
+        assert not hasattr(cell, name)
+    before = dict(cell.params)
+    assert all(before[k] is rnn.params[k.replace("_l0", "_l1_reverse")] for k in before)
+    rnn.set_params({k: v * 0.5 for k, v in rnn.params.items()})
+    assert all(cell.params[k] is v for k, v in before.items())
+    cell.set_params({"bias_ih_l0": before["bias_ih_l0"] * 3})
+    assert rnn.params["bias_ih_l1_reverse"] is not cell.params["bias_ih_l0"]
+
+
+def test_a_cell_that_requires_a_kernel_runs_it_or_says_why_not():
+    x = np.ones((3, 2))
+    with pytest.raises(KernelUnsupportedError, match="backend 'strict' has no scans"):
+        cell = rnncore.RNNCell(2, 3, kernel="require", backend="strict")
+        cell(give(cell, x))
+    with pytest.raises(KernelUnsupportedError, match="softplus"):
+        rnncore.RNN(2, 3, nonlinearity="softplus", kernel="require").cell()(x)
+    asked, plain = rnncore.RNNCell(2, 3, kernel="require", rng=0), rnncore.RNNCell(2, 3, rng=0)
+    h_next, pullback = asked.vjp(x)
+    want, pull = plain.vjp(x)
+    np.testing.assert_allclose(h_next, want, rtol=1e-13)
+    np.testing.assert_allclose(pullback(want).x, pull(want).x, rtol=1e-13)
+    np.testing.assert_allclose(asked.jvp(x, x_dot=x)[1], plain.jvp(x, x_dot=x)[1], rtol=1e-13)
+
+
+def test_a_call_goes_on_with_the_parameters_it_began_with():
+    rnn = rnncore.RNN(2, 3, rng=0)
+    x, network = np.ones((4, 1, 2)), rnn.network
+    output, _, pullback = rnn.vjp(x)
+    before = pullback(output).x
+    rnn.set_params({k: 0 * v for k, v in rnn.params.items()})
+    np.testing.assert_array_equal(pullback(output).x, before)
+    np.testing.assert_array_equal(rnncore.RNN.from_network(network)(x)[0], output)
+    assert not rnn(x)[0].any()
+
+
+def test_a_remembered_call_hides_no_wrong_argument():
+    rnn, x, h0 = rnncore.RNN(2, 3, rng=0), np.ones((4, 1, 2)), np.zeros((1, 1, 3))
+    rnn(x), rnn(x, h0), rnn.vjp(x, h0)
+    wrong = {
+        "masked": (np.ma.ones((4, 1, 2)),),
+        "dtype": (x.astype("f4"),),
+        "a list": (x.tolist(),),
+        "width": (np.ones((4, 1, 3)),),
+        "no step": (x[:0],),
+        "h0's dtype": (x, h0.astype("f4")),
+        "h0's shape": (x, np.zeros((1, 2, 3))),
+        "h0's kind": (x, [h0]),
+        "training": (x, h0, None, 1),
+        "rng": (x, h0, None, False, "seed"),
+        "lengths": (x, h0, [5]),
+    }
+    for what, given in wrong.items():
+        for _ in range(2):
+            with pytest.raises(RnncoreError):
+                pytest.fail(f"{what}: {rnn(*given)}")
+    torch_input = torch.ones(4, 1, 2, dtype=torch.float64)
+    with pytest.raises(ArgumentTypeError, match="torch.Tensor"):
+        rnn(torch_input)
+    for steps in range(1, 200):  # more shapes than are remembered
+        assert rnn(np.ones((steps, 1, 2)))[0].shape == (steps, 1, 3)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -244,10 +244,10 @@ def test_all_lengths_zero():
 )
 def test_checkpoint_true_is_the_root_of_the_steps_but_no_small_window(steps, batch, widths, bidirectional, every):
     rnn = rnncore.RNN(3, widths, num_layers=len(widths), bidirectional=bidirectional, backend="numpy")
-    shape = rnncore.network.layout.layout_of(rnn._call, np.zeros((steps, batch, 3)))
-    assert rnncore.network.calls._checkpoint_steps(True, shape, rnn._call.spec) == every
-    assert rnncore.network.calls._checkpoint_steps(5, shape, rnn._call.spec) == 5
-    assert rnncore.network.calls._checkpoint_steps(False, shape, rnn._call.spec) is None
+    shape = rnncore.network.layout.layout_of(rnn.spec, rnn.network.engine, np.zeros((steps, batch, 3)))
+    assert rnncore.network.calls._checkpoint_steps(True, shape) == every
+    assert rnncore.network.calls._checkpoint_steps(5, shape) == 5
+    assert rnncore.network.calls._checkpoint_steps(False, shape) is None
 
 
 @backends
@@ -338,7 +338,7 @@ def test_dropout_keeps_the_mean_and_the_same_masks_on_every_backend():
     wide = Problem(layers=2, dropout=0.25, hidden=200)
     h = wide.rnn.trace(wide.x, wide.h0, training=True, rng=3)
     masked = rnncore.network.calls._dropout_masks(
-        wide.rnn._call, rnncore.network.layout.layout_of(wide.rnn._call, wide.x), 3
+        rnncore.network.layout.layout_of(wide.rnn.spec, wide.rnn.network.engine, wide.x), 3
     )[0]
     share = (masked > 0).mean()
     assert share == pytest.approx(0.75, abs=0.03) and set(np.unique(masked)) == {0.0, 1 / 0.75}

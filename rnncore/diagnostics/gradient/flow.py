@@ -17,7 +17,6 @@ import numpy as np
 
 from rnncore import scan
 from rnncore.arguments import describe
-from rnncore.backend.arrays import check_array
 from rnncore.diagnostics.numerics.scaled import Scaled, add, divided, from_array, linear, log_norm, take_rows, times
 from rnncore.diagnostics.recording import Record, check_record
 from rnncore.errors import ArgumentTypeError, ArgumentValueError
@@ -137,9 +136,8 @@ def flow(
 
 def _check(record: Record, d_output: Array | None, d_last: Any) -> None:
     engine, widths, directions = record.engine, record.spec.hidden_sizes, record.directions
-    place = {"backend": engine.backend, "dtype": engine.dtype, "device": engine.device, "xp": engine.xp}
     if d_output is not None:
-        check_array("d_output", d_output, shape=(record.steps, record.batch, widths[-1] * directions), **place)
+        engine.check("d_output", d_output, (record.steps, record.batch, widths[-1] * directions))
     if d_last is None:
         return
     given = [_count(row) for row in d_last] if isinstance(d_last, (list, tuple)) else None
@@ -151,7 +149,7 @@ def _check(record: Record, d_output: Array | None, d_last: Any) -> None:
     for k, row in enumerate(d_last):
         for d, last in enumerate(row):
             if last is not None:
-                check_array(f"d_last[{k}][{d}]", last, shape=(record.batch, widths[k]), **place)
+                engine.check(f"d_last[{k}][{d}]", last, (record.batch, widths[k]))
 
 
 def _count(row: Any) -> int | None:

@@ -152,7 +152,7 @@ def gradcheck(rnn: RNN, x: Any, h0: Any = None, lengths: Any = None, rng: Rng = 
     """
     if not isinstance(rnn, RNN):
         raise ArgumentTypeError(f"rnn: expected an rnncore.RNN, got {describe(rnn)}")
-    call, generator = rnn._call, as_generator(rng)
+    call, generator = rnn.network, as_generator(rng)
     engine, spec = call.engine, call.spec
     with engine.scope():
         shape, xt, h0s, plan = calls.prepare(call, x, h0, lengths, False, None)
@@ -215,9 +215,9 @@ def _adjoint(
     rnn: RNN, x: Any, h0: Any, lengths: Any, drawn: _Drawn, u: _Pair, u_n: _Pairs, grads: Gradients, eps: float
 ) -> Check:
     """<u, J v> and <J^T u, v> for v over x, h0 and all parameters at once."""
-    engine = rnn._call.engine
+    engine = rnn.network.engine
     v_x, v_h = drawn.like(grads.x), drawn.state(grads.h0)
-    v_p = {n: drawn.like(p) for n, p in rnn._call.params.items()}
+    v_p = {n: drawn.like(p) for n, p in rnn.network.params.items()}
     tangents = {"x_dot": v_x.array, "h0_dot": v_h.array, "params_dot": {n: v.array for n, v in v_p.items()}}
     if h0 is None:
         h0 = _map(grads.h0, engine.xp.zeros_like)

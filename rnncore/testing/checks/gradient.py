@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from rnncore import scan
+from rnncore.backend.contract import abilities_of
 from rnncore.network import calls
+from rnncore.network.bound import Network
 from rnncore.network.results import Gradients
 from rnncore.nonlinearity.nonlinearity import as_nonlinearity
 from rnncore.testing.check import check
@@ -374,7 +376,7 @@ def compiled_pullback(s: Subject) -> None:
 
 def _compiled(s: Subject, function: Any) -> Any:
     """Compiled where the library can: one that compiles each operation by itself would spend a minute on it."""
-    compiler = getattr(s.backend, "jit", None)
+    compiler = abilities_of(s.backend).jit
     return function if compiler is None else compiler(function)
 
 
@@ -384,7 +386,7 @@ def _loss(case: Case) -> Any:
     d_output, d_h_n = case.give(case.d_output), case.give_state(case.d_h_n)
 
     def loss(x: Any, h0: Any, *values: Any) -> Any:
-        call = calls.Call(case.spec, dict(zip(names, values, strict=True)), s.engine())
+        call = Network(case.spec, dict(zip(names, values, strict=True)), s.engine())
         output, h_n = calls.forward(call, x, h0, case.lengths)
         return (output * d_output).sum() + (h_n * d_h_n).sum()
 

@@ -179,13 +179,10 @@ def capabilities(backend: Backend, device: Device, *, registered: bool) -> froze
     found = set(dtypes)
     if len(dtypes) < len(FLOATS):
         found.add("lacks_a_dtype")
-    for name in ("read_only", "grad", "jit"):
-        if getattr(backend, name, None) is not None:
-            found.add(name)
-    if getattr(backend, "writable", False):
-        found.add("writable")
+    abilities = abilities_of(backend)
+    found |= {name for name in ("read_only", "grad", "jit", "writable") if getattr(abilities, name)}
     found.add("no_scans" if backend.scans() is None else "scans")
-    if abilities_of(backend).scans:
+    if abilities.scans:
         found.add("forms")
     if len(tuple(backend.devices())) > 1:
         found.add("two_devices")
@@ -204,7 +201,7 @@ def capabilities(backend: Backend, device: Device, *, registered: bool) -> froze
 
 def precision_of(backend: Backend, device: Device) -> str:
     """ "full" or "tf32", by the backend's own word."""
-    ask = getattr(backend, "precision", None)
+    ask = abilities_of(backend).precision
     return "full" if ask is None else str(ask(device))
 
 

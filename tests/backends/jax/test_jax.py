@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 
-from tests.tools import differences
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,6 +26,7 @@ import rnncore
 from rnncore.errors import ArgumentTypeError, DTypeError, KernelUnsupportedError
 from rnncore.functional import rnn as frnn
 from rnncore.functional import vjp as fvjp
+from tests.tools import differences
 
 EPS = 2.0**-52
 EPS_ALLOWED = 64  # DESIGN, section 6: of max|reference|, and of 1 for states

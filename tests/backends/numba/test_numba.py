@@ -364,7 +364,7 @@ def test_limits_set_elsewhere_hold(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
 
     with monkeypatch.context() as m:
-        m.setattr(_threads, "numpys", lambda: SimpleNamespace(blas_threads=lambda: 48))
+        m.setattr(_threads, "blas", lambda: SimpleNamespace(threads=lambda: 48))
         assert _threads.allowed() == 48
         m.setattr("numba.config.NUMBA_NUM_THREADS", 12)
         assert _threads.allowed() == 12
@@ -372,14 +372,14 @@ def test_limits_set_elsewhere_hold(monkeypatch):
         assert _threads.allowed() == 2
     with threadpool_limits(1):
         assert _threads.allowed() == 1
-    with threadpool_limits(2), _threads.limited(1):
+    with threadpool_limits(2), _threads.limit_threads(1):
         assert _threads.allowed() == 1
         with _threads.around_blas():  # a loop of BLAS's products is held to one as well
             assert {p["num_threads"] for p in threadpool_info() if "numpy" in p["filepath"]} == {1}
-    with threadpool_limits(2), _threads.limited(3), _threads.around_blas():
+    with threadpool_limits(2), _threads.limit_threads(3), _threads.around_blas():
         assert _threads.allowed() == 2
         assert {p["num_threads"] for p in threadpool_info() if "numpy" in p["filepath"]} == {2}
-    with threadpool_limits(2), _threads.numpys().one_thread():
+    with threadpool_limits(2), _threads.blas().limit_threads(1):
         assert _threads.allowed() == 2  # what the user gave, whoever holds BLAS to one meanwhile
 
 

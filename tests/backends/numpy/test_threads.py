@@ -116,11 +116,11 @@ def test_the_real_library_is_found_and_set():
 
 
 def test_what_the_user_gave_is_known_while_a_loop_holds_it_back(blas):
-    assert rnncore_numpy.blas_threads() == 2
-    with rnncore_numpy.one_thread():
-        assert [b.num_threads for b in blas] == [1, 1] and rnncore_numpy.blas_threads() == 2
+    assert rnncore_numpy.threads() == 2
+    with rnncore_numpy.limit_threads(1):
+        assert [b.num_threads for b in blas] == [1, 1] and rnncore_numpy.threads() == 2
     blas[1].num_threads = 1
-    assert rnncore_numpy.blas_threads() == 1
+    assert rnncore_numpy.threads() == 1
 
 
 def test_a_number_that_was_set_meanwhile_stays(blas):

@@ -36,7 +36,7 @@ def model(weights, where=("numpy", "float64"), **options):
 
 
 def on(rnn, x):
-    engine = rnn._engine
+    engine = rnn.network.engine
     return engine.backend.asarray(np.asarray(x, dtype=np.float64), dtype=engine.dtype, device=engine.device)
 
 
@@ -50,7 +50,7 @@ def drawn(where, seed=0, shape=(7, 3, 2), **options):
 
 
 def planted(rnn, name, index, value):
-    state = {k: rnn._engine.backend.to_numpy(v).copy() for k, v in rnn.state_dict().items()}
+    state = {k: rnn.network.engine.backend.to_numpy(v).copy() for k, v in rnn.state_dict().items()}
     state[name][index] = value
     rnn.load_state_dict({k: on(rnn, v) for k, v in state.items()})
 

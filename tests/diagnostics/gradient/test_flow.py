@@ -237,7 +237,7 @@ def test_a_record_is_of_a_network():
 
 
 def test_scaled_sums_and_norms():
-    engine = rnncore.RNN(1, 1)._engine
+    engine = rnncore.RNN(1, 1).network.engine
     a = Scaled(np.asarray([[[3.0, 0.0]], [[0.0, 0.0]]]), np.asarray([[1000.0], [5.0]]))
     b = Scaled(np.asarray([[[0.0, 4.0]], [[1.0, 0.0]]]), np.asarray([[1000.0], [-900.0]]))
     np.testing.assert_allclose(log_norm(a, engine=engine)[:, 0], [1000 + math.log(3), -math.inf])
@@ -254,8 +254,8 @@ def test_the_scaled_scan_is_the_scan(reverse):
     rnn = rnncore.RNN(1, 4)
     rng = np.random.default_rng(0)
     u, d, m = rng.standard_normal((200, 3, 4)), rng.standard_normal((200, 3, 4)), rng.standard_normal((4, 4)) / 2
-    got = linear(Scaled(u, np.zeros((200, 3))), d, m, reverse=reverse, engine=rnn._engine)
-    want = rnn._engine.linear(u, d, np.zeros((3, 4)), m, reverse=reverse)
+    got = linear(Scaled(u, np.zeros((200, 3))), d, m, reverse=reverse, engine=rnn.network.engine)
+    want = rnn.network.engine.linear(u, d, np.zeros((3, 4)), m, reverse=reverse)
     np.testing.assert_allclose(got.values * np.exp(got.log)[..., None], want, rtol=1e-11, atol=1e-14)
 
 

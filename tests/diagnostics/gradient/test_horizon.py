@@ -22,7 +22,7 @@ def scaled(values, log=None):
 
 
 def engine(backend="numpy", dtype="float64"):
-    return rnncore.RNN(1, 1, backend=backend, dtype=dtype, rng=0)._call.engine
+    return rnncore.RNN(1, 1, backend=backend, dtype=dtype, rng=0).network.engine
 
 
 def tails(delta, before):
@@ -98,7 +98,7 @@ def driven(backend="numpy", *, steps=40, batch=2, width=5, gain=0.9, lengths=Non
     rnn = rnncore.RNN(
         3, width, nonlinearity=f, init=init, rng=0, backend=backend, dtype="float64", bidirectional=bidirectional
     )
-    eng = rnn._call.engine
+    eng = rnn.network.engine
     numbers = np.random.default_rng(1)
 
     def on(x):

@@ -25,7 +25,7 @@ def orthogonal(gain, *, dtype="float64", backend="numpy", f="identity", bidirect
 
 
 def on(rnn, x):
-    engine = rnn._call.engine
+    engine = rnn.network.engine
     return engine.backend.asarray(x, dtype=engine.dtype, device=engine.device)
 
 
@@ -116,7 +116,7 @@ def test_windows_without_a_loss_count_for_nothing():
 def test_sources_that_span_more_than_the_dtype_are_all_heard(rate, reverse):
     """Sources of e^0, e^11, e^22, ...: on the scale of the last, float32 has none of the first."""
     steps, width = 30, 4
-    engine = rnncore.RNN(1, 1, dtype="float32", rng=0)._call.engine
+    engine = rnncore.RNN(1, 1, dtype="float32", rng=0).network.engine
     u, d = normal(steps, 1, width).astype("f4"), np.full((steps, 1, width), 0.5, "f4")
     log = rate * np.arange(float(steps))[:, None]
     m = 1e-3 * np.linalg.qr(normal(width, width))[0].astype("f4")
@@ -130,7 +130,7 @@ def test_sources_that_span_more_than_the_dtype_are_all_heard(rate, reverse):
 
 
 def test_a_source_after_a_slope_of_zero_has_a_scale_of_its_own():
-    engine = rnncore.RNN(1, 1, dtype="float32", rng=0)._call.engine
+    engine = rnncore.RNN(1, 1, dtype="float32", rng=0).network.engine
     u, d = np.ones((4, 1, 2), "f4"), np.ones((4, 1, 2), "f4")
     d[1] = 0
     log = np.asarray([0.0, 0.0, -200.0, -190.0])[:, None]

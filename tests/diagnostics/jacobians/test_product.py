@@ -78,7 +78,7 @@ def exact_log_singular(matrices, digits=400):
 
 def given(m, backend="numpy", dtype="float64"):
     rnn = rnncore.RNN(1, 1, backend=backend, dtype=dtype, rng=0)
-    return Chain.of_matrices(on(rnn, m), engine=rnn._call.engine)
+    return Chain.of_matrices(on(rnn, m), engine=rnn.network.engine)
 
 
 # --- product
@@ -228,7 +228,7 @@ def test_orthonormal_without_the_extension(backend):
     v[1, 2] = v[1, 0] - 3 * v[1, 1]  # nothing of its own
     v[0, 1] = v[0, 0] + 1e-9 * v[0, 1]  # little of its own: once is not enough
     rnn = rnncore.RNN(1, 1, backend=backend, dtype="float64", rng=0)
-    engine = rnn._call.engine
+    engine = rnn.network.engine
     q, r = (
         rnncore.get_backend(backend).to_numpy(a)
         for a in orthonormal(on(rnn, v), xp=engine.xp, engine=engine, extension=False)

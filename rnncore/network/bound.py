@@ -1,0 +1,73 @@
+"""A network: parameters, spec and engine bound together, as every call, model and probe takes them.
+
+A :class:`Network` never changes. A model whose parameters are replaced holds another one, so a call sees one set of
+parameters from beginning to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rnncore.network.engine import Engine
+from rnncore.network.stack import Parameters
+from rnncore.network.step import Weights
+from rnncore.spec import RNNSpec
+from rnncore.typing import Array
+
+__all__ = ["Network"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """What every call of one network shares.
+
+    Attributes
+    ----------
+    spec : RNNSpec
+    params : mapping of str to array
+        By torch's names. Not to be changed: :meth:`with_params` makes another network.
+    engine : Engine
+    check_finite : bool
+        Whether calls refuse NaN and infinity.
+    """
+
+    spec: RNNSpec
+    params: Mapping[str, Array]
+    engine: Engine
+    check_finite: bool = False
+    # Layouts and plans by the shapes of a call; see rnncore.network.calls.prepare.
+    plans: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def with_params(self, params: Mapping[str, Array]) -> Network:
+        """The same network with other arrays for some or all parameters."""
+        return replace(self, params={**self.params, **params})
+
+    def weights(self, params: Mapping[str, Array] | None = None) -> Parameters:
+        """Weights by [layer][direction]; the two biases become their sum, which is all the scans see.
+
+        `params` stands in for the network's own, such as tangents of them.
+        """
+        given = self.params if params is None else params
+        nested = []
+        for row in self.spec.names:
+            weights = []
+            for w_ih, w_hh, *bias in row:
+                b = given[bias[0]] + given[bias[1]] if bias else None
+                weights.append(Weights(given[w_ih], given[w_hh], b))
+            nested.append(weights)
+        return nested
+
+    def named(self, nested: Parameters) -> dict[str, Array]:
+        """Gradients by torch's names from gradients by [layer][direction]."""
+        named: dict[str, Array] = {}
+        cast = self.engine.cast
+        for names, row in zip(self.spec.names, nested, strict=True):
+            for (w_ih, w_hh, *bias), w in zip(names, row, strict=True):
+                named[w_ih], named[w_hh] = cast(w.weight_ih), cast(w.weight_hh)
+                if bias:
+                    named[bias[0]] = cast(w.bias)
+                    # A copy, so that scaling gradients in place cannot scale this one twice.
+                    named[bias[1]] = self.engine.copy(named[bias[0]])
+        return named
