@@ -165,6 +165,7 @@ def test_no_gradient_comes_back_through_a_reset(reverse):
     np.testing.assert_array_equal(found.h0, 0.0)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @both_ways
 @pytest.mark.parametrize("padding", [0.0, np.nan, np.inf], ids=["0", "NaN", "infinity"])
 def test_padding_keeps_the_state_and_is_not_read(padding, reverse):
@@ -181,6 +182,7 @@ def test_padding_keeps_the_state_and_is_not_read(padding, reverse):
     c = np.where(valid, c, 0.0)
     found = scan.nonlinear_vjp(c, p, h0, w, h, carry=carry, **options)
     dots = network(7)
+    dots[0] = np.where(valid, dots[0], padding)
     moved = scan.nonlinear_jvp(*dots, p, h0, w, h, carry=carry, **options)
     d_w = np.zeros_like(w)
     for b, n in enumerate(end):
@@ -198,6 +200,29 @@ def test_padding_keeps_the_state_and_is_not_read(padding, reverse):
         d_w += apart.w_hh
     np.testing.assert_allclose(found.w_hh, d_w, rtol=1e-13, atol=1e-14)
     assert all(np.isfinite(k).all() for k in found.carry if k is not None)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_an_infinite_cotangent_in_the_padding_goes_to_the_state_that_is_kept():
+    p, h0, w = network()
+    runs = np.ones((STEPS, 1, 1))
+    runs[2:] = 0.0
+    options = {"nonlinearity": get_nonlinearity("tanh"), "reverse": False, "xp": xp, "carry": Carry(1 - runs, runs)}
+    h = scan.nonlinear(p, h0, w, **options)
+    d_h = np.zeros(FULL)
+    d_h[3] = np.inf
+    found = scan.nonlinear_vjp(d_h, p, h0, w, h, **options)
+    np.testing.assert_array_equal(found.p[2:], 0.0)
+    np.testing.assert_array_equal(found.p[1], np.inf)
+
+
+def test_a_factor_at_one_step_of_one_row_is_no_constant():
+    """It has no step after it: NaN in it does not reach the cotangent of the step's own source."""
+    x0, m, o = np.ones((1, 2)), np.eye(2), np.full((1, 1, 2), np.nan)
+    c = np.ones_like(o)
+    x = scan.linear_carry(c, o, None, None, x0, m, reverse=False, xp=xp)
+    found = scan.linear_carry_vjp(c, o, None, None, x0, m, x, reverse=False, xp=xp)
+    np.testing.assert_array_equal(found.c, c)
 
 
 def test_zoneout_and_dropout_of_the_state():
