@@ -30,6 +30,8 @@ def check_mapping(argument: str, value: Any) -> None:
 def check_shape(argument: str, x: Array, shape: Sequence[int | None]) -> None:
     """x must have this shape (None: any size)."""
     got = tuple(x.shape)
+    if got == shape:
+        return
     if len(got) != len(shape) or any(w is not None and w != g for w, g in zip(shape, got, strict=True)):
         want = "(" + ", ".join("*" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
         raise ShapeError(f"{argument}: expected shape {want}, got {got}")

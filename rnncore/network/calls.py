@@ -155,9 +155,13 @@ def prepare(
     option, and every call that is refused, goes through all checks.
     """
     engine = network.engine
-    key = None
+    key: Hashable = None
     if lengths is None and rng is None and truncate is None and training is False and not network.check_finite:
-        key = _signature(x, h0)
+        try:  # what the checks of arrays read
+            key = type(x), x.shape, x.dtype, getattr(x, "device", None)
+            key = key if h0 is None else (*key, type(h0), h0.shape, h0.dtype, getattr(h0, "device", None))
+        except AttributeError:  # one of them is no array
+            key = None
         ready = None if key is None else network.plans.get(key)
         is_native = engine.backend.is_native
         if ready is not None and is_native(x) and (h0 is None or is_native(h0)):
@@ -173,15 +177,6 @@ def prepare(
             network.plans.clear()
         network.plans[key] = prepared[0], prepared[3], first
     return prepared
-
-
-def _signature(x: Any, h0: Any) -> Hashable:
-    """What the checks of arrays read; None for an argument that is no array."""
-    try:
-        key = type(x), x.shape, x.dtype, getattr(x, "device", None)
-        return key if h0 is None else (*key, type(h0), h0.shape, h0.dtype, getattr(h0, "device", None))
-    except AttributeError:
-        return None
 
 
 def _prepared(

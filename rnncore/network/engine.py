@@ -6,6 +6,7 @@ inside a plugin's scan is the caller's to see.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,8 @@ __all__ = ["Choice", "Engine", "Explanation", "check_kernel_mode", "make_engine"
 NO_SCOPE: AbstractContextManager[Any] = nullcontext()
 # Shapes whose path an engine remembers, before it starts afresh.
 REMEMBERED = 256
+# The largest array of zeros that is kept, in elements.
+KEPT_ZEROS = 2**14
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Engine:
     abilities: Abilities = field(default_factory=Abilities)
     writable: bool = field(init=False)
     multiply: Callable[[Array, Array, bool], Array] = field(init=False, compare=False, repr=False)
+    _zeros: dict[tuple[int, ...], Array] = field(init=False, compare=False, repr=False, default_factory=dict)
     _on_kernel: dict[Hashable, tuple[bool, Any]] = field(init=False, compare=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -235,6 +239,17 @@ class Engine:
         """A view of x that cannot be written to, where the backend can make one; else x."""
         view = self.abilities.read_only
         return x if view is None else view(x)
+
+    def nothing(self, like: Array) -> Array:
+        """Zeros like a small array, for reading only: kept by shape where no transformation follows arrays."""
+        if not self.writable or math.prod(like.shape) > KEPT_ZEROS:
+            return self.xp.zeros_like(like)
+        found = self._zeros.get(like.shape)
+        if found is None:
+            if len(self._zeros) >= REMEMBERED:
+                self._zeros.clear()
+            found = self._zeros[like.shape] = self.zeros(like.shape)
+        return found
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Zeros of the engine's dtype on its device."""

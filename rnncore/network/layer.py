@@ -75,15 +75,16 @@ def vjp(layer: Layer, d_h: Array | None, d_last: Array | None, x: Array, h0: Arr
     if layer.ragged is not None:
         return _vjp_ragged(layer, layer.ragged, d_h, d_last, x, h0, h)
     steps, reverse, engine, w = x.shape[0], layer.reverse, layer.engine, layer.weights
-    edges = sorted({0, steps, *layer.boundaries, *_window_edges(h, engine)})
-    windows = list(pairwise(edges))
+    windows = _windows(layer, h)
     d_x = TimeJoin(steps, engine)
     total: Weights | None = None
-    zero = s = first = engine.xp.zeros_like(h0)
+    zero = s = first = engine.nothing(h0)
     for a, b in windows if reverse else windows[::-1]:
         entry, at_end = (b, b == steps) if reverse else (a - 1, a == 0)
         state = h0 if at_end else h[entry, ...]
-        h_w, x_w, d_h_w = (h, x, d_h) if len(windows) == 1 else (v if v is None else v[a:b, ...] for v in (h, x, d_h))
+        h_w, x_w, d_h_w = h, x, d_h
+        if b - a < steps:
+            h_w, x_w, d_h_w = h[a:b, ...], x[a:b, ...], None if d_h is None else d_h[a:b, ...]
         u = _source(layer, d_h_w, d_last if (a == 0 if reverse else b == steps) else None, h_w)
         d = _slope(layer, x_w, state, h_w)
         if (a if reverse else b) in layer.boundaries:
@@ -127,7 +128,7 @@ def _vjp_ragged(
     """Like :func:`vjp` for sequences of several lengths, in one window."""
     engine, w, xp = layer.engine, layer.weights, layer.engine.xp
     d, u = _slope(layer, x, h0, h), _source(layer, d_h, d_last, h)
-    zero, parts = xp.zeros_like(h0), []
+    zero, parts = engine.nothing(h0), []
     for a, b in pairwise([0, *layer.boundaries, x.shape[0]]):
         parts.append(engine.linear(u[a:b, ...], d[a:b, ...], zero, w.weight_hh, reverse=not layer.reverse))
     delta = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
@@ -139,13 +140,15 @@ def _vjp_ragged(
     return LayerCotangents(_weight_cotangents(layer, delta, first, x, h0, h), engine.product(delta, w.weight_ih), d_h0)
 
 
-def _window_edges(h: Array, engine: Engine) -> range:
-    """Where the pullback is cut so that one window of (T, B, H) stays small beside the whole."""
+def _windows(layer: Layer, h: Array) -> list[tuple[int, int]]:
+    """The windows [a, b) of time of a pullback: small beside the whole, and cut at the layer's boundaries."""
     steps, batch, width = h.shape
-    if not engine.writable:  # the parts of dx would have to be joined by a copy: one window is best
-        return range(0)
-    length = max(1, engine.abilities.window_numbers // max(1, batch * width))
-    return range(length, steps, length)
+    length = steps  # where the parts of dx would have to be joined by a copy, one window is best
+    if layer.engine.writable:
+        length = max(1, layer.engine.abilities.window_numbers // max(1, batch * width))
+    if length >= steps and not layer.boundaries:
+        return [(0, steps)]
+    return list(pairwise(sorted({*range(0, steps, length), *layer.boundaries, steps})))
 
 
 def _weight_cotangents(layer: Layer, delta: Array, first: Array, x: Array, h0: Array, h: Array) -> Weights:

@@ -209,7 +209,7 @@ def _side_by_side(h: list[Array], plan: Plan) -> Array:
 
 def _read_by_next(h: list[Array], k: int, plan: Plan) -> Array:
     """What the layer above k reads; for the last layer the output."""
-    joined = _side_by_side(h, plan)
+    joined = h[0] if len(h) == 1 else _side_by_side(h, plan)
     return joined * plan.masks[k] if k < len(plan.masks) else joined
 
 

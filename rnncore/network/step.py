@@ -130,7 +130,9 @@ def sum_rows(x: Array, /, *, xp: Namespace) -> Array:
     precision, where a long sum stops growing altogether, is added in float32.
     """
     dtype, width = x.dtype, x.shape[-1]
-    rows = xp.reshape(x, (math.prod(x.shape[:-1]), width))
+    rows = x[0, ...] if x.ndim == 3 and x.shape[0] == 1 else xp.reshape(x, (math.prod(x.shape[:-1]), width))
+    if rows.shape[0] == 1:
+        return rows[0, ...]
     if xp.finfo(dtype).bits < SINGLE_BITS:
         rows = xp.astype(rows, xp.float32)
     while rows.shape[0] > GROUP:

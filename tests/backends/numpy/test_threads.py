@@ -180,7 +180,7 @@ with _threads._ONE, _threads._ONE._lock:
 @pytest.mark.parametrize(("steps", "limited"), [(10, False), (256, True), (10_000, False)])
 def test_the_products_of_all_steps(blas, monkeypatch, steps, limited):
     """The input's product at 64 units: alone up to 2**18 multiplications, worth threads from 2**25 on."""
-    monkeypatch.setattr(_scans, "threads_for", lambda *shape: _threads._NOTHING)
+    monkeypatch.setattr(_scans, "one_thread_for", lambda *shape: None)
     run(steps, 1, 64)
     assert (blas[0].asked == [1, 2]) == limited
     output, _, pullback = rnncore.RNN(64, 64, rng=0, backend="numpy", dtype="float32").vjp(
