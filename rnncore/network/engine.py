@@ -180,10 +180,20 @@ class Engine:
         key = (kind, x.shape, reverse, id(nonlinearity), factors, ragged)
         known = self._on_kernel.get(key)
         if known is None:
-            steps, *networks, batch, width = x.shape
-            n = networks[0] if networks else None
+            networks = x.shape[1] if len(x.shape) == 4 else None
+            steps, batch, width = x.shape if networks is None else (x.shape[0], *x.shape[2:])
             request = ScanRequest(
-                kind, steps, batch, width, self.dtype_name, self.device, reverse, nonlinearity, factors, ragged, n
+                kind,
+                steps,
+                batch,
+                width,
+                self.dtype_name,
+                self.device,
+                reverse,
+                nonlinearity,
+                factors,
+                ragged,
+                networks,
             )
             if len(self._on_kernel) >= REMEMBERED:
                 self._on_kernel.clear()

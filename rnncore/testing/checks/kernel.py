@@ -286,7 +286,7 @@ def forms_that_are_named(s: Subject) -> None:
 @check(
     "RC-KER-011",
     "of the forms that a backend names, what `unsupported` does not refuse works, alone and together",
-    needs=("scans", "forms"),
+    needs=("forms",),
     dtypes=FLOATS,
 )
 def named_forms_work(s: Subject) -> None:
