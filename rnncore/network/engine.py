@@ -123,7 +123,8 @@ class Engine:
         rows: Sequence[int] | None = None,
     ) -> Array:
         """Run the nonlinear scan on the chosen path; with `overwrite` the result may take the storage of p."""
-        forms, factors = _rows(rows), None
+        forms: dict[str, Any] = {} if rows is None else {"rows": tuple(rows)}
+        factors = None
         if carry is not None:
             forms["carry"] = carry = carry.over(p.shape, xp=self.xp)
             factors = _kinds(carry._asdict())
@@ -147,10 +148,11 @@ class Engine:
         rows: Sequence[int] | None = None,
     ) -> Array:
         """Run the linear scan on the chosen path; with `overwrite` the result may take the storage of d."""
+        forms: dict[str, Any] = {} if rows is None else {"rows": tuple(rows)}
         kernel = self._kernel_for("linear", u, reverse, None, None, rows is not None)
         if kernel is not None:
-            return kernel.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite, **_rows(rows))
-        return scan.linear(u, d, s0, m, reverse=reverse, xp=self.xp, **_rows(rows))
+            return kernel.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite, **forms)
+        return scan.linear(u, d, s0, m, reverse=reverse, xp=self.xp, **forms)
 
     def linear_carry(
         self,
@@ -167,11 +169,12 @@ class Engine:
     ) -> Array:
         """Run the linear scan with carry on the chosen path; with `overwrite` the result may take the storage of c."""
         o, i, a = (spread(factor, c.shape, xp=self.xp) for factor in (o, i, a))
+        forms: dict[str, Any] = {} if rows is None else {"rows": tuple(rows)}
         factors = _kinds({"o": o, "i": i, "a": a})
         kernel = cast("FormScans | None", self._kernel_for("linear", c, reverse, None, factors, rows is not None))
         if kernel is not None:
-            return kernel.linear_carry(c, o, i, a, x0, m, reverse=reverse, overwrite=overwrite, **_rows(rows))
-        return scan.linear_carry(c, o, i, a, x0, m, reverse=reverse, xp=self.xp, **_rows(rows))
+            return kernel.linear_carry(c, o, i, a, x0, m, reverse=reverse, overwrite=overwrite, **forms)
+        return scan.linear_carry(c, o, i, a, x0, m, reverse=reverse, xp=self.xp, **forms)
 
     def _kernel_for(
         self, kind: Any, x: Array, reverse: bool, nonlinearity: Nonlinearity | None, factors: Any, ragged: bool
@@ -264,10 +267,6 @@ class Engine:
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Zeros of the engine's dtype on its device."""
         return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
-
-
-def _rows(rows: Sequence[int] | None) -> dict[str, Any]:
-    return {} if rows is None else {"rows": tuple(rows)}
 
 
 def _kinds(factors: Mapping[str, Array | None]) -> tuple[tuple[str, str], ...]:

@@ -278,7 +278,7 @@ FAULTS = (
     ),
     Fault(
         "rows do not reach the scans",
-        in_core("_rows", lambda right, rows: {}, engine),
-        {"RC-RAGGED-001": r"h with", "RC-KER-010": r"rows of ragged"},
+        in_core("nonlinear", lambda right, *a, rows=None, **o: right(*a, **o), engine.Engine),
+        {"RC-RAGGED-001": r"h with", "RC-KER-010": r"the request of the form ragged"},
     ),
 )
