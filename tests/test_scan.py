@@ -9,8 +9,10 @@ import pytest
 from array_api_compat import numpy as xp
 from rnncore_numpy._scans import NumpyScans
 
+import rnncore
 from rnncore import get_nonlinearity, scan
 from rnncore.backend.contract import ScanRequest
+from rnncore.errors import ArgumentValueError
 from tests.tools.differences import assert_close, directional, gradients
 
 STEPS, BATCH, WIDTH = 4, 2, 3
@@ -176,9 +178,6 @@ def test_the_reference_runs_on_the_strictest_array_api(name, reverse):
     np.testing.assert_allclose(np.from_dlpack(back), want, rtol=1e-14, atol=1e-15)
 
 
-# --- NumPy's own scans are held against the reference -----------------------------------------------------------------
-
-
 @both_ways
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("clip", [None, 0.5])
@@ -219,3 +218,12 @@ def test_numpy_scans_say_what_they_do_not_take():
     assert reason is not None and "softplus" in reason
     assert NumpyScans().unsupported(ScanRequest("linear", 2, 2, 2, "float16", "cpu")) is not None
     assert NumpyScans().unsupported(ScanRequest("linear", 2, 2, 2, "float32", "cpu")) is None
+
+
+def test_a_slope_that_needs_p_says_so():
+    import array_api_compat.numpy as xp
+
+    clipped = rnncore.get_nonlinearity("tanh", clip=1.0)
+    h0, w, h = np.ones((1, 2)), np.eye(2), np.ones((3, 1, 2))
+    with pytest.raises(ArgumentValueError, match="p: expected an array"):
+        scan.slope(None, h0, w, h, nonlinearity=clipped, reverse=False, xp=xp)

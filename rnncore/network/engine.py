@@ -1,7 +1,7 @@
-"""Which code runs a scan: the plugin's own, or the reference; decided by a predicate and a reason, never by an exception.
+"""Engine: where arrays live, and which code runs a scan, the plugin's own or the reference.
 
-An :class:`Engine` is a backend, a device, a dtype and a kernel mode, fixed once per call and handed down. An error raised
-inside a plugin's scan is the caller's to see.
+The choice is made by a predicate that returns a reason, never by catching an exception. Errors raised inside a plugin's
+scan propagate to the caller.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rnncore.typing import Array, Device, Host, KernelMode, Namespace
 __all__ = ["Choice", "Engine", "Explanation", "check_kernel_mode", "make_engine"]
 
 NO_SCOPE: AbstractContextManager[Any] = nullcontext()
-# Shapes whose path an engine remembers, before it starts afresh.
+# Shapes an engine remembers before it clears them.
 REMEMBERED = 256
 # The largest array of zeros that is kept, in elements.
 KEPT_ZEROS = 2**14
@@ -51,7 +51,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Engine:
-    """Where the arrays of a network live, and how its scans are run.
+    """A backend, device, dtype and kernel mode, and the scans that run there.
 
     Attributes
     ----------
@@ -86,7 +86,7 @@ class Engine:
         object.__setattr__(self, "multiply", self.abilities.product or (lambda a, b, whole: self.xp.matmul(a, b)))
 
     def choose(self, request: ScanRequest) -> Choice:
-        """The path for a request; with kernel="require" an error where the plugin's scan does not take it."""
+        """Return the path of a request; raise KernelUnsupportedError if kernel="require" and the plugin refuses it."""
         if self.kernel == "reference":
             return Choice(request.scan, "reference", 'kernel="reference" was asked for')
         if self.scans is None:
@@ -179,7 +179,7 @@ class Engine:
     def _kernel_for(
         self, kind: Any, x: Array, reverse: bool, nonlinearity: Nonlinearity | None, factors: Any, ragged: bool
     ) -> Scans | None:
-        """The plugin's scans if they take this request, asked once for each shape, direction, function and form."""
+        """Return the plugin's scans if they take this request. The answer is remembered by shape, direction, function, form."""
         key = (kind, x.shape, reverse, id(nonlinearity), factors, ragged)
         known = self._on_kernel.get(key)
         if known is None:
@@ -200,12 +200,12 @@ class Engine:
             )
             if len(self._on_kernel) >= REMEMBERED:
                 self._on_kernel.clear()
-            # The function is kept beside the answer, so that its id stays its own.
+            # Keep the function with the answer, so that its id is not reused.
             known = self._on_kernel[key] = (self.choose(request).path == "kernel", nonlinearity)
         return self.scans if known[0] else None
 
     def scope(self) -> AbstractContextManager[Any]:
-        """The backend's own context around work on the device, if it needs one."""
+        """Return the backend's context manager for work on the device."""
         enter = self.abilities.scope
         # Inside a compiled function an array may have no device, and there is nothing to enter.
         return NO_SCOPE if enter is None or self.device is None else enter(self.device)
@@ -218,7 +218,7 @@ class Engine:
         steps, batch, width = x.shape
         if steps == 1:
             return self.multiply(x[0, ...], m, True)[None, ...]
-        # NumPy makes of three axes one product for each step, three to six times slower; others fold them themselves.
+        # With three axes NumPy runs one product per step, which is three to six times slower.
         rows = xp.reshape(x, (steps * batch, width))
         return xp.reshape(self.multiply(rows, m, True), (steps, batch, m.shape[1]))
 
@@ -241,11 +241,11 @@ class Engine:
         return self.backend.asarray(x, dtype=self.dtype, device=self.device)
 
     def copy(self, x: Array) -> Array:
-        """A copy by arithmetic, which every transformation of every library knows."""
+        """Copy by arithmetic, which every transformation of every library can trace."""
         return x * 1
 
     def cast(self, x: Array) -> Array:
-        """x in the engine's dtype: a library's automatic mixed precision may have left it in another."""
+        """Cast to the engine's dtype, in case automatic mixed precision changed it."""
         return x if x.dtype == self.dtype else self.xp.astype(x, self.dtype)
 
     def read_only(self, x: Array) -> Array:
@@ -254,7 +254,7 @@ class Engine:
         return x if view is None else view(x)
 
     def nothing(self, like: Array) -> Array:
-        """Zeros like a small array, for reading only: kept by shape where no transformation follows arrays."""
+        """Return read-only zeros in the shape of `like`; small ones are reused where no transformation traces arrays."""
         if not self.writable or math.prod(like.shape) > KEPT_ZEROS:
             return self.xp.zeros_like(like)
         found = self._zeros.get(like.shape)
@@ -265,7 +265,7 @@ class Engine:
         return found
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
-        """Zeros of the engine's dtype on its device."""
+        """Make zeros of the engine's dtype on its device."""
         return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
 
 
@@ -275,7 +275,7 @@ def _kinds(factors: Mapping[str, Array | None]) -> tuple[tuple[str, str], ...]:
 
 
 def make_engine(backend: Backend, *, device: Device, dtype: Any, kernel: KernelMode) -> Engine:
-    """An engine for arrays of this dtype on this device."""
+    """Make the engine for a backend, device, dtype and kernel mode."""
     return Engine(
         backend,
         backend.namespace(),
@@ -289,7 +289,7 @@ def make_engine(backend: Backend, *, device: Device, dtype: Any, kernel: KernelM
 
 
 def check_kernel_mode(kernel: Any) -> KernelMode:
-    """ "auto", "reference" or "require", or an error with the closest."""
+    """Return a valid kernel mode, or raise with the closest match."""
     modes: tuple[KernelMode, ...] = get_args(KernelMode)
     if not isinstance(kernel, str):
         raise ArgumentTypeError(f"kernel: expected one of {', '.join(modes)}, got {kernel!r}")
@@ -303,7 +303,7 @@ def check_kernel_mode(kernel: Any) -> KernelMode:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which code runs, and why. ``print`` it.
+    """Which code runs, and why; print it.
 
     Attributes
     ----------

@@ -14,8 +14,8 @@ from rnncore.nonlinearity.nonlinearity import NONLINEARITIES
 from rnncore.testing.checks.contract import FUNCTIONS_USED
 from rnncore.testing.tools import oracle
 from tests.tools.differences import assert_close, directional, gradients
+from tests.tools.places import CORE
 
-CORE = Path(oracle.__file__).parent.parent
 STEPS, BATCH, INPUT = 4, 3, 2
 WIDTHS = (3, 2)
 LENGTHS = (3, 0, 4)
@@ -128,9 +128,9 @@ def test_it_imports_nothing_of_the_library():
 
 
 def test_the_suite_asks_for_every_function_that_the_core_calls():
-    """Demonstrations, files and the suite itself call more, or NumPy's own."""
+    """Diagnostics, demonstrations and the suite itself call more, or NumPy's own."""
     used = set()
-    for path in CORE.glob("*.py"):
-        if not path.name.startswith("demo"):
+    for path in CORE.rglob("*.py"):
+        if path.relative_to(CORE).parts[0] not in ("diagnostics", "commands", "testing"):
             used |= set(re.findall(r"\bxp\.([a-z_0-9]+)\(", path.read_text()))
     assert used - {"__array_namespace_info__"} == set(FUNCTIONS_USED)

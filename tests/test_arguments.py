@@ -1,4 +1,4 @@
-"""Bad input: every case is an RnncoreError that names the argument, what was expected and what was got; nothing changes."""
+"""Bad arguments: each is an RnncoreError that names the argument, what was expected and what was got."""
 
 from __future__ import annotations
 
@@ -10,8 +10,39 @@ import pytest
 import torch
 
 import rnncore
-from rnncore.errors import RnncoreError
+from rnncore.errors import ArgumentValueError, RnncoreError
 from tests.tools.places import ROOT
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: rnncore.RNN.from_spec(None, {}),
+        lambda: rnncore.RNN(3, 4, clip=10**400),
+        lambda: rnncore.RNN(3, 4, dtype=("f4", -2)),
+        lambda: rnncore.RNN(3, 4, backend="torch")(torch.ones(2, 3, 3).to_sparse()),
+        lambda: rnncore.RNN(3, 4, backend=0),
+        lambda: rnncore.RNN(3, 4, backend=""),
+        lambda: rnncore.RNN(3, 4)(np.ones((2, 3, 3)), rng="a"),
+        lambda: rnncore.RNN(3, 4)(np.ones((2, 3, 3)), rng=-3),
+        lambda: rnncore.RNN(3, 4).explain(steps=-5),
+        lambda: rnncore.bound_to(3),
+    ],
+)
+def test_what_used_to_slip_through_is_named(act):
+    with pytest.raises(RnncoreError, match="expected"):
+        act()
+
+
+def test_numbers_too_long_to_print_are_still_named():
+    for act in (
+        lambda: rnncore.RNN(10**4000, 10**4000),
+        lambda: rnncore.RNN(-(10**4000), 4),
+        lambda: rnncore.get_nonlinearity("elu", alpha=10**4000),
+    ):
+        with pytest.raises(ArgumentValueError, match=r"expected|bytes"):
+            act()
+
 
 T, B, I, H = 4, 3, 5, 6  # noqa: E741
 SEED = 0
@@ -348,7 +379,7 @@ def test_validation_survives_optimised_python():
     """python -O removes assert statements: the cases above must not depend on one."""
     code = (
         "import sys, warnings; assert False, 'not optimised'\n"
-        "import tests.model.test_bad_input as t\n"
+        "import tests.test_arguments as t\n"
         "bad = []\n"
         "for name, (act, kind, words) in t.CASES.items():\n"
         "    try: act()\n"

@@ -15,9 +15,8 @@ import pytest
 from rnncore.backend.contract import MEMBERS, Abilities, Backend
 from rnncore.testing import CAPABILITIES, CHECKS, BackendConformance
 from rnncore.testing.checks.contract import FUNCTIONS_USED
-from tests.tools.places import ROOT
+from tests.tools.places import ACME, ROOT
 
-ACME = ROOT / "tests" / "doubles" / "acme_plugin"
 TEXT = (ROOT / "docs" / "writing-a-backend.md").read_text()
 # A block with a name: a line of nothing but the name in backticks and a colon, an empty line, the fence.
 BLOCKS = dict(re.findall(r"^`([^`\n]+)`:\n\n```\w+\n(.*?)^```$", TEXT, re.M | re.S))
