@@ -30,7 +30,6 @@ LONE_PRODUCT_ALONE, LONE_PRODUCT_WORTH_THREADS = 2**18, 2**25
 SMALL_SCAN = 2**20
 
 _NOTHING: AbstractContextManager[Any] = nullcontext()
-_matmul: Callable[[HostArray, HostArray], HostArray] = np.matmul
 
 
 def one_thread_for(steps: int, batch: int, width: int) -> AbstractContextManager[Any] | None:
@@ -46,8 +45,8 @@ def product(a: HostArray, b: HostArray, whole: bool = True, /) -> HostArray:
     """a times b by BLAS, with one thread where the product is too small to share."""
     if LONE_PRODUCT_ALONE < a.size * b.shape[1] < LONE_PRODUCT_WORTH_THREADS:
         with _ONE:
-            return _matmul(a, b)
-    return _matmul(a, b)
+            return np.matmul(a, b)  # type: ignore[no-any-return]
+    return np.matmul(a, b)  # type: ignore[no-any-return]
 
 
 def limit_threads(count: int) -> AbstractContextManager[Any]:

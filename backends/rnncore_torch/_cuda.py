@@ -25,7 +25,7 @@ from rnncore.nonlinearity.nonlinearity import Nonlinearity
 
 __all__ = ["SETTING", "index_of", "linear", "nonlinear", "ruled", "scans_for", "setting"]
 
-# --- the rule: not measured on a GPU yet; `scripts/gpu-check` prints what would set it -----------------------------------
+# --- the rule: not measured on a GPU yet; `python -m benchmarks.gpu` prints what would set it -------------------------
 # The kernels that do all steps in one launch. The third of the backend's ways, a product and a kernel for each step, is what
 # PyTorch's operations do as well, and with its own setting of TF32.
 PERSISTENT = ("block_scan<", "grid_scan<")

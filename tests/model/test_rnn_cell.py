@@ -123,4 +123,3 @@ def test_a_cell_stays_the_cell_that_it_is(clone, layer, reverse):
     np.testing.assert_allclose(got, cell(x), rtol=1e-14, atol=1e-15)
     assert list(twin.state_dict()) == list(cell.state_dict())
     assert f"RNNCell({(3, 8)[layer]}, {(4, 6)[layer]}," in repr(twin)
-    assert repr(twin).endswith(f"of l{layer}{'_reverse' if reverse else ''}")

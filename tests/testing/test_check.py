@@ -37,7 +37,7 @@ def test_largest_errors_are_well_within_what_is_allowed():
 
 
 def test_the_page_has_a_row_for_every_check_and_no_failure():
-    """Made anew by scripts/conformance-table; a check that was added since is missing there."""
+    """docs/conformance.py writes it; a check added since is missing there."""
     page = (ROOT / "docs" / "conformance.md").read_text()
     rows = re.findall(r"^\| (RC-[A-Z]+-\d{3}) \| (.*?) \|", page, re.M)
     assert [id for id, _ in rows] == list(CHECKS)

@@ -44,7 +44,6 @@ FUNCTIONS_USED = (
     "permute_dims",
     "reshape",
     "sqrt",
-    "squeeze",
     "stack",
     "sum",
     "take",

@@ -61,6 +61,7 @@ def test_products_in_threads_of_our_own(rows, inner, columns, dtype, monkeypatch
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((inner, rows)).astype(dtype).T, rng.standard_normal((inner, columns)).astype(dtype)
     seen = []
+    monkeypatch.setattr(_products, "ALONE", -1)
     monkeypatch.setattr(_products, "LARGE", 0)
     monkeypatch.setattr(_products, "allowed", lambda: 3)
     monkeypatch.setattr(_products, "BLOCK", 16)

@@ -183,7 +183,7 @@ def test_the_environment_can_have_every_scan_that_a_kernel_takes_run_on_the_kern
 
 @on_fake_cupy()
 def test_the_conformance_suite_reaches_the_kernels_and_passes():
-    """What scripts/gpu-check runs on a GPU; by the rule alone hardly a scan of it would be handed over."""
+    """What python -m benchmarks.gpu runs on a GPU; by the rule alone hardly a scan of it would be handed over."""
     import os
 
     from rnncore_torch import _cuda

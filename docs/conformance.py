@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Run the conformance suite on the backends that ship, each in a process of its own, and write docs/conformance.md."""
+"""Run ``rnncore conform`` on every backend of this distribution, each in its own process, and write conformance.md."""
 
 from __future__ import annotations
 
@@ -9,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "conformance.md"
-# (column, arguments of `rnncore conform`). JAX has float64 only if it is asked for.
+PAGE = Path(__file__).resolve().with_suffix(".md")
+# Columns, and the arguments of `rnncore conform`. JAX has float64 only if a variable enables it.
 RUNS = (
     ("numpy", ["numpy"]),
     ("numba", ["numba"]),
@@ -27,16 +26,16 @@ WITHIN_ROUNDING = 1000.0
 
 HEAD = """# Conformance of the backends that ship
 
-Made by `python scripts/conformance-table`, which runs `rnncore conform` on each. A row is a check: its id, the rule, and
-for each backend ✓ with the largest error measured, in eps of the dtype in which it was largest; float32 and float64 are both
-run where the device has them and precision plays a part. A · stands where the backend does not declare what the check needs.
-What is allowed is 64 eps for states and gradients, 0 where a rule says so, and half of the digits for central differences
-(DIFF, and SECOND-005), whose errors are left out here.
+Made by `python docs/conformance.py`, which runs `rnncore conform` on each. A row is a check: its id, its rule, and for each
+backend ✓ with the largest error, in eps of the dtype in which it was largest. Checks of precision run in float32 and, if the
+device has it, in float64. A · means that the backend does not declare what the check needs. Allowed are 64 eps for states and
+gradients, 0 if the rule says so, and half of the digits for central differences (DIFF and SECOND-005), whose errors are not
+shown.
 """
 
 
 def main() -> int:
-    """Run, write, and fail if any backend did."""
+    """Run every suite, write the page, and return 1 if any backend failed."""
     reports = {}
     for column, arguments in RUNS:
         command = [sys.executable, "-c", MAIN, "conform", *arguments, "--json", "-"]
