@@ -334,7 +334,7 @@ class Backend(Protocol):
 
     @property
     def native_package(self) -> str:
-        """The array library's top package, looked up in ``sys.modules`` before :meth:`is_native` is asked."""
+        """The array library's top package, looked up in ``sys.modules`` before :meth:`is_native` is called."""
         ...
 
     def namespace(self) -> Namespace:
@@ -358,7 +358,7 @@ class Backend(Protocol):
         ...
 
     def synchronize(self, device: Device, /) -> None:
-        """Wait until everything asked of the device is done."""
+        """Wait until the device has finished all work."""
         ...
 
     def scans(self) -> Scans | None:

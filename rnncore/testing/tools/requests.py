@@ -13,7 +13,7 @@ from rnncore.typing import Device
 
 __all__ = ["form_requests", "requests", "serpentine"]
 
-# Those of the checks of scans: what a library has compiled for those it need not compile again.
+# Shapes of the checks of scans, which a library has compiled already.
 SHAPES = ((6, 3, 5), (1, 1, 1), (0, 3, 5), (6, 0, 5))
 CLIP = 0.5
 # Factors of a leak, of every unit at every step, and none at all.
