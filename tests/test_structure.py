@@ -17,8 +17,8 @@ from tests.tools.process import python
 
 # The rooms of the house, from the ground up: each imports only from those before it, lazily and for types too.
 ROOMS = {
-    "": "errors typing arguments nonlinearity backend scan spec init optim network io functional model diagnostics testing "
-    "commands",
+    "": "errors typing arguments nonlinearity carry backend scan spec init optim network io functional model diagnostics "
+    "testing commands",
     "diagnostics": "recording foreign numerics units jacobians gradient faults verdict findings figures report run monitor",
     "testing": "tools check checks report run conformance",
     "commands": "terminal backends conform diagnose demo cli",

@@ -7,16 +7,17 @@ scan propagate to the caller.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from rnncore import scan
 from rnncore.arguments import check_shape
 from rnncore.backend.arrays import check_array, dtype_name
-from rnncore.backend.contract import Abilities, Backend, ScanRequest, Scans, abilities_of, scan_words
+from rnncore.backend.contract import Abilities, Backend, FormScans, ScanRequest, Scans, abilities_of, scan_words
+from rnncore.carry import Carry, spread
 from rnncore.errors import ArgumentTypeError, KernelUnsupportedError, ShapeError, UnknownNameError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore.typing import Array, Device, Host, KernelMode, Namespace
@@ -90,6 +91,8 @@ class Engine:
             return Choice(request.scan, "reference", 'kernel="reference" was asked for')
         if self.scans is None:
             reason: str | None = f"backend {self.backend.name!r} has no scans of its own"
+        elif other := [form for form in request.forms if form not in self.abilities.scans]:
+            reason = f"the scans of backend {self.backend.name!r} do not name the form {' or '.join(other)}"
         else:
             reason = self.scans.unsupported(request)
         if reason is None:
@@ -108,28 +111,93 @@ class Engine:
         return choice if words is None else replace(choice, reason=f"{choice.reason}: {words(request)}")
 
     def nonlinear(
-        self, p: Array, h0: Array, w_hh: Array, *, nonlinearity: Nonlinearity, reverse: bool, overwrite: bool = False
+        self,
+        p: Array,
+        h0: Array,
+        w_hh: Array,
+        *,
+        nonlinearity: Nonlinearity,
+        reverse: bool,
+        overwrite: bool = False,
+        carry: Carry | None = None,
+        rows: Sequence[int] | None = None,
     ) -> Array:
         """Run the nonlinear scan on the chosen path; with `overwrite` the result may take the storage of p."""
-        kernel = self._kernel_for("nonlinear", p, reverse, nonlinearity)
+        forms: dict[str, Any] = {} if rows is None else {"rows": tuple(rows)}
+        factors = None
+        if carry is not None:
+            forms["carry"] = carry = carry.over(p.shape, xp=self.xp)
+            factors = _kinds(carry._asdict())
+        kernel = self._kernel_for("nonlinear", p, reverse, nonlinearity, factors, rows is not None)
+        # Scans of contract version 1 know neither argument of forms.
         if kernel is not None:
-            return kernel.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
-        return scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=self.xp)
+            return kernel.nonlinear(
+                p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite, **forms
+            )  # fmt: skip
+        return scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=self.xp, **forms)
 
-    def linear(self, u: Array, d: Array, s0: Array, m: Array, *, reverse: bool, overwrite: bool = False) -> Array:
+    def linear(
+        self,
+        u: Array,
+        d: Array,
+        s0: Array,
+        m: Array,
+        *,
+        reverse: bool,
+        overwrite: bool = False,
+        rows: Sequence[int] | None = None,
+    ) -> Array:
         """Run the linear scan on the chosen path; with `overwrite` the result may take the storage of d."""
-        kernel = self._kernel_for("linear", u, reverse, None)
+        forms: dict[str, Any] = {} if rows is None else {"rows": tuple(rows)}
+        kernel = self._kernel_for("linear", u, reverse, None, None, rows is not None)
         if kernel is not None:
-            return kernel.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite)
-        return scan.linear(u, d, s0, m, reverse=reverse, xp=self.xp)
+            return kernel.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite, **forms)
+        return scan.linear(u, d, s0, m, reverse=reverse, xp=self.xp, **forms)
 
-    def _kernel_for(self, kind: Any, x: Array, reverse: bool, nonlinearity: Nonlinearity | None) -> Scans | None:
-        """Return the plugin's scans if they take this request. The answer is remembered by shape, direction and function."""
-        key = (kind, x.shape, reverse, id(nonlinearity))
+    def linear_carry(
+        self,
+        c: Array,
+        o: Array | None,
+        i: Array | None,
+        a: Array | None,
+        x0: Array,
+        m: Array,
+        *,
+        reverse: bool,
+        overwrite: bool = False,
+        rows: Sequence[int] | None = None,
+    ) -> Array:
+        """Run the linear scan with carry on the chosen path; with `overwrite` the result may take the storage of c."""
+        o, i, a = (spread(factor, c.shape, xp=self.xp) for factor in (o, i, a))
+        forms: dict[str, Any] = {} if rows is None else {"rows": tuple(rows)}
+        factors = _kinds({"o": o, "i": i, "a": a})
+        kernel = cast("FormScans | None", self._kernel_for("linear", c, reverse, None, factors, rows is not None))
+        if kernel is not None:
+            return kernel.linear_carry(c, o, i, a, x0, m, reverse=reverse, overwrite=overwrite, **forms)
+        return scan.linear_carry(c, o, i, a, x0, m, reverse=reverse, xp=self.xp, **forms)
+
+    def _kernel_for(
+        self, kind: Any, x: Array, reverse: bool, nonlinearity: Nonlinearity | None, factors: Any, ragged: bool
+    ) -> Scans | None:
+        """Return the plugin's scans if they take this request. The answer is remembered by shape, direction, function, form."""
+        key = (kind, x.shape, reverse, id(nonlinearity), factors, ragged)
         known = self._on_kernel.get(key)
         if known is None:
-            steps, batch, width = x.shape
-            request = ScanRequest(kind, steps, batch, width, self.dtype_name, self.device, reverse, nonlinearity)
+            networks = x.shape[1] if len(x.shape) == 4 else None
+            steps, batch, width = x.shape if networks is None else (x.shape[0], *x.shape[2:])
+            request = ScanRequest(
+                kind,
+                steps,
+                batch,
+                width,
+                self.dtype_name,
+                self.device,
+                reverse,
+                nonlinearity,
+                factors,
+                ragged,
+                networks,
+            )
             if len(self._on_kernel) >= REMEMBERED:
                 self._on_kernel.clear()
             # Keep the function with the answer, so that its id is not reused.
@@ -199,6 +267,11 @@ class Engine:
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Make zeros of the engine's dtype on its device."""
         return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
+
+
+def _kinds(factors: Mapping[str, Array | None]) -> tuple[tuple[str, str], ...]:
+    """As in :attr:`ScanRequest.carry`."""
+    return tuple((name, "unit" if k.ndim == 1 else "step") for name, k in factors.items() if k is not None)
 
 
 def make_engine(backend: Backend, *, device: Device, dtype: Any, kernel: KernelMode) -> Engine:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["SUITE_VERSION", "Outcome", "Report"]
 
 # Raised when checks are added, which happens only in minor releases.
-SUITE_VERSION = "1.0"
+SUITE_VERSION = "1.1"
 
 Status: TypeAlias = Literal["passed", "failed", "expected to fail", "skipped"]
 

@@ -169,12 +169,12 @@ def _(h, xp):
 @fault("transfer", "float() in every step", scan, "nonlinear", device1="__float__", jit="Concretization")
 def _(p, h0, w_hh, /, *, nonlinearity, reverse, xp):
     h, states = h0, []
-    for p_t in scan._in_time(p, reverse):
+    for p_t in scan.in_time(p, reverse):
         h = nonlinearity(p_t + xp.matmul(h, xp.matrix_transpose(w_hh)), xp=xp)
         if math.isinf(float(xp.sum(h * h))):
             raise OverflowError
         states.append(h)
-    return scan._stacked(states, p, reverse, xp)
+    return scan.stacked(states, p, reverse, xp)
 
 
 @fault("transfer", "if xp.any(...)", layer, "_project", device1="__bool__", jit="TracerBoolConversionError")
@@ -189,12 +189,12 @@ def _(w, x, engine):
 @fault("transfer", "while on a value", scan, "linear", device1="__bool__", jit="TracerBoolConversionError")
 def _(u, d, s0, m, /, *, reverse, xp):
     s, states = s0, []
-    for u_t, d_t in zip(scan._in_time(u, reverse), scan._in_time(d, reverse), strict=True):
+    for u_t, d_t in zip(scan.in_time(u, reverse), scan.in_time(d, reverse), strict=True):
         s = d_t * (u_t + xp.matmul(s, m))
         while xp.max(xp.abs(s)) > 1e30:
             s = s * 0.5
         states.append(s)
-    return scan._stacked(states, u, reverse, xp)
+    return scan.stacked(states, u, reverse, xp)
 
 
 @fault("transfer", "int() of the lengths", Ragged, "segments", device1="__int__", jit="Concretization")
@@ -287,11 +287,11 @@ def _(w, x, engine):
 @fault("transfer", "a number in a message", scan, "linear", device1="__format__", jit="unsupported format string")
 def _(u, d, s0, m, /, *, reverse, xp):
     s, states, log = s0, [], []
-    for u_t, d_t in zip(scan._in_time(u, reverse), scan._in_time(d, reverse), strict=True):
+    for u_t, d_t in zip(scan.in_time(u, reverse), scan.in_time(d, reverse), strict=True):
         s = d_t * (u_t + xp.matmul(s, m))
         log.append(f"|s|^2 = {xp.sum(s * s):.3f}")
         states.append(s)
-    return scan._stacked(states, u, reverse, xp)
+    return scan.stacked(states, u, reverse, xp)
 
 
 @fault("transfer", "an array printed", scan, "previous", device1="__str__")
@@ -331,7 +331,7 @@ def _(x, /, *, xp):
 # --- writing into arrays ----------------------------------------------------------------------------------------------
 
 
-@fault("mutation", "x[t, ...] = value", scan, "_stacked", jit="immutable")
+@fault("mutation", "x[t, ...] = value", scan, "stacked", jit="immutable")
 def _(states, like, reverse, xp):
     out = xp.zeros_like(like)
     for t, h in enumerate(states[::-1] if reverse else states):
@@ -395,18 +395,18 @@ def _(one, h, h0):
     return h[-1] if one.ragged is None else one.ragged.last_or(h, h0)
 
 
-@fault("shape", "a loop over an array", scan, "_in_time", device1="iteration is not allowed")
+@fault("shape", "a loop over an array", scan, "in_time", device1="iteration is not allowed")
 def _(x, reverse):
     return list(x)[::-1] if reverse else list(x)
 
 
-@fault("shape", "len() of an array", scan, "_in_time", device1="has no len()")
+@fault("shape", "len() of an array", scan, "in_time", device1="has no len()")
 def _(x, reverse):
     steps = range(len(x))
     return [x[t, ...] for t in (reversed(steps) if reverse else steps)]
 
 
-@fault("shape", "an IndexError waited for", scan, "_in_time", jit="expected shape")
+@fault("shape", "an IndexError waited for", scan, "in_time", jit="expected shape")
 def _(x, reverse):
     steps = []
     for t in range(x.shape[0] + 1):
@@ -467,11 +467,11 @@ def _(a, b, engine):
 @fault("interface", "out=", scan, "nonlinear", device1="keyword argument", jit="keyword argument")
 def _(p, h0, w_hh, /, *, nonlinearity, reverse, xp):
     h, states, product = h0, [], xp.zeros_like(h0)
-    for p_t in scan._in_time(p, reverse):
+    for p_t in scan.in_time(p, reverse):
         xp.matmul(h, xp.matrix_transpose(w_hh), out=product)
         h = nonlinearity(p_t + product, xp=xp)
         states.append(h)
-    return scan._stacked(states, p, reverse, xp)
+    return scan.stacked(states, p, reverse, xp)
 
 
 @fault("interface", "an axis by its place", layer, "sum_rows", device1="positional argument")
@@ -492,7 +492,7 @@ def _(a, b, engine):
     return xp.matmul(xp.reshape(a.T, (a.shape[2], -1)), flat)
 
 
-@fault("interface", "asarray() of a list of arrays", scan, "_stacked", device1="Nested Arrays")
+@fault("interface", "asarray() of a list of arrays", scan, "stacked", device1="Nested Arrays")
 def _(states, like, reverse, xp):
     return xp.asarray(states[::-1] if reverse else states)
 

@@ -1,4 +1,8 @@
-"""LEN: sequences of different lengths. Padding is never read, and its outputs and gradients are 0."""
+"""LEN: sequences of different lengths in a network; RAGGED: scans given the number of rows at each step.
+
+Padding is never read, and is 0 in every result. RAGGED is checked on the reference in the backend's namespace, and on the
+backend's own scans if they name the form.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,18 @@ import numpy as np
 
 from rnncore.backend.contract import Backend
 from rnncore.errors import ArgumentValueError
+from rnncore.nonlinearity.nonlinearity import as_nonlinearity
 from rnncore.testing.check import FLOAT32, check
+from rnncore.testing.tools import oracle
+from rnncore.testing.tools.carry_case import FACTOR_SHAPES, FULL, CarryCase, carry_of, engines, what
 from rnncore.testing.tools.case import BATCH, LENGTHS, STEPS, WIDTH, Case
 from rnncore.testing.tools.subject import Subject
+from rnncore.typing import Host
+
+BOTH_WAYS = (False, True)
+# Rows of 6 steps, 4 and 0, the longest first, and how many run at each step.
+ENDS = (6, 4, 0)
+ROWS = (2, 2, 2, 2, 1, 1)
 
 
 @check("RC-LEN-001", "sequences of different lengths, one of them 0: outputs past the end, and h_n")
@@ -123,3 +136,86 @@ def indices_count_from_the_front(s: Subject) -> None:
     case.results(model)
     model.jvp(case.give(case.x), case.give_state(case.h0), LENGTHS, x_dot=case.give(case.x))
     s.expect(backend.least >= 0, f"an index of {backend.least} was sent to the device")
+
+
+@check("RC-RAGGED-001", "with rows, each sequence stops at its end: padding is not read, and is 0 in the result")
+def ragged_nonlinear(s: Subject) -> None:
+    zero, one = np.zeros(FULL), np.ones(FULL)
+    for bad in (0.0, np.nan):
+        for reverse in BOTH_WAYS:
+            p, h0, w = _padded(s, bad), s.draw(*FULL[1:]), s.weights(WIDTH)
+            want = oracle.carry_scan(
+                {"p": p, "h0": h0, "w": w, "a": zero, "g": one, "i": one}, "relu", reverse=reverse, ends=ENDS
+            )
+            for path, engine in engines(s, "ragged"):
+                with s.scope():
+                    f = as_nonlinearity("relu")
+                    got = engine.nonlinear(s.give(p), s.give(h0), s.give(w), nonlinearity=f, reverse=reverse, rows=ROWS)
+                s.compare(what(f"h with {bad} in the padding", path, reverse), got, want, tolerance="states")
+
+
+@check("RC-RAGGED-002", "the linear scan with rows, which makes the gradient of p and the tangent of the states")
+def ragged_linear(s: Subject) -> None:
+    zero, one = np.zeros(FULL), np.ones(FULL)
+    for bad in (0.0, np.nan):
+        for reverse in BOTH_WAYS:
+            u, d, h0, w = _padded(s, bad), _padded(s, bad), s.draw(*FULL[1:]), s.weights(WIDTH)
+            want = oracle.linear_carry_scan(
+                {"c": d * u, "o": d, "i": one, "a": zero, "x0": h0, "m": w}, reverse=reverse, ends=ENDS
+            )
+            for path, engine in engines(s, "ragged"):
+                with s.scope():
+                    got = engine.linear(s.give(u), s.give(d), s.give(h0), s.give(w), reverse=reverse, rows=ROWS)
+                s.compare(what(f"s with {bad} in the padding", path, reverse), got, want, tolerance="gradients")
+
+
+@check("RC-RAGGED-003", "the gradient of p and the tangent of h with rows are those of each sequence alone")
+def ragged_derivatives(s: Subject) -> None:
+    f = as_nonlinearity("tanh")
+    for reverse in BOTH_WAYS:
+        p, h0, w = _padded(s, 0.0), s.draw(*FULL[1:]), s.weights(WIDTH)
+        d_h, p_dot, h0_dot = s.draw(*FULL), s.draw(*FULL), s.draw(*FULL[1:])
+        d_p, h_dot = np.zeros(FULL), np.zeros(FULL)
+        for b, end in enumerate(ENDS):
+            row = (slice(0, end), slice(b, b + 1))
+            zero, one = np.zeros((end, 1, WIDTH)), np.ones((end, 1, WIDTH))
+            x = {"p": p[row], "h0": h0[b : b + 1], "w": w, "a": zero, "g": one, "i": one}
+            t = {"p": p_dot[row], "h0": h0_dot[b : b + 1], "w": 0 * w, "a": zero, "g": zero, "i": zero}
+            d_p[row] = oracle.carry_pullback(d_h[row], x, "tanh", reverse=reverse)["p"]
+            h_dot[row] = oracle.carry_tangent(x, t, "tanh", reverse=reverse)
+        for path, engine in engines(s, "ragged"):
+            with s.scope():
+                g0, gw = s.give(h0), s.give(w)
+                h = engine.nonlinear(s.give(p), g0, gw, nonlinearity=f, reverse=reverse, rows=ROWS)
+                d, none = f.derivative_from_h(h, xp=s.xp), s.xp.zeros_like(g0)
+                back = engine.linear(s.give(d_h), d, none, gw, reverse=not reverse, rows=ROWS)
+                ahead = engine.linear(
+                    s.give(p_dot), d, s.give(h0_dot), s.xp.matrix_transpose(gw), reverse=reverse, rows=ROWS
+                )  # fmt: skip
+            s.compare(what("dp", path, reverse), back, d_p, tolerance="gradients")
+            s.compare(what("tangent of h", path, reverse), ahead, h_dot, tolerance="gradients")
+
+
+@check("RC-RAGGED-004", "rows and carry together, in both scans")
+def ragged_with_carry(s: Subject) -> None:
+    for factors in FACTOR_SHAPES:
+        case = CarryCase(s, factors)
+        f = as_nonlinearity("tanh")
+        for reverse in BOTH_WAYS:
+            states = oracle.carry_scan(case.full(), "tanh", reverse=reverse, ends=ENDS)
+            want = oracle.linear_carry_scan(case.full_linear(), reverse=reverse, ends=ENDS)
+            for path, engine in engines(s, "ragged", "carry"):
+                x = case.given()
+                with s.scope():
+                    options: dict[str, Any] = {"reverse": reverse, "rows": ROWS}
+                    h = engine.nonlinear(x["p"], x["h0"], x["w"], nonlinearity=f, carry=carry_of(x), **options)
+                    got = engine.linear_carry(
+                        x["p"], x.get("g"), x.get("i"), x.get("a"), x["h0"], x["w"], **options
+                    )  # fmt: skip
+                s.compare(what("h", path, reverse, factors), h, states, tolerance="states")
+                s.compare(what("x", path, reverse, factors), got, want, tolerance="gradients")
+
+
+def _padded(s: Subject, bad: float) -> Host:
+    """Numbers for rows that end at ENDS, with `bad` in the padding."""
+    return np.where(np.arange(STEPS)[:, None, None] < np.asarray(ENDS)[None, :, None], s.draw(*FULL), bad)

@@ -196,7 +196,7 @@ def scans_may_overwrite(s: Subject) -> None:
     for reverse in (False, True):
         given = {n: s.give(getattr(scan, n)) for n in ("p", "u", "d", "h0", "w")}
         with s.scope():
-            options = {"reverse": reverse, "overwrite": True}
+            options: dict[str, Any] = {"reverse": reverse, "overwrite": True}
             h = s.engine().nonlinear(given["p"], given["h0"], given["w"], nonlinearity=f, **options)
             r = s.engine().linear(given["u"], given["d"], given["h0"], given["w"], **options)
         want: Host = nonlinear_scan(scan.p, scan.h0, scan.w, "relu", reverse=reverse)
