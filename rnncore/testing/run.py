@@ -31,7 +31,7 @@ from rnncore.typing import Device, KernelMode
 __all__ = ["Session", "check_backend"]
 
 # The order of the checks: those whose failure makes others fail come first.
-GROUPS = "contract scan network lengths weights gradient second carry relation extreme purity transfer kernel"
+GROUPS = "contract scan network lengths weights gradient second carry relation extreme purity kernel"
 for _group in GROUPS.split():
     import_module(f"rnncore.testing.checks.{_group}")
 

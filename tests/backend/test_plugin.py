@@ -67,9 +67,9 @@ SEEN_WHEN_LISTED = {
     "lacks one": (sound(more="del to_numpy"), None, "lacks to_numpy"),
     "a member is no function": (sound(more="devices = ('cpu',)"), None, "devices must be a function, got tuple"),
     "another contract": (
-        sound(more="contract_version = 2"),
+        sound(more="contract_version = 3"),
         None,
-        "version 2 of the contract, and this rnncore version 1",
+        "version 3 of the contract, and this rnncore versions 1 and 2",
     ),
     "another contract, other members": ("contract_version = 7", None, "version 7 of the contract"),
     "its version is no number": (sound(more="contract_version = '1'"), None, "version '1' of the contract"),

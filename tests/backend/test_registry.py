@@ -300,7 +300,7 @@ def test_a_context_can_be_used_again_nested_and_not_out_of_order():
     with outer:
         inner = rnncore.use_backend("numpy")
         inner.__enter__()
-        with pytest.raises(ArgumentValueError, match="opposite order"):
+        with pytest.raises(ArgumentValueError, match="reverse order"):
             outer.__exit__(None, None, None)
         inner.__exit__(None, None, None)
     assert selected_backend() == "numpy"

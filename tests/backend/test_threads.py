@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import rnncore
-from rnncore.backend import registry
+from rnncore.backend import registry, state
 from rnncore.errors import BackendUnavailableError
 from tests.tools.plugins import Sub, sound
 from tests.tools.process import PATIENCE, python
@@ -100,7 +100,7 @@ def test_a_refresh_during_a_first_use_is_not_undone_by_it(plugin_files):
 
 def test_a_refresh_during_a_scan_is_not_undone_by_it(monkeypatch):
     """What the scan has read may be from before what the refresh is for."""
-    begun, scans, read = threading.Event(), [], registry.read_metadata
+    begun, scans, read = threading.Event(), [], state.read_metadata
 
     def slow():
         scans.append(1)
@@ -109,7 +109,7 @@ def test_a_refresh_during_a_scan_is_not_undone_by_it(monkeypatch):
         time.sleep(0.1)
         return found
 
-    monkeypatch.setattr(registry, "read_metadata", slow)
+    monkeypatch.setattr(state, "read_metadata", slow)
     registry.refresh()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(rnncore.backends)

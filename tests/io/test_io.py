@@ -267,7 +267,7 @@ def test_a_users_own_function_is_asked_for_and_nothing_else_is_taken(tmp_path):
     pair = (lambda z: z * z, lambda z: 2 * z)
     rnncore.RNN(3, 4, nonlinearity=pair, clip=0.5).save(path)
     assert rnncore.load(path, nonlinearity=pair).spec.nonlinearity.clip == 0.5
-    with pytest.raises(ArgumentValueError, match="give it as nonlinearity="):
+    with pytest.raises(ArgumentValueError, match="pass it as nonlinearity="):
         rnncore.load(path)
     rnncore.RNN(3, 4).save(path)
     with pytest.raises(ArgumentValueError, match="this network has 'tanh'"):

@@ -96,14 +96,13 @@ def test_a_pickle_without_its_backend_says_which(tmp_path):
 def test_a_pickle_of_an_unknown_backend_says_which(monkeypatch):
     data = pickle.dumps(rnncore.RNN(3, 4, backend="torch"))
     from rnncore.backend import registry
+    from rnncore.backend.state import State
 
-    only_numpy = {"numpy": registry._entries()["numpy"]}
-    monkeypatch.setattr(registry, "_entries", lambda: only_numpy)
-    monkeypatch.setattr(registry, "_ready", {})
-    registry._plugin.cache_clear()
+    without_torch = State()
+    del without_torch.scan.claims["torch"]
+    monkeypatch.setattr(registry, "_state", without_torch)
     with pytest.raises(BackendUnavailableError, match="saved on backend 'torch'"):
         pickle.loads(data)
-    registry._plugin.cache_clear()
 
 
 def test_loading_keeps_what_requires_grad():
