@@ -8,6 +8,8 @@ import textwrap
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SHAPE = "T, B, I, H = 2048, 32, 256, 256"
 PEAK = """
 for line in open("/proc/self/status"):

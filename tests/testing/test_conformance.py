@@ -23,6 +23,7 @@ class TestNumPy(BackendConformance):
     backend = "numpy"
 
 
+@pytest.mark.slow
 class TestNumPyReference(BackendConformance):
     backend = "numpy"
     kernel = "reference"
@@ -36,6 +37,7 @@ class TestTorch(BackendConformance):
     backend = "torch"
 
 
+@pytest.mark.slow
 class TestTorchReference(BackendConformance):
     backend = "torch"
     kernel = "reference"

@@ -16,6 +16,8 @@ from rnncore_cupy._plan import Limits, choose
 
 from tests.tools.fake_cupy import needs_real_cupy, python
 
+pytestmark = pytest.mark.slow
+
 NVCC = shutil.which("nvcc")
 # What CuPy 14 adds to a RawModule's own options (cupy/cuda/compiler.py); the second is NVRTC's alone.
 FLUSHED, ON_THE_DEVICE = "-ftz=true", "--device-as-default-execution-space"

@@ -19,7 +19,7 @@ from rnncore_cupy._plan import Limits, choose
 
 from rnncore import get_nonlinearity
 
-pytestmark = pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason="needs g++")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason="needs g++")]
 
 STEPS_ALONE = {
     f"step_alone<{storage}, {step}>": (storage, step)

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
 import rnncore_numba
 from rnncore_numba import _kernels
 from rnncore_numba._lanes import fuses
@@ -21,11 +22,13 @@ print([sum(f.stats.cache_hits.values()) for f in found])
 """
 
 
+@pytest.mark.slow
 def test_the_second_process_reads_what_the_first_compiled(tmp_path):
     assert python(COMPILE, NUMBA_CACHE_DIR=str(tmp_path)) == "[0, 0, 0]"
     assert python(COMPILE, NUMBA_CACHE_DIR=str(tmp_path)) == "[1, 1, 1]"
 
 
+@pytest.mark.slow
 def test_a_change_of_any_source_is_noticed(tmp_path):
     """Numba looks at the file that a function stands in; what it is written with stands in others."""
     code = (
@@ -59,6 +62,7 @@ def test_without_a_folder_to_write_to_it_compiles_all_the_same(monkeypatch):
     assert asked == [True, False]
 
 
+@pytest.mark.slow
 @needs_x86
 def test_sums_are_vectors_that_stay_in_registers(tmp_path):
     """The instructions themselves: hundreds of products of whole vectors, and no product of single numbers."""

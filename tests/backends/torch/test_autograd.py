@@ -32,13 +32,14 @@ def problem(name="tanh", *, bidirectional=False, layers=1, lengths=None, clip=No
     return run, (x, h0, *params.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n if n == "tanh" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_gradcheck_and_gradgradcheck_pass_for_each_nonlinearity(name):
     run, args = problem(name)
     assert gradcheck(run, args, check_forward_ad=True, check_batched_grad=True)
     assert gradgradcheck(run, args, check_fwd_over_rev=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bidirectional", "layers", "lengths", "clip"),
     [

@@ -6,6 +6,8 @@ import sys
 import types
 from importlib.machinery import SourceFileLoader
 
+import pytest
+
 from tests.tools.cuda_stand_in import NUMBER, stand_in
 from tests.tools.fake_cupy import on_fake_cupy
 from tests.tools.places import ROOT
@@ -20,6 +22,7 @@ def loaded(name, path):
     return module
 
 
+@pytest.mark.slow
 @on_fake_cupy()
 def test_the_benchmark_times_both_ways_and_leaves_the_setting_as_it_was():
     import os
@@ -47,6 +50,7 @@ def test_the_benchmark_times_both_ways_and_leaves_the_setting_as_it_was():
         launched.clear()
 
 
+@pytest.mark.slow
 @on_fake_cupy(devices=0)
 def test_without_kernels_the_benchmark_has_no_times_of_theirs():
     from rnncore_torch import _cuda, _steps

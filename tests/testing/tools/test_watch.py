@@ -61,7 +61,7 @@ def test_runs_at_once_do_not_see_each_other_and_leave_nothing_behind():
 
 
 def test_what_cannot_be_looked_at_is_skipped_and_says_so():
-    skipped = {o.id: o.reason for o in check_backend("numpy").outcomes if o.status == "skipped"}
+    skipped = {o.id: o.reason for o in check_backend("numpy", only=["RC-SYNC-005"]).outcomes if o.status == "skipped"}
     assert "cannot be changed for a check to look at it" in skipped["RC-SYNC-005"]
-    hidden = {o.id: o.reason for o in check_backend("strict").outcomes if o.status == "skipped"}
+    hidden = {o.id: o.reason for o in check_backend("strict", only=["RC-PURE-002"]).outcomes if o.status == "skipped"}
     assert "does not tell where an array lies" in hidden["RC-PURE-002"]
