@@ -1,7 +1,5 @@
 """The spec: a network without its numbers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """What the design promises of the source itself: no array library in the core, one order of files, a light import."""
 
-from __future__ import annotations
-
 import ast
 import re
 import sys

@@ -1,7 +1,5 @@
 """Plugins as installers leave them, and the check that they disturb no other backend."""
 
-from __future__ import annotations
-
 import sys
 import textwrap
 

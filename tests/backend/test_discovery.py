@@ -1,7 +1,5 @@
 """Entry points in the metadata of packages: names, contests, and metadata that cannot be read."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import sys

@@ -1,7 +1,5 @@
 """Plugins of others: one that works, and those that break the contract."""
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

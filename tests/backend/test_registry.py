@@ -1,7 +1,5 @@
 """Choosing a backend, listing the backends, and finding the owner of an array."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import textwrap
@@ -14,12 +12,7 @@ import torch
 
 import rnncore
 from rnncore.backend import registry
-from rnncore.errors import (
-    ArgumentTypeError,
-    ArgumentValueError,
-    BackendUnavailableError,
-    UnknownNameError,
-)
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, BackendUnavailableError, UnknownNameError
 from tests.tools.plugins import Nobodys, Sub, sound
 from tests.tools.process import python
 

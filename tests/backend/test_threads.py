@@ -1,7 +1,5 @@
 """The registry used from several threads at once."""
 
-from __future__ import annotations
-
 import sys
 import threading
 import time

@@ -5,8 +5,6 @@ differentiated by autograd, which shares no code with this library. The toleranc
 per array, and of 1 for states, for weights whose spectral radius is at most 1.2 (torch's default is about 0.58).
 """
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

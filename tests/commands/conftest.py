@@ -1,7 +1,5 @@
 """The command in this process: for calls that end before anything runs."""
 
-from __future__ import annotations
-
 import sys
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """The command: help, versions, bad calls and missing packages."""
 
-from __future__ import annotations
-
 import pytest
 
 import rnncore

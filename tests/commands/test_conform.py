@@ -1,7 +1,5 @@
 """``rnncore conform``: a run, its files and its errors."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

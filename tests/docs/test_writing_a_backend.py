@@ -1,7 +1,5 @@
 """docs/writing-a-backend.md, executed: its files are written to a folder, installed, run, and its reports compared."""
 
-from __future__ import annotations
-
 import ast
 import os
 import re

@@ -1,7 +1,5 @@
 """Peak memory of forward and backward, each in a process of its own: at most half of torch.nn.RNN's on NumPy."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import textwrap

@@ -1,7 +1,5 @@
 """One step, and sums over many rows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

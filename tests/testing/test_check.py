@@ -1,7 +1,5 @@
 """The table of checks: ids, groups and rules."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """A stand-in for CUDA under PyTorch: CuPy's kernels on the CPU."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import types

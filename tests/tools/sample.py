@@ -1,7 +1,5 @@
 """Long lists of cases: some run always, all of them with the slow tests."""
 
-from __future__ import annotations
-
 import pytest
 
 

@@ -1,7 +1,5 @@
 """Weights files made byte by byte, and the checks that hostile ones are refused."""
 
-from __future__ import annotations
-
 import io as stdio
 import json
 import os

@@ -3,8 +3,6 @@
 ptxas tells how many registers a kernel uses and what it spills; no GPU is needed to compile.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Networks on a device that is not the current one."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 tests/cuda_on_cpu says what that shows and what it does not. Planted bugs show that it does.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import subprocess

@@ -4,8 +4,6 @@ The stand-in refuses what a GPU would refuse: more shared memory than was allowe
 argument of another type than the kernel reads, an array with gaps. In the last test it runs the kernels' own source.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The namespace: creation obeys device=, and products are in full precision unless the user asks for TF32."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

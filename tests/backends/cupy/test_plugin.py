@@ -1,7 +1,5 @@
 """The plugin: devices, streams, transfers, and what is said where CuPy or a GPU is missing."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import threading

@@ -1,7 +1,5 @@
 """The plugin: arrays in and out, devices, 64 bits, and what is said where JAX is missing."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import pickle

@@ -1,7 +1,5 @@
 """The scans: derivatives of any order, nonlinearities of users, and compiled programs found again."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 

@@ -1,7 +1,5 @@
 """A network under JAX's transformations: grad, jacobians, Hessians, vmap and jit."""
 
-from __future__ import annotations
-
 import itertools
 
 import jax

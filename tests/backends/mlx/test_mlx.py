@@ -1,7 +1,5 @@
 """MLX: the whole suite, and what this backend does about the places where MLX is not the standard's."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Nonlinearities in vector code: within a few units in the last place."""
 
-from __future__ import annotations
-
 import mpmath
 import numpy as np
 import pytest

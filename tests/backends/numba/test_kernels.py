@@ -1,7 +1,5 @@
 """Kernels: compiled once, found again, and vectors in registers."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Both scans against the reference, for every width, batch, function and layout."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from rnncore_numba import _rule, _scans

@@ -1,7 +1,5 @@
 """array-api-strict as a backend: its guard, way by way and device by device, and the whole suite on every fake device."""
 
-from __future__ import annotations
-
 import io
 import math
 import operator

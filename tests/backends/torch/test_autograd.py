@@ -1,7 +1,5 @@
 """PyTorch's autograd and torch.func through the scans: every order of derivative, by autograd's own checkers."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """PyTorch's scans on CuPy's kernels."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np

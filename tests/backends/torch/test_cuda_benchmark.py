@@ -1,7 +1,5 @@
 """The scripts that time PyTorch's scans on a GPU, run on the stand-in."""
 
-from __future__ import annotations
-
 import sys
 import types
 from importlib.machinery import SourceFileLoader

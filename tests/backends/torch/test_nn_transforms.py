@@ -1,7 +1,5 @@
 """rnncore_torch.nn under what transforms, compiles, exports and distributes modules."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

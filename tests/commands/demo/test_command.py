@@ -1,7 +1,5 @@
 """``rnncore demo``: in a pipe, on a terminal, as JSON and as a picture."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

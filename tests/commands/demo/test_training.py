@@ -1,7 +1,5 @@
 """The demonstration: its measurement against backpropagation, and its claim."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Members that break the contract."""
 
-from __future__ import annotations
-
 import array_api_compat.numpy as xp
 from rnncore_numpy._scans import NumpyScans
 
