@@ -5,4 +5,5 @@ import pytest
 
 def sample(cases, step):
     """The cases, for ``pytest.mark.parametrize``; all but one in `step` are marked slow."""
-    return [pytest.param(case, marks=[pytest.mark.slow] if k % step else []) for k, case in enumerate(cases)]
+    rows = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*row, marks=[pytest.mark.slow] if k % step else []) for k, row in enumerate(rows)]
