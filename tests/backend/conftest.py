@@ -52,7 +52,7 @@ def plugin_files(monkeypatch, tmp_path):
 
 @pytest.fixture
 def others():
-    """The other backends: what is listed of them and what they do must be as without the plugin."""
+    """Check that the other backends are listed and work as they do without the plugin."""
     registry.refresh()
     alone = rnncore.backends()
 

@@ -66,7 +66,7 @@ def python(folder, *arguments, status=0):
 
 
 def pytest_run(folder, *arguments, status=0):
-    """As a stranger would: no configuration and no conftest of ours."""
+    """As the author of a plugin would: without our configuration and conftest."""
     ours = ("-c", os.devnull, f"--rootdir={folder}", "--noconftest", "-p", "no:cacheprovider", "-q")
     return python(folder, "-m", "pytest", *ours, "test_acme.py", *arguments, status=status)
 
@@ -139,7 +139,7 @@ def report(caption):
 
 
 def leveled(text, *, numbers=False):
-    """A report without what differs from run to run: seconds, versions and, if they are results of products, numbers."""
+    """A report without seconds and versions, which differ from run to run, nor numbers that products round."""
     text = re.sub(r"\d+\.\d s;", "s;", text)
     text = re.sub(r"^suite .*$", "suite", text, flags=re.M)
     return re.sub(r"-?\d+\.\d+(e[+-]\d+)?", "#", text) if numbers else text

@@ -103,7 +103,7 @@ def quoted(raw):
 
 
 def with_end(count, length, begin=None):
-    """An end record that claims so many entries in a directory of so many bytes."""
+    """An end record that claims this number of entries in a directory of this length."""
 
     def make(raw):
         return raw[:-22] + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, count, count, length, begin or 0, 0)

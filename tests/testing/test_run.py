@@ -40,7 +40,7 @@ def test_a_backend_by_name_and_the_plugin_itself_are_one():
     assert by_name.backend == by_object.backend == "numpy"
 
 
-def test_a_plugin_that_is_not_installed_is_checked_all_the_same():
+def test_a_plugin_that_is_not_installed_is_checked_as_well():
     report = check_backend(Altered(get_backend("numpy"), name="mine"), only=["RC-FWD-018", QUICK])
     assert {o.id: o.status for o in report.outcomes} == {QUICK: "passed", "RC-FWD-018": "skipped"}
     assert report.backend == "mine" and report.ok

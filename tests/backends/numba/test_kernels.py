@@ -28,7 +28,7 @@ def test_the_second_process_reads_what_the_first_compiled(tmp_path):
 
 @pytest.mark.slow
 def test_a_change_of_any_source_is_noticed(tmp_path):
-    """Numba looks at the file that a function stands in; what it is written with stands in others."""
+    """Numba looks only at the file that defines a function, and the function uses others."""
     code = (
         "import sys; sys.path.insert(0, '.')\nimport numpy as np, rnncore_numba\n"
         "from rnncore.nonlinearity import get_nonlinearity\n"
@@ -46,7 +46,7 @@ def test_a_change_of_any_source_is_noticed(tmp_path):
     assert python(code, cwd=tmp_path, NUMBA_CACHE_DIR=cache).split()[-1] == "-2.0"
 
 
-def test_without_a_folder_to_write_to_it_compiles_all_the_same(monkeypatch):
+def test_it_compiles_without_a_folder_to_write_to(monkeypatch):
     asked, real = [], _kernels.numba.njit
 
     def njit(*signature, **options):

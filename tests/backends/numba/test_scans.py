@@ -111,7 +111,7 @@ def test_views_read_only_arrays_and_subclasses(blas, monkeypatch):
             assert type(got) is np.ndarray
 
 
-def test_overwriting_is_in_place_and_only_when_told():
+def test_overwriting_is_in_place_and_only_where_allowed():
     p, d, h0, w = arguments("float64", 6, 5, 18)
     f = get_nonlinearity("relu")
     before = [x.copy() for x in (p, d, h0, w)]

@@ -196,7 +196,7 @@ def test_the_reference_and_the_functions_give_the_same_gradients(kernel):
 
 
 @pytest.mark.parametrize("follows", [True, False], ids=["with a gradient", "without"])
-def test_the_scans_change_no_argument_unless_they_are_told(follows):
+def test_the_scans_change_no_argument_unless_they_may(follows):
     """Told they are by `overwrite`, and take it up only where no derivative follows."""
     scans = rnncore.get_backend("torch").scans()
     torch.manual_seed(0)

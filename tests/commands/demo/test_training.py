@@ -96,7 +96,7 @@ def test_a_seed_decides_everything():
     assert first["orthogonal"].losses != other["orthogonal"].losses
 
 
-def test_every_batch_is_told():
+def test_every_batch_is_reported():
     told = []
     recipes = [r for r in demo.RECIPES if r.name == "orthogonal"]
     demo.run_demo(epochs=2, samples=200, recipes=recipes, on_batch=lambda *news: told.append(news))

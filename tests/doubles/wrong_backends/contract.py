@@ -70,12 +70,12 @@ CONTRACT = {
         {"RC-TYPE-001": r"output: expected device .*device1.*, got .*device2"},
         "strict",
     ),
-    "nobody looks at devices": (
+    "devices are not checked": (
         core(arrays, "device_of", lambda right, x: None, of="strict"),
         {"RC-TYPE-004": r"expected DeviceError"},
         "strict",
     ),
-    "nobody looks at arguments": (
+    "arguments are not checked": (
         core(layout, "check", lambda right, *a: None),
         {
             "RC-TYPE-002": r"expected DTypeError, got an answer",
