@@ -23,7 +23,7 @@ def refuse(constant):
     raise AssertionError(f"{constant} is not JSON")
 
 
-@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("library", ["numpy", pytest.param("torch", marks=pytest.mark.slow)])
 def test_demo_as_json_is_one_document(library):
     done = rnn("demo", *QUICK, "--json", "--seed", "2", "--backend", library)
     assert done.returncode == 0, done.stderr
