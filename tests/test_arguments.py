@@ -1,7 +1,5 @@
 """Bad arguments: each is an RnncoreError that names the argument, what was expected and what was got."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -299,11 +297,7 @@ CASES = {
         ValueError,
         ["x[1, 2, 3]"],
     ),
-    "NaN in a cell": (
-        lambda: rnncore.RNNCell(I, H, check_finite=True)(nan_at((B, I), 1, 2)),
-        ValueError,
-        ["x[1, 2]"],
-    ),
+    "NaN in a cell": (lambda: rnncore.RNNCell(I, H, check_finite=True)(nan_at((B, I), 1, 2)), ValueError, ["x[1, 2]"]),
     # --- moving
     ".to(unknown)": (lambda: rnn().to("npy"), ValueError, ["'npy'"]),
     ".to(device)": (lambda: rnn().to("torch", device="cuda:99"), ValueError, ["device", "'cuda:99'", "cpu"]),

@@ -1,7 +1,5 @@
 """The pure functions give what a model gives."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Initial weights."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """The reference scans: closed forms, and the closure under differentiation against central differences."""
 
-from __future__ import annotations
-
 import array_api_strict
 import mpmath
 import numpy as np

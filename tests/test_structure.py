@@ -1,6 +1,4 @@
-"""What the design promises of the source itself: no array library in the core, one order of files, a light import."""
-
-from __future__ import annotations
+"""The source itself: no array library in the core, one order of folders, short files, a light import."""
 
 import ast
 import re
@@ -15,7 +13,7 @@ import rnncore
 from tests.tools.places import CORE, ROOT
 from tests.tools.process import python
 
-# The rooms of the house, from the ground up: each imports only from those before it, lazily and for types too.
+# The folders of the core, from the bottom up: each imports only from those before it, lazily and for types too.
 ROOMS = {
     "": "errors typing arguments nonlinearity carry backend scan spec init optim network io functional model diagnostics "
     "testing commands",
@@ -23,7 +21,7 @@ ROOMS = {
     "testing": "tools check checks report run conformance",
     "commands": "terminal backends conform diagnose demo cli",
 }
-# The only room that stands above the public names, as a user of the library.
+# The only room above the public names: it uses the library as anyone does.
 USERS = "commands"
 MODULES_IN_A_FOLDER = 12
 LINES_OF_A_FILE = 400
@@ -155,7 +153,7 @@ def test_every_room_imports_only_from_rooms_below_it(room):
         if not name.startswith(prefix):
             continue
         inner = name.removeprefix(prefix).split(".")[0]
-        assert inner in order, f"{name}: say in ROOMS where it stands"
+        assert inner in order, f"{name}: give it a place in ROOMS"
         for target in targets:
             if target == "rnncore" and not room:
                 assert inner == USERS, f"{name} imports the public names"

@@ -1,7 +1,5 @@
 """Plugins as installers leave them, and the check that they disturb no other backend."""
 
-from __future__ import annotations
-
 import sys
 import textwrap
 
@@ -54,7 +52,7 @@ def plugin_files(monkeypatch, tmp_path):
 
 @pytest.fixture
 def others():
-    """The other backends: what is listed of them and what they do must be as without the plugin."""
+    """Check that the other backends are listed and work as they do without the plugin."""
     registry.refresh()
     alone = rnncore.backends()
 

@@ -1,7 +1,5 @@
 """Entry points in the metadata of packages: names, contests, and metadata that cannot be read."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import sys
@@ -43,7 +41,7 @@ def test_a_name_that_two_packages_claim_is_refused_and_both_are_listed(plugin_fi
         rnncore.get_backend("twic")
 
 
-def test_our_names_cannot_be_taken_and_who_tries_is_listed(plugin_files, others):
+def test_our_names_cannot_be_taken_and_an_attempt_is_listed(plugin_files, others):
     plugin_files("numpy", sound("numpy", "def is_native(x, /): return True"), "impostor")
     plugin_files("torch", "raise SystemExit", "another")
     others("numpy (impostor)", "torch (another)")
@@ -97,7 +95,7 @@ def test_names_and_winners_do_not_depend_on_the_order_of_the_path(plugin_files, 
 @pytest.mark.parametrize(
     "text", ["[rnncore.backends]\nno equals sign\n", "[rnncore.backends]\na = b\n[other]\nbroken\n"]
 )
-def test_metadata_that_cannot_be_read_cost_nobody_else_anything(plugin_files, others, text, monkeypatch):
+def test_unreadable_metadata_leave_other_packages_alone(plugin_files, others, text, monkeypatch):
     """importlib.metadata.entry_points() raises for all packages if one has a malformed file."""
     plugin_files("broken", sound(), text=text)
     others("? (broken)")

@@ -1,7 +1,5 @@
 """Plugins of others: one that works, and those that break the contract."""
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np
@@ -141,7 +139,7 @@ SEEN_WHEN_ASKED_FOR = {
 }
 
 
-# What is wrong, the module, the words when an array is nobody's.
+# What is wrong, the module, the words of the error for an array without an owner.
 SEEN_WITH_AN_ARRAY = {
     "is_native raises": (
         "def is_native(x, /): raise RuntimeError('no licence')",
@@ -155,7 +153,7 @@ SEEN_WITH_AN_ARRAY = {
 
 
 @cases(SEEN_WHEN_LISTED)
-def test_a_broken_plugin_is_listed_with_its_fault_and_disturbs_nobody(plugin_files, others, case):
+def test_a_broken_plugin_is_listed_with_its_fault_and_disturbs_no_other(plugin_files, others, case):
     body, value, words = case
     plugin_files("broken", body, value=value)
     others("broken")

@@ -1,7 +1,5 @@
 """Choosing a backend, listing the backends, and finding the owner of an array."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import textwrap
@@ -149,7 +147,7 @@ def test_a_plugin_that_claims_every_array_takes_none_from_the_others(plugin_file
     import array_api_strict
 
     assert registry.owner_name(array_api_strict.ones(2)) == "strict"
-    assert registry.backend_of(np.ones(2), prefer="aaa").name == "aaa"  # who asks for it gets it
+    assert registry.backend_of(np.ones(2), prefer="aaa").name == "aaa"  # unless it is asked for by name
 
 
 def test_arrays_of_a_class_derived_from_anothers_are_the_derived_classs(plugin_files):
@@ -166,7 +164,7 @@ def test_arrays_of_a_class_derived_from_anothers_are_the_derived_classs(plugin_f
     assert registry.owner_name(np.ones(3)) == "numpy"
 
 
-def test_arrays_of_a_backend_that_cannot_be_used_have_an_owner_all_the_same(plugin_files):
+def test_arrays_of_an_unusable_backend_still_have_an_owner(plugin_files):
     more = f"import sys\nnative_package = {Nobodys.__module__!r}\n" + (
         "def is_native(x, /): return type(x).__name__ == 'Nobodys'\ndef devices(): raise RuntimeError('driver')"
     )
@@ -191,7 +189,7 @@ def test_is_native_is_not_asked_before_the_library_is_there(plugin_files, others
     assert "could not be asked" not in str(error.value)
 
 
-def test_arrays_of_the_librarys_own_type_load_no_stranger(plugin_files):
+def test_arrays_of_the_librarys_own_type_load_no_other_plugin(plugin_files):
     plugin_files("broken", "raise RuntimeError")
     plugin_files("slow", "import time; time.sleep(60)", "slow")
     code = """

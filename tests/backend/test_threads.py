@@ -1,7 +1,5 @@
 """The registry used from several threads at once."""
 
-from __future__ import annotations
-
 import sys
 import threading
 import time
@@ -120,7 +118,7 @@ def test_a_refresh_during_a_scan_is_not_undone_by_it(monkeypatch):
     assert len(scans) == 2
 
 
-def test_a_library_that_uses_rnncore_while_it_is_imported_stops_nobody(plugin_files):
+def test_a_library_that_uses_rnncore_while_it_is_imported_blocks_no_thread(plugin_files):
     """One lock for all would be held by the first, waiting for the import, and wanted by the second, importing."""
     more = "native_package = 'embedder'\ndef namespace():\n    import embedder\n    return __import__('numpy')"
     plugin_files("slow", sound("slow", more), "slow")

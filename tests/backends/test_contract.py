@@ -1,7 +1,5 @@
 """Every plugin of this repository keeps the contract, and imports its library only when it is asked for."""
 
-from __future__ import annotations
-
 from importlib import import_module
 
 import numpy as np

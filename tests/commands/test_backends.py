@@ -1,7 +1,5 @@
 """``rnncore backends``: a row for each, and a line for each reason."""
 
-from __future__ import annotations
-
 import json
 import re
 

@@ -1,7 +1,5 @@
 """The command: help, versions, bad calls and missing packages."""
 
-from __future__ import annotations
-
 import pytest
 
 import rnncore
@@ -43,8 +41,8 @@ def test_version_and_help():
         (("nonsense",), ["nonsense"]),
     ],
 )
-def test_a_bad_call_is_one_line_and_status_2(arguments, words):
-    one_line(rnn(*arguments), 2, *words)
+def test_a_bad_call_is_one_line_and_status_2(call, arguments, words):
+    one_line(call(*arguments), 2, *words)
 
 
 def test_a_bad_variable_is_one_line():

@@ -1,7 +1,5 @@
 """``rnncore conform``: a run, its files and its errors."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -47,8 +45,8 @@ def test_the_command_prints_the_report_and_writes_it(tmp_path, kernel):
         ([], 2, "Missing argument"),
     ],
 )
-def test_the_command_names_what_is_wrong_in_one_line(arguments, status, words):
-    done = rnn("conform", *arguments)
+def test_the_command_names_what_is_wrong_in_one_line(call, arguments, status, words):
+    done = call("conform", *arguments)
     assert done.returncode == status and done.stdout == ""
     assert words in done.stderr and done.stderr.count("\n") == 1
 

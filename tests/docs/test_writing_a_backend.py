@@ -1,7 +1,5 @@
 """docs/writing-a-backend.md, executed: its files are written to a folder, installed, run, and its reports compared."""
 
-from __future__ import annotations
-
 import ast
 import os
 import re
@@ -69,7 +67,7 @@ def python(folder, *arguments, status=0):
 
 
 def pytest_run(folder, *arguments, status=0):
-    """As a stranger would: no configuration and no conftest of ours."""
+    """As the author of a plugin would: without our configuration and conftest."""
     ours = ("-c", os.devnull, f"--rootdir={folder}", "--noconftest", "-p", "no:cacheprovider", "-q")
     return python(folder, "-m", "pytest", *ours, "test_acme.py", *arguments, status=status)
 
@@ -142,18 +140,20 @@ def report(caption):
 
 
 def leveled(text, *, numbers=False):
-    """A report without what differs from run to run: seconds, versions and, if they are results of products, numbers."""
+    """A report without seconds and versions, which differ from run to run, nor numbers that products round."""
     text = re.sub(r"\d+\.\d s;", "s;", text)
     text = re.sub(r"^suite .*$", "suite", text, flags=re.M)
     return re.sub(r"-?\d+\.\d+(e[+-]\d+)?", "#", text) if numbers else text
 
 
+@pytest.mark.slow
 def test_the_mistake_gives_the_report_that_is_shown(package):
     shown, arguments = report("rnncore conform acme --only RC-CON-006 --only RC-CON-007 --only RC-CON-013")
     folder = package(rnncore_acme=swapped(PLUGIN, BLOCKS["rnncore_acme.py, a mistake"]))
     assert leveled(python(folder, "-c", COMMAND, *arguments, status=1)) == leveled(shown)
 
 
+@pytest.mark.slow
 def test_the_other_failures_of_the_mistake_are_of_batches_without_rows(package):
     folder = package(rnncore_acme=swapped(PLUGIN, BLOCKS["rnncore_acme.py, a mistake"]))
     out = python(
@@ -166,6 +166,7 @@ def test_the_other_failures_of_the_mistake_are_of_batches_without_rows(package):
         assert "expected 3, got 2" in reason or "0)" in reason
 
 
+@pytest.mark.slow
 def test_a_forgotten_device_fails_most_and_the_first_line_says_why(package):
     folder = package(rnncore_acme=PLUGIN.replace(".asarray(x, dtype=dtype, device=device,", ".asarray(x, dtype=dtype,"))
     out = python(folder, "-c", "from rnncore.testing import check_backend; print(check_backend('acme'))")
@@ -176,6 +177,7 @@ def test_a_forgotten_device_fails_most_and_the_first_line_says_why(package):
     assert "CPU_DEVICE" in failed[0][1]
 
 
+@pytest.mark.slow
 def test_a_known_failure_is_expected_and_a_stale_one_is_a_failure(package):
     known = BLOCKS["test_acme.py, with a known failure"]
     folder = package(rnncore_acme=swapped(PLUGIN, BLOCKS["rnncore_acme.py, a mistake"]), test_acme=known)
@@ -190,6 +192,7 @@ def test_a_known_failure_is_expected_and_a_stale_one_is_a_failure(package):
 # --- scans ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_scans_pass_and_take_everything(package):
     plugin = swapped(PLUGIN, BLOCKS["rnncore_acme.py, scans"])
     folder = package(rnncore_acme=plugin, rnncore_acme_scans=SCANS)
@@ -200,6 +203,7 @@ def test_the_scans_pass_and_take_everything(package):
     assert (folder / "report.json").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_the_mistake_in_a_scan_gives_the_report_that_is_shown(package):
     shown, arguments = report("rnncore conform acme --only RC-SCAN-014")
     right, wrong = "xp.matmul(s, m)", "xp.matmul(s, xp.matrix_transpose(m))"

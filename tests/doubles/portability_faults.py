@@ -1,4 +1,4 @@
-"""Portability faults planted in the core, each of which would break on a GPU or in a compiled function, and who catches it.
+"""Portability faults planted in the core: each would break on a GPU or in a compiled function, and names what catches it.
 
 A fault is a function of the core rewritten as a developer might have written it. NumPy runs most of them without a word; the
 same checks on array-api-strict's fake devices and under ``jax.jit`` do not, and need no GPU either.
@@ -52,7 +52,7 @@ FAULTS: dict[str, Fault] = {}
 
 
 def fault(kind: str, name: str, target: Any, attribute: str, **caught: str) -> Callable[[Any], Any]:
-    """Register the decorated function as what takes the place of ``target.attribute``."""
+    """Register the decorated function as the replacement for ``target.attribute``."""
 
     def register(function: Any) -> Any:
         assert name not in FAULTS, name

@@ -1,7 +1,5 @@
 """Peers of the benchmark suite that are known beforehand: right, wrong, failing, dying, greedy, and telling of themselves."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import replace

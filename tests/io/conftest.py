@@ -1,7 +1,5 @@
 """A path of either format."""
 
-from __future__ import annotations
-
 import pytest
 
 FORMATS = ("safetensors", "npz")

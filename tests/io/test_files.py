@@ -1,7 +1,5 @@
 """Atomic writing: the old file or the new one, its permissions, and nothing but regular files."""
 
-from __future__ import annotations
-
 import errno
 import os
 import stat

@@ -1,7 +1,5 @@
 """The description that every file carries, and what it can say wrongly."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Weights files of either format: round trips, arguments and damage."""
 
-from __future__ import annotations
-
 import ast
 import io as stdio
 import os

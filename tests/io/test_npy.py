@@ -1,7 +1,5 @@
 """The arrays of an npz: malformed headers and data are refused."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from tests.tools.weights_files import (
@@ -18,10 +16,7 @@ from tests.tools.weights_files import (
 
 NPY_CASES = {
     "description of floats": (z(lambda e: e.update({"rnncore.npy": npy(np.ones(3))})), "uint8"),
-    "description of int8": (
-        z(lambda e: e.update({"rnncore.npy": e["rnncore.npy"].replace(b"|u1", b"|i1")})),
-        "uint8",
-    ),
+    "description of int8": (z(lambda e: e.update({"rnncore.npy": e["rnncore.npy"].replace(b"|u1", b"|i1")})), "uint8"),
     "description a matrix": (z(lambda e: e.update({"rnncore.npy": npy(np.ones((3, 3), np.uint8))})), "uint8"),
     "description 0-d": (z(lambda e: e.update({"rnncore.npy": npy(np.array(1, np.uint8))})), "uint8"),
     "description a string": (z(lambda e: e.update({"rnncore.npy": npy(np.array(["{}"]))})), "npy header"),

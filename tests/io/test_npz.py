@@ -1,7 +1,5 @@
 """The npz format: NumPy reads it, and malformed archives are refused."""
 
-from __future__ import annotations
-
 import struct
 import zipfile
 
@@ -105,7 +103,7 @@ def quoted(raw):
 
 
 def with_end(count, length, begin=None):
-    """An end record that claims so many entries in a directory of so many bytes."""
+    """An end record that claims this number of entries in a directory of this length."""
 
     def make(raw):
         return raw[:-22] + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, count, count, length, begin or 0, 0)
@@ -201,10 +199,7 @@ NPZ_CASES = {
         lambda raw: directory(20, "<L", 2**31, entry=4)(directory(24, "<L", 2**31, entry=4)(raw)),
         "claims more",
     ),
-    "sizes 1 less": (
-        lambda raw: directory(20, "<L", 159)(directory(24, "<L", 159)(raw)),
-        "damaged|expected",
-    ),
+    "sizes 1 less": (lambda raw: directory(20, "<L", 159)(directory(24, "<L", 159)(raw)), "damaged|expected"),
     "sizes 0": (lambda raw: directory(20, "<L", 0)(directory(24, "<L", 0)(raw)), "damaged"),
     "offset beyond": (directory(42, "<L", 2**31), "size is not true|claims more"),
     "offset of another": (one_over_another, "size is not true"),

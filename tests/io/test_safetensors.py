@@ -1,7 +1,5 @@
 """The safetensors format: torch reads it, and malformed files are refused."""
 
-from __future__ import annotations
-
 import json
 import struct
 

@@ -1,7 +1,5 @@
 """Parameters bound to a backend: state dicts, moves, copies by value and pickles."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 import subprocess

@@ -1,7 +1,5 @@
 """RNN's own: torch's arguments and shapes, dtypes, initial weights, and a backend chosen by import."""
 
-from __future__ import annotations
-
 import pickle
 
 import numpy as np

@@ -1,7 +1,5 @@
 """RNNCell: one step, of its own or of a network."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 

@@ -1,7 +1,5 @@
 """Forward, vjp, jvp and trace: dropout, checkpoints, learnable states, and arrays changed behind a pullback."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Which code runs a scan, and why."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

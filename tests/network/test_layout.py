@@ -1,7 +1,5 @@
 """Torch's shapes outside, time first inside."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.tools.problem import INPUT, STEPS, Problem, backends, stacks

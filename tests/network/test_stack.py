@@ -1,7 +1,5 @@
 """Layers and directions in a stack: derivatives, checkpoints, truncation and streaming."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

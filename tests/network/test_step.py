@@ -1,14 +1,12 @@
 """One step, and sums over many rows."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
 import rnncore
 from rnncore.network.step import sum_rows
 
-# DESIGN's tolerance for gradients; a row-by-row sum of so many terms of one sign is off by hundreds.
+# DESIGN's tolerance for gradients; a row-by-row sum of as many terms of one sign is off by hundreds.
 EPS_ALLOWED = 64
 
 

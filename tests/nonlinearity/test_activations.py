@@ -1,7 +1,5 @@
 """Every activation against fifty digits: its value, its derivatives and its bound."""
 
-from __future__ import annotations
-
 import mpmath
 import numpy as np
 import pytest

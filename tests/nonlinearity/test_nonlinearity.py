@@ -1,7 +1,5 @@
 """Nonlinearities by name or the user's own: lookup, clip, configuration and errors."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 

@@ -1,7 +1,5 @@
 """clip_grad_norm against mpmath, at scales where a plain sum of squares fails too."""
 
-from __future__ import annotations
-
 import math
 
 import mpmath

@@ -1,7 +1,5 @@
 """SGD and Adam against torch.optim."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """A wrong backend."""
 
-from __future__ import annotations
-
 import pytest
 from wrong_backends import ZOO
 

@@ -1,8 +1,8 @@
 """The table of checks: ids, groups and rules."""
 
-from __future__ import annotations
-
 import re
+
+import pytest
 
 from rnncore.testing import CAPABILITIES, CHECKS, TOLERANCES, check_backend
 from tests.tools.places import ROOT
@@ -29,6 +29,7 @@ def test_numbers_of_a_group_are_consecutive():
         assert numbers == list(range(1, len(numbers) + 1)), group
 
 
+@pytest.mark.slow
 def test_largest_errors_are_well_within_what_is_allowed():
     """DESIGN.md section 6: a correct backend has a few eps of the 64; more means that a check measures itself."""
     for backend in ("numpy", "torch", "strict"):

@@ -1,7 +1,5 @@
 """The suite under pytest: on the backends that ship, and as the author of a plugin uses it."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -11,10 +9,7 @@ from importlib import metadata
 
 import pytest
 
-from rnncore.errors import (
-    ArgumentTypeError,
-    UnknownNameError,
-)
+from rnncore.errors import ArgumentTypeError, UnknownNameError
 from rnncore.testing import CHECKS, BackendConformance, check_backend
 from tests.tools.places import DOUBLES
 
@@ -23,6 +18,7 @@ class TestNumPy(BackendConformance):
     backend = "numpy"
 
 
+@pytest.mark.slow
 class TestNumPyReference(BackendConformance):
     backend = "numpy"
     kernel = "reference"
@@ -36,6 +32,7 @@ class TestTorch(BackendConformance):
     backend = "torch"
 
 
+@pytest.mark.slow
 class TestTorchReference(BackendConformance):
     backend = "torch"
     kernel = "reference"

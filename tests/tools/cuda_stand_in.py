@@ -1,7 +1,5 @@
 """A stand-in for CUDA under PyTorch: CuPy's kernels on the CPU."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import types
@@ -15,7 +13,7 @@ PERSISTENT = [kind for kind in DEVICES if kind != "product"]
 
 
 class Told:
-    """What was asked of PyTorch and CuPy since the stand-ins were put in, and the launches."""
+    """Calls to PyTorch and CuPy since the stand-ins were put in, and the launches."""
 
     def __init__(self):
         from cupy import _raw
@@ -57,7 +55,7 @@ def stand_in(kind="block"):
         made.ptr = pointer
         return made
 
-    array = torch.Tensor.numpy  # as it is now: the conformance suite watches who calls it
+    array = torch.Tensor.numpy  # as it is now: the conformance suite watches its callers
 
     def from_dlpack(x):
         assert runtime.getDevice() == NUMBER == told.torchs.current

@@ -1,7 +1,5 @@
 """Random arrays by name, of any backend and dtype."""
 
-from __future__ import annotations
-
 import numpy as np
 
 import rnncore

@@ -1,7 +1,5 @@
 """Run a test on the stand-in for CuPy, in a process of its own; or only where the real CuPy is installed."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import os

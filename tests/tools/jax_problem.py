@@ -1,7 +1,5 @@
 """A network for JAX, and what its derivatives are compared with."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """Arrays into the library of a model and back."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

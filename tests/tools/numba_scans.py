@@ -1,7 +1,5 @@
 """Arguments of the scans and the bound that they are compared with."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import rnncore_numba

@@ -1,7 +1,5 @@
 """The text of plugins for tests: one that keeps the contract, and lines that break it."""
 
-from __future__ import annotations
-
 import textwrap
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A network with everything a call and a pullback need."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

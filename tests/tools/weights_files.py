@@ -1,7 +1,5 @@
 """Weights files made byte by byte, and the checks that hostile ones are refused."""
 
-from __future__ import annotations
-
 import io as stdio
 import json
 import os
@@ -189,7 +187,7 @@ def assert_refused(tmp_path, suffix, make, reason):
     assert message.startswith(f"{path}: ")
     assert len(message) < 1000
     assert message.isprintable()
-    # Numbers that a custom function stands in for are checked all the same.
+    # Numbers that a custom function stands in for are checked as well.
     with pytest.raises(FileFormatError):
         rnncore.load(path, nonlinearity=(np.sin, np.cos))
     assert listing(tmp_path) == [path.name]

@@ -1,7 +1,5 @@
 """Networks on a device that is not the current one."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 
@@ -162,6 +160,7 @@ def test_models_are_copied_moved_saved_and_pickled_from_and_to_any_device():
     assert bound.backend == "cupy" and isinstance(pickle.loads(pickle.dumps(bound)), rnncore_cupy.RNN)
 
 
+@pytest.mark.slow
 @on_fake_cupy()
 def test_the_conformance_suite_passes_on_every_device():
     from rnncore.testing import check_backend

@@ -1,7 +1,5 @@
 """The driver, asked why there is no device."""
 
-from __future__ import annotations
-
 import ctypes
 
 import pytest

@@ -3,8 +3,6 @@
 tests/cuda_on_cpu says what that shows and what it does not. Planted bugs show that it does.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import subprocess
@@ -19,7 +17,7 @@ from rnncore_cupy._plan import Limits, choose
 
 from rnncore import get_nonlinearity
 
-pytestmark = pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason="needs g++")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason="needs g++")]
 
 STEPS_ALONE = {
     f"step_alone<{storage}, {step}>": (storage, step)

@@ -1,7 +1,5 @@
 """The namespace: creation obeys device=, and products are in full precision unless the user asks for TF32."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -74,7 +72,7 @@ def test_products_are_full_by_default():
 
 
 @on_fake_cupy(CUPY_TF32="1")
-def test_tf32_is_told_where_the_user_has_asked_for_it():
+def test_tf32_is_reported_where_the_user_has_asked_for_it():
     import rnncore_cupy as plugin
 
     assert plugin.precision(plugin.devices()[1]) == "tf32"

@@ -1,7 +1,5 @@
 """The plugin: devices, streams, transfers, and what is said where CuPy or a GPU is missing."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import threading
@@ -169,7 +167,7 @@ def test_synchronize_waits_for_the_device_asked_for():
 
 
 class Exporter:
-    """An array of some library on a device, which writes down what DLPack asks of it."""
+    """An array of some library on a device that records DLPack's requests."""
 
     def __init__(self, array, kind=2):
         self.array, self.kind, self.asked = array, kind, None

@@ -1,7 +1,5 @@
 """The stand-in for CuPy is as strict as CuPy, and has nothing that CuPy has not."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

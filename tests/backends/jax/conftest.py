@@ -1,7 +1,5 @@
 """Every test of JAX runs with 64 bits."""
 
-from __future__ import annotations
-
 import jax
 import pytest
 

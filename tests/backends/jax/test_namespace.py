@@ -1,7 +1,5 @@
 """The namespace: products in full precision unless the user's setting says otherwise."""
 
-from __future__ import annotations
-
 import jax
 import pytest
 import rnncore_jax

@@ -1,7 +1,5 @@
 """The plugin: arrays in and out, devices, 64 bits, and what is said where JAX is missing."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import pickle
@@ -109,6 +107,7 @@ def test_synchronize_waits_for_what_any_thread_started():
 FOUR_HOSTS = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
 
 
+@pytest.mark.slow
 def test_several_devices():
     in_process(
         """
@@ -141,6 +140,7 @@ with jax.default_device("cpu"):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", ["Auto", "Explicit"])
 def test_a_batch_spread_over_devices(axes):
     in_process(

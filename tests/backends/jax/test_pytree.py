@@ -1,7 +1,5 @@
 """Models as pytrees."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """The scans: derivatives of any order, nonlinearities of users, and compiled programs found again."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 
@@ -32,6 +30,7 @@ from tests.tools.jax_problem import (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("scan", ["nonlinear", "linear"])
 def test_every_composition_of_three_derivatives_of_a_scan_is_right(scan, reverse):

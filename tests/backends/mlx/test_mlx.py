@@ -1,7 +1,5 @@
 """MLX: the whole suite, and what this backend does about the places where MLX is not the standard's."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -98,7 +96,7 @@ def test_an_old_mlx_is_refused(monkeypatch):
         assert (reason == f"mlx {version} is older than 0.32.4") if refused else reason is None
 
 
-def test_tf32_is_told_on_a_gpu_unless_it_is_switched_off(monkeypatch):
+def test_tf32_is_reported_on_a_gpu_unless_it_is_switched_off(monkeypatch):
     for kind, setting, want in (
         ("gpu", None, "tf32"),
         ("gpu", "1", "tf32"),

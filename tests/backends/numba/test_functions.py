@@ -1,7 +1,5 @@
 """Nonlinearities in vector code: within a few units in the last place."""
 
-from __future__ import annotations
-
 import mpmath
 import numpy as np
 import pytest
@@ -28,6 +26,7 @@ def sigmoid64(x):
     return np.where(x < 0, e, 1) / (1 + e)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "exact"), [("tanh", np.tanh), ("sigmoid", sigmoid64)])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_float32_functions_are_within_4_units_in_the_last_place(name, exact, sign):

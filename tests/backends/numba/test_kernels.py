@@ -1,11 +1,10 @@
 """Kernels: compiled once, found again, and vectors in registers."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path
 
+import pytest
 import rnncore_numba
 from rnncore_numba import _kernels
 from rnncore_numba._lanes import fuses
@@ -21,13 +20,15 @@ print([sum(f.stats.cache_hits.values()) for f in found])
 """
 
 
+@pytest.mark.slow
 def test_the_second_process_reads_what_the_first_compiled(tmp_path):
     assert python(COMPILE, NUMBA_CACHE_DIR=str(tmp_path)) == "[0, 0, 0]"
     assert python(COMPILE, NUMBA_CACHE_DIR=str(tmp_path)) == "[1, 1, 1]"
 
 
+@pytest.mark.slow
 def test_a_change_of_any_source_is_noticed(tmp_path):
-    """Numba looks at the file that a function stands in; what it is written with stands in others."""
+    """Numba looks only at the file that defines a function, and the function uses others."""
     code = (
         "import sys; sys.path.insert(0, '.')\nimport numpy as np, rnncore_numba\n"
         "from rnncore.nonlinearity import get_nonlinearity\n"
@@ -45,7 +46,7 @@ def test_a_change_of_any_source_is_noticed(tmp_path):
     assert python(code, cwd=tmp_path, NUMBA_CACHE_DIR=cache).split()[-1] == "-2.0"
 
 
-def test_without_a_folder_to_write_to_it_compiles_all_the_same(monkeypatch):
+def test_it_compiles_without_a_folder_to_write_to(monkeypatch):
     asked, real = [], _kernels.numba.njit
 
     def njit(*signature, **options):
@@ -59,6 +60,7 @@ def test_without_a_folder_to_write_to_it_compiles_all_the_same(monkeypatch):
     assert asked == [True, False]
 
 
+@pytest.mark.slow
 @needs_x86
 def test_sums_are_vectors_that_stay_in_registers(tmp_path):
     """The instructions themselves: hundreds of products of whole vectors, and no product of single numbers."""

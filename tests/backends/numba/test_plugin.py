@@ -1,7 +1,5 @@
 """The plugin: arrays, and what is said where Numba or its compiler is missing."""
 
-from __future__ import annotations
-
 import numpy as np
 import rnncore_numba
 

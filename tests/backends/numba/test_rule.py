@@ -1,7 +1,5 @@
 """The rule that chooses tiles, BLAS and threads, and its explanation."""
 
-from __future__ import annotations
-
 import pytest
 from rnncore_numba import _rule, _scans
 

@@ -1,7 +1,5 @@
 """Threads: shares of rows, limits, errors and forks."""
 
-from __future__ import annotations
-
 import os
 import threading
 from functools import partial

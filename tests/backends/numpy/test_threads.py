@@ -14,7 +14,7 @@ import rnncore
 
 
 class Library:
-    """A BLAS that counts what is asked of it."""
+    """A BLAS that records how its threads are set."""
 
     def __init__(self, count):
         self.num_threads, self.asked = count, []

@@ -1,7 +1,5 @@
 """PyTorch's scans on CuPy's kernels."""
 
-from __future__ import annotations
-
 import warnings
 
 import numpy as np
@@ -181,6 +179,7 @@ def test_the_environment_can_have_every_scan_that_a_kernel_takes_run_on_the_kern
                 assert words.endswith("; RNNCORE_TORCH_CUDA=kernels")
 
 
+@pytest.mark.slow
 @on_fake_cupy()
 def test_the_conformance_suite_reaches_the_kernels_and_passes():
     """What python -m benchmarks.gpu runs on a GPU; by the rule alone hardly a scan of it would be handed over."""
@@ -287,6 +286,7 @@ def test_explain_tells_what_is_then_launched_and_that_the_rule_is_not_measured()
     assert words == "PyTorch's operations, as bfloat16 is not handed over to CuPy"
 
 
+@pytest.mark.slow
 @on_fake_cupy()
 def test_gradients_of_first_and_second_order_go_through_the_kernels():
     told, tanh = stand_in(), get_nonlinearity("tanh")

@@ -1,7 +1,5 @@
 """cuDNN in the place of the scans, where a module's call allows it."""
 
-from __future__ import annotations
-
 import contextlib
 
 import pytest

@@ -1,7 +1,5 @@
 """``rnncore demo``: in a pipe, on a terminal, as JSON and as a picture."""
 
-from __future__ import annotations
-
 import json
 
 import pytest
@@ -25,7 +23,7 @@ def refuse(constant):
     raise AssertionError(f"{constant} is not JSON")
 
 
-@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("library", ["numpy", pytest.param("torch", marks=pytest.mark.slow)])
 def test_demo_as_json_is_one_document(library):
     done = rnn("demo", *QUICK, "--json", "--seed", "2", "--backend", library)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,5 @@
 """The demonstration: its measurement against backpropagation, and its claim."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np
@@ -54,6 +52,7 @@ def runs_of(result):
     return {run.recipe.name: run for run in result.runs}
 
 
+@pytest.mark.slow
 def test_the_cures_beat_what_they_cure():
     runs = runs_of(ten_epochs())
     assert list(runs) == NAMES
@@ -63,6 +62,7 @@ def test_the_cures_beat_what_they_cure():
     assert runs["orthogonal"].losses[-1] < 0.6 * runs["orthogonal"].losses[0]
 
 
+@pytest.mark.slow
 def test_gradients_vanish_explode_and_are_kept():
     runs = runs_of(ten_epochs())
     assert 1e-16 < runs["vanishing"].start[0] < 1e-12
@@ -74,6 +74,7 @@ def test_gradients_vanish_explode_and_are_kept():
         assert 0.1 < run.start[63] < 10
 
 
+@pytest.mark.slow
 def test_what_overflows_is_stopped_and_said():
     run = runs_of(ten_epochs())["overflow"]
     assert run.accuracy is None
@@ -98,7 +99,7 @@ def test_a_seed_decides_everything():
     assert first["orthogonal"].losses != other["orthogonal"].losses
 
 
-def test_every_batch_is_told():
+def test_every_batch_is_reported():
     told = []
     recipes = [r for r in demo.RECIPES if r.name == "orthogonal"]
     demo.run_demo(epochs=2, samples=200, recipes=recipes, on_batch=lambda *news: told.append(news))
@@ -107,6 +108,7 @@ def test_every_batch_is_told():
     assert all(np.isfinite(loss) for _, _, loss in told)
 
 
+@pytest.mark.slow
 def test_the_picture(tmp_path):
     path = tmp_path / "flow.png"
     plot(ten_epochs(), path)

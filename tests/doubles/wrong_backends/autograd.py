@@ -1,7 +1,5 @@
 """Automatic derivatives that are wrong."""
 
-from __future__ import annotations
-
 from rnncore import get_backend
 from wrong_backends.planting import members, torch_scans
 

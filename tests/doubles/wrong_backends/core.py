@@ -1,7 +1,5 @@
 """Faults planted in the core itself: gradients, layers, lengths, optimisers."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from rnncore import optim, scan

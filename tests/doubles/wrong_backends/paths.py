@@ -1,7 +1,5 @@
 """Kernels that claim what they do not compute, and paths taken in silence."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from rnncore_numpy._scans import NumpyScans

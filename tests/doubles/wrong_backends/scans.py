@@ -1,7 +1,5 @@
 """Scans that give wrong numbers."""
 
-from __future__ import annotations
-
 import array_api_compat.numpy as xp
 import numpy as np
 from rnncore_numpy._scans import NumpyScans

@@ -1,7 +1,5 @@
 """Scans that write, keep or return memory that is not theirs."""
 
-from __future__ import annotations
-
 import numpy as np
 from rnncore_numpy._scans import NumpyScans
 

@@ -1,7 +1,5 @@
 """Results that differ from call to call, and scans that wait for the device or run on the host."""
 
-from __future__ import annotations
-
 import array_api_compat.numpy as xp
 import numpy as np
 from rnncore_numpy._scans import NumpyScans

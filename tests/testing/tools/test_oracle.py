@@ -1,7 +1,5 @@
 """The oracle of the conformance suite is itself held against central differences and PyTorch."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path
