@@ -225,7 +225,7 @@ def draw(story: Story, path: Path) -> None:
     )
     for report, colour, label in both:
         assert report.flow is not None
-        low, middle, high = report.flow.quantiles(0, (0.25, 0.5, 0.75))[:, 0]
+        low, middle, high = report.flow[0][0].quantiles((0.25, 0.5, 0.75))
         steps = np.arange(len(middle))
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(steps, middle, color=colour, label=label)

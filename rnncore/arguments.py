@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -72,6 +73,12 @@ def describe(x: object) -> str:
     """A type's name for a message: ``numpy.ndarray``, ``list``."""
     kind = type(x)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: "; did you mean 'x'?", or "" if no known name is close."""
+    found = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def one_line(text: str) -> str:

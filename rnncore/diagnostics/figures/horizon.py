@@ -23,7 +23,7 @@ from rnncore.diagnostics.figures.parts import (
 )
 from rnncore.diagnostics.findings.findings import Findings
 from rnncore.diagnostics.gradient.horizon import SMALL
-from rnncore.diagnostics.numerics.scaled import EPS
+from rnncore.diagnostics.numerics.device import EPS
 from rnncore.typing import Host
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ are those of Okabe and Ito and matplotlib's cividis, which the colour-blind can 
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rnncore.arguments import closest
 from rnncore.diagnostics.figures.decomposition import draw_decomposition
 from rnncore.diagnostics.figures.flow import draw_flow
 from rnncore.diagnostics.figures.horizon import draw_horizon
@@ -95,8 +95,7 @@ def plot(report: Findings, kind: str, path: str | Path | None = None, *, width: 
 def check_kind(kind: str) -> None:
     """One of KINDS, or an error with the closest."""
     if kind not in KINDS:
-        close = get_close_matches(str(kind), KINDS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = closest(str(kind), KINDS)
         raise UnknownNameError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}{hint}")
 
 

@@ -22,7 +22,7 @@ from rnncore.diagnostics.figures.parts import (
     lanes_of,
 )
 from rnncore.diagnostics.findings.findings import Findings
-from rnncore.diagnostics.numerics.scaled import EPS
+from rnncore.diagnostics.numerics.device import EPS
 from rnncore.typing import Host
 
 if TYPE_CHECKING:

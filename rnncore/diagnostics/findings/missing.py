@@ -1,36 +1,34 @@
-"""missing: why a number of a report is not there, so that no NaN and no None in it is silent.
-
-Each field says in its docstring where it has no value; here the same is said for a reader of the report alone, by the path
-of the field, and only of the fields that lack something.
-"""
+"""The reason for every NaN and None in a report, by the path of the field."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+from rnncore.diagnostics.results import leaves
 
 __all__ = ["REASONS", "missing"]
 
 PADDING = "at steps outside of a row's length"
 NO_STEP = "where no row has a step"
-NOT_FALLEN = "where the median gain does not stay below it within the lags that were looked at"
-NO_GRADIENT = "where the gradient of weight_hh is 0: there is nothing that truncation could miss"
+NOT_FALLEN = "where the median gain does not stay below it within the lags that were followed"
+NO_GRADIENT = "where the gradient of weight_hh is 0: truncation has nothing to miss"
 TOO_FEW = "with fewer than two finite gains"
 NOTHING_TO_STRETCH = f"{PADDING}, and where the gradient is 0"
-NO_UPDATE = "where no step adds anything to the gradient, or one adds what is not finite"
+NO_UPDATE = "where no step adds to the gradient, or one adds a number that is not finite"
 WHOLE = "it is about the whole network, or the input, which has no direction"
-NOT_GIVEN = "the operands do not say it, or there is none for this quantity"
+NOT_GIVEN = "the operands do not determine it, or this quantity has none"
 ON_DEVICE = "an array on the device, in the report itself"
 NO_INTERVAL = "where there are fewer than two windows"
 OVERFLOW = "where weight_hh is so large that its product with a vector overflows"
 TOO_LARGE = "where the input's share is beyond float64"
 
 REASONS: Mapping[str, str] = {
-    "verdict.evidence.value": "it is the number that was found where a finite one should be",
-    "verdict.remedies.value": "there is no number to set",
+    "verdict.evidence.value": "it is the number that is not finite",
+    "verdict.remedies.value": "the remedy has no number",
     "verdict.remedies.layer": WHOLE,
     "verdict.remedies.direction": WHOLE,
     "flow.total": PADDING,
@@ -44,13 +42,13 @@ REASONS: Mapping[str, str] = {
     "horizon.slope": TOO_FEW,
     "horizon.e_fold": TOO_FEW,
     "horizon.bias": NO_GRADIENT,
-    "horizon.k_10": f"{NO_GRADIENT}; or where the bias is above 10 % at every lag that was looked at",
-    "horizon.k_1": f"{NO_GRADIENT}; or where the bias is above 1 % at every lag that was looked at",
-    "saturation.saturated": f"{NO_STEP}, and for a function whose range has no ends",
+    "horizon.k_10": f"{NO_GRADIENT}; or where the bias is above 10 % at every lag that was followed",
+    "horizon.k_1": f"{NO_GRADIENT}; or where the bias is above 1 % at every lag that was followed",
+    "saturation.saturated": f"{NO_STEP}, and for a function without bounds",
     "saturation.dead": NO_STEP,
     "saturation.arithmetically_dead": NO_STEP,
     "saturation.quantiles": NO_STEP,
-    "bounds.gamma": "the user's function does not say it",
+    "bounds.gamma": "the user's function does not define it",
     "decomposition.gain": NOTHING_TO_STRETCH,
     "decomposition.saturation": PADDING,
     "decomposition.alignment": NOTHING_TO_STRETCH,
@@ -90,7 +88,7 @@ REASONS: Mapping[str, str] = {
     "lyapunov.predictability": "where no row has a step after the burn-in",
     "nonfinite.step": NOT_GIVEN,
     "nonfinite.row": NOT_GIVEN,
-    "nonfinite.value": "it is what stands there",
+    "nonfinite.value": "it is the number that is not finite",
     "nonfinite.ranges": "where no operand is finite",
     "nonfinite.growth": "with fewer than two finite states before it",
     "nonfinite.log_value": NOT_GIVEN,
@@ -123,30 +121,17 @@ def missing(report: Any) -> dict[str, str]:
     >>> from rnncore.diagnostics.findings.missing import missing
     >>> report = diagnose(rnncore.RNN(3, 8, nonlinearity="relu", rng=0), np.ones((50, 2, 3)), lengths=[50, 20])
     >>> missing(report)["saturation.saturated"]
-    'where no row has a step, and for a function whose range has no ends'
+    'where no row has a step, and for a function without bounds'
     """
     skipped = {*report.left_out, "nonfinite"}
-    found = {path for path in _lacking(report, "") if path not in skipped}
+    found = {re.sub(r"\[.*?\]", "", path) for path, value in leaves(report) if _lacks(value)} - skipped
     return {path: REASONS.get(path, UNKNOWN) for path in sorted(found)}
 
 
-def _lacking(value: Any, path: str) -> Iterator[str]:
-    if value is None:
-        yield path
-    elif is_dataclass(value) and not isinstance(value, type):
-        for f in fields(value):
-            yield from _lacking(getattr(value, f.name), f"{path}.{f.name}" if path else f.name)
-    elif isinstance(value, np.ndarray):
-        if value.dtype.kind == "f" and bool(np.isnan(value).any()):
-            yield path
-    elif isinstance(value, Mapping):
-        for v in value.values():
-            yield from _lacking(v, path)
-    elif isinstance(value, (tuple, list)):
-        for v in value:
-            yield from _lacking(v, path)
-    elif isinstance(value, (float, np.floating)):
-        if np.isnan(value):
-            yield path
-    elif not isinstance(value, (bool, int, str, np.bool_, np.integer)):
-        yield path  # an array on a device, which plain data leave out
+def _lacks(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind == "f" and bool(np.isnan(value).any())
+    if isinstance(value, (float, np.floating)):
+        return bool(np.isnan(value))
+    # Plain data leave out an array on a device.
+    return not isinstance(value, (bool, int, str, np.bool_, np.integer))
