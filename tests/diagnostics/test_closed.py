@@ -194,9 +194,9 @@ def test_chain_says_what_is_wrong():
         chain(np.zeros(2), [1.0, 2.0, 3.0])
     with pytest.raises(DTypeError, match="z: expected one of"):
         chain(np.zeros(2, dtype=np.int64), 1.0)
-    with pytest.raises(ArgumentValueError, match="a chain is of one unit, this has 2"):
+    with pytest.raises(ArgumentValueError, match="a chain has one unit, this layer has 2"):
         chain_of_record(seen("numpy", "float64", np.eye(2)))
-    with pytest.raises(ArgumentValueError, match="layer, direction"):
+    with pytest.raises(ArgumentValueError, match="layer: expected an int"):
         chain_of_record(seen("numpy", "float64", np.eye(1)), 1)
 
 
@@ -229,7 +229,7 @@ def test_decomposition_is_its_definition(backend, dtype):
     x = np.random.default_rng(2).standard_normal((7, 3, 3))
     rec = record(rnn, device_array(backend, dtype, x), lengths=[7, 4, 0])
     found, deltas = backward(rec, only_last=False)
-    parts = decompose(rec, found)
+    parts = rec.map(decompose, found)
     for k in range(2):
         for d in range(2):
             # delta = f' * g, and tanh' is nowhere 0 here.
@@ -244,7 +244,7 @@ def test_decomposition_adds_up_and_telescopes(backend, dtype):
     x = np.random.default_rng(2).standard_normal((40, 2, 2))
     rec = record(rnn, device_array(backend, dtype, x))
     found, _ = backward(rec)
-    parts = decompose(rec, found)
+    parts = rec.map(decompose, found)
     whole = parts.weights[0][:, None, None] + parts.saturation[0] + parts.alignment[0]
     assert np.abs(whole - parts.gain[0]).max() < 1e-14
     ends = found.initial[0] - found.total[0][:, -1]
@@ -256,7 +256,7 @@ def test_decomposition_of_an_orthogonal_recurrence_over_ten_thousand_steps(backe
     w = rounded(0.9 * orthogonal(8), dtype)
     rec = seen(backend, dtype, w, steps=10_000)
     found, _ = backward(rec)
-    parts = decompose(rec, found)
+    parts = rec.map(decompose, found)
     assert parts.weights[0][0] == pytest.approx(math.log(0.9), abs=4 * EPS[dtype])
     assert np.abs(parts.saturation[0]).max() <= 4 * EPS[dtype]
     # The rounded matrix is orthogonal to a few eps; and a logarithm of -1053 is itself rounded.
@@ -271,17 +271,17 @@ def test_decomposition_tells_dead_from_lost_in_the_arithmetic(backend, dtype):
     z = np.ones((3, 1, 4))
     z[1] = -1
     rec = seen(backend, dtype, np.eye(4), "relu", z=z)
-    parts = decompose(rec, backward(rec)[0])
+    parts = rec.map(decompose, backward(rec)[0])
     assert np.allclose(parts.saturation[0][0, :, 0], [0, -np.inf, 0], rtol=0, atol=4 * EPS[dtype])
     assert parts.gain[0][0, 1, 0] == -np.inf and parts.alignment[0][0, 1, 0] == 0
     assert np.isnan(parts.gain[0][0, 0, 0])  # before it there is no gradient to stretch
     # tanh at 30: the slope is 4e-26, the arithmetic says 0.
     rec = seen(backend, dtype, np.eye(4), "tanh", z=np.full((2, 1, 4), 30.0))
-    parts = decompose(rec, backward(rec)[0])
+    parts = rec.map(decompose, backward(rec)[0])
     assert parts.saturation[0][0, 1, 0] == pytest.approx(2 * math.log(2) - 60, rel=4 * EPS[dtype])
     assert parts.gain[0][0, 1, 0] == -np.inf and parts.alignment[0][0, 1, 0] == -np.inf
     # And a recurrence that is not there.
-    parts = decompose(rec := seen(backend, dtype, np.zeros((3, 3)), "tanh", steps=2), backward(rec)[0])
+    parts = (rec := seen(backend, dtype, np.zeros((3, 3)), "tanh", steps=2)).map(decompose, backward(rec)[0])
     assert parts.weights[0][0] == -np.inf and parts.gain[0][0, 1, 0] == -np.inf and parts.alignment[0][0, 1, 0] == 0
 
 
@@ -296,7 +296,7 @@ def test_step_jacobians_against_dense_singular_values(backend, dtype, name, widt
     w = rounded(gaussian(width, 1.4), dtype)
     z = rounded(np.random.default_rng(5).standard_normal((9, 3, width)), dtype)
     rec = seen(backend, dtype, w, name, z=z, lengths=[9, 5, 0])
-    found = jacobian(rec, sigma_max=True)
+    found = rec.map(jacobian, sigma_max=True)
     slope = np.exp(rec.nonlinearity.log_derivative(z, xp=xp))
     values = np.linalg.svd(slope[..., None] * w, compute_uv=False)
     with np.errstate(divide="ignore"):
@@ -333,7 +333,7 @@ def test_step_jacobians_in_saturation_to_fifty_digits(backend, dtype):
     z = np.asarray([9.5, -12.0, 0.3, 25.0])
     w = rounded(gaussian(4, 1.0, seed=2), dtype)
     rec = seen(backend, dtype, w, "tanh", z=np.stack([z, -z + 0.25])[:, None, :])
-    found = jacobian(rec)
+    found = rec.map(jacobian)
     with mpmath.workdps(50):
         for t, values in enumerate((z, -z + 0.25)):
             logs = [exact_log_slope("tanh", rounded(a, dtype)) for a in values]
@@ -350,12 +350,12 @@ def test_step_jacobians_in_saturation_to_fifty_digits(backend, dtype):
 @pytest.mark.parametrize(("backend", "dtype"), PLACES)
 def test_isometry_gap(backend, dtype):
     flat = seen(backend, dtype, rounded(0.7 * orthogonal(10), dtype), steps=4)
-    assert np.abs(jacobian(flat).isometry_gap[0]).max() < 32 * EPS[dtype]
+    assert np.abs(flat.map(jacobian).isometry_gap[0]).max() < 32 * EPS[dtype]
     # (ln chi) / 2 -> 0 and ln |det| / H -> -1/2 for a Gaussian matrix, with corrections of order ln(H) / H.
     wide = seen(backend, dtype, gaussian(300, 1.0), steps=1)
-    assert jacobian(wide).isometry_gap[0].item() == pytest.approx(0.5, abs=0.02)
+    assert wide.map(jacobian).isometry_gap[0].item() == pytest.approx(0.5, abs=0.02)
     dead = seen(backend, dtype, np.eye(3), "relu", z=[[[1.0, 1.0, -1.0]], [[-1.0, -1.0, -1.0]]])
-    found = jacobian(dead, sigma_max=True)
+    found = dead.map(jacobian, sigma_max=True)
     assert (found.isometry_gap[0] == np.inf).all()
     assert found.log_chi[0][0, 0, 0] == pytest.approx(math.log(2 / 3), abs=4 * EPS[dtype])
     for part in (found.log_frobenius, found.log_lower, found.log_upper, found.sigma_max.value, found.sigma_max.upper):
@@ -368,14 +368,14 @@ def test_step_jacobians_far_from_one(backend, dtype):
     rows = np.asarray([[1.0, 2.0, 0.0], [0.0, 3.0, -1.0], [0.0, 0.0, 0.0]])
     for scale in (big, 1 / big):
         w = rounded(rows * scale, dtype)
-        found = jacobian(seen(backend, dtype, w, steps=1), sigma_max=True)
+        found = seen(backend, dtype, w, steps=1).map(jacobian, sigma_max=True)
         top = math.log(np.linalg.norm(w / scale, 2)) + math.log(scale)
         assert found.log_frobenius[0].item() == pytest.approx(0.5 * math.log(15) + math.log(scale), rel=4 * EPS[dtype])
         assert found.sigma_max.value[0].item() == pytest.approx(top, rel=8 * EPS[dtype])
         assert found.log_lower[0].item() <= top * (1 + 8 * EPS[dtype]) + 1e-5 and found.log_det[0].item() == -np.inf
     # One row as small as the dtype allows beside one that is large: neither hides the other.
     w = rounded([[big, 0.0], [0.0, 1 / big]], dtype)
-    assert jacobian(seen(backend, dtype, w, steps=1)).log_det[0].item() == pytest.approx(0, abs=300 * 8 * EPS[dtype])
+    assert seen(backend, dtype, w, steps=1).map(jacobian).log_det[0].item() == pytest.approx(0, abs=300 * 8 * EPS[dtype])
 
 
 def with_jacobian(target, seed=3):
@@ -398,7 +398,7 @@ SPECTRA = [
 def test_sigma_max_brackets_hold_where_they_are_hard(values, steps):
     rec = with_jacobian((orthogonal(40, 1) * values) @ orthogonal(40, 2).T)
     for seed in range(20):
-        found = jacobian(rec, sigma_max=True, rng=seed, steps=steps).sigma_max
+        found = rec.map(jacobian, sigma_max=True, rng=seed, steps=steps).sigma_max
         # The matrix itself is known to a few eps.
         assert found.lower[0].item() <= 1e-13 and found.upper[0].item() >= -1e-13
         assert found.lower[0].item() <= found.value[0].item() <= found.upper[0].item()
@@ -406,10 +406,10 @@ def test_sigma_max_brackets_hold_where_they_are_hard(values, steps):
 
 def test_sigma_max_brackets_close_with_more_steps():
     rec = with_jacobian(gaussian(64, 1.0))
-    closed = jacobian(rec)
+    closed = rec.map(jacobian)
     gaps = [(closed.log_upper[0] - closed.log_lower[0]).item()]
     for steps in (8, 16, 24, 32):
-        found = jacobian(rec, sigma_max=True, steps=steps).sigma_max
+        found = rec.map(jacobian, sigma_max=True, steps=steps).sigma_max
         gaps.append((found.upper[0] - found.lower[0]).item())
     assert gaps == sorted(gaps, reverse=True) and gaps[0] > 0.4 and gaps[3] < 0.05 and gaps[4] < 0.01
 
@@ -421,13 +421,13 @@ def test_a_network_that_is_not_finite_is_no_error():
         with np.errstate(all="ignore"):  # NumPy's own warnings of the run itself
             rec = seen("numpy", "float64", w, "tanh", steps=2)
             rec = dataclasses.replace(rec, z=[[np.full((2, 1, 3), np.nan)]])
-        assert np.isnan(jacobian(rec, sigma_max=True).log_frobenius[0]).all()
-        assert np.isnan(bounds(rec).log_sigma_max[0]).all() and not bounds(rec).vanishes[0].any()
-        assert saturation(rec).quantiles[0][0, -1] == np.inf
-        initial(rec)
+        assert np.isnan(rec.map(jacobian, sigma_max=True).log_frobenius[0]).all()
+        assert np.isnan(rec.map(bounds).log_sigma_max[0]).all() and not rec.map(bounds).vanishes[0].any()
+        assert rec.map(saturation).quantiles[0][0, -1] == np.inf
+        rec.map(initial)
         with np.errstate(all="ignore"):
             arrived = backward(rec)
-        assert np.isnan(decompose(rec, arrived[0]).saturation[0]).all()
+        assert np.isnan(rec.map(decompose, arrived[0]).saturation[0]).all()
 
 
 # --- saturation -------------------------------------------------------------------------------------------------------
@@ -437,7 +437,7 @@ def test_a_network_that_is_not_finite_is_no_error():
 def test_saturation_counts(backend, dtype):
     far = 12.0 if dtype == "float32" else 20.0  # from 9.1 and 19.1 on, but NumPy's float32 tanh is 1 ulp short there
     z = np.asarray([[[0.0, 3.0], [1.0, 50.0]], [[-far, -2.0], [7.0, 50.0]], [[2.7, 2.6], [7.0, 50.0]]])
-    found = saturation(seen(backend, dtype, np.eye(2), "tanh", z=z, lengths=[3, 1]), q=(0.0, 0.5, 1.0))
+    found = seen(backend, dtype, np.eye(2), "tanh", z=z, lengths=[3, 1]).map(saturation, q=(0.0, 0.5, 1.0))
     # Valid: 0, 3, 1, 50, -far, -2, 2.7, 2.6; artanh(0.99) = 2.6467.
     assert found.saturated[0].item() == 4 / 8
     assert found.arithmetically_dead[0].item() == 2 / 8
@@ -448,28 +448,28 @@ def test_saturation_counts(backend, dtype):
 @pytest.mark.parametrize(("backend", "dtype"), PLACES)
 def test_saturation_of_a_rectifier(backend, dtype):
     z = np.asarray([[[-1.0, 2.0, 0.0], [-1.0, -1.0, 5.0]], [[-3.0, -4.0, -1.0], [1.0, -1.0, 5.0]]])
-    found = saturation(seen(backend, dtype, np.eye(3), "relu", z=z, lengths=[2, 1], bidirectional=True, num_layers=1))
+    found = seen(backend, dtype, np.eye(3), "relu", z=z, lengths=[2, 1], bidirectional=True, num_layers=1).map(saturation)
     assert found.dead_units == (((0,), (0,)),) and np.allclose(found.dead[0], 1 / 3)
     assert np.isnan(found.saturated[0]).all() and (found.arithmetically_dead[0] == 0).all()
     # The padding would have woken unit 0, and nothing else is read there.
     z[1, 1] = np.nan
-    again = saturation(seen(backend, dtype, np.eye(3), "relu", z=z, lengths=[2, 1]))
+    again = seen(backend, dtype, np.eye(3), "relu", z=z, lengths=[2, 1]).map(saturation)
     assert again.dead_units == (((0,),),) and np.array_equal(again.quantiles[0][0], found.quantiles[0][0])
 
 
 def test_saturation_of_other_ranges():
     # The logistic function is tanh in other units: sigma(z) = (1 + tanh(z / 2)) / 2.
     z = np.linspace(-12, 12, 101)[:, None, None]
-    half = saturation(seen("numpy", "float64", np.eye(1), "tanh", z=z / 2)).saturated[0]
-    assert np.array_equal(saturation(seen("numpy", "float64", np.eye(1), "sigmoid", z=z)).saturated[0], half)
+    half = seen("numpy", "float64", np.eye(1), "tanh", z=z / 2).map(saturation).saturated[0]
+    assert np.array_equal(seen("numpy", "float64", np.eye(1), "sigmoid", z=z).map(saturation).saturated[0], half)
     f = rnncore.get_nonlinearity("scaled_tanh", alpha=-3.0, beta=0.5)
-    assert np.array_equal(saturation(seen("numpy", "float64", np.eye(1), f, z=z)).saturated[0], half)
+    assert np.array_equal(seen("numpy", "float64", np.eye(1), f, z=z).map(saturation).saturated[0], half)
     clipped = rnncore.get_nonlinearity("tanh", clip=1.0)
-    assert saturation(seen("numpy", "float64", np.eye(1), clipped, z=2 + abs(z))).dead_units == (((0,),),)
-    nobody = saturation(seen("numpy", "float64", np.eye(1), "tanh", z=np.zeros((2, 1, 1)), lengths=[0]))
+    assert seen("numpy", "float64", np.eye(1), clipped, z=2 + abs(z)).map(saturation).dead_units == (((0,),),)
+    nobody = seen("numpy", "float64", np.eye(1), "tanh", z=np.zeros((2, 1, 1)), lengths=[0]).map(saturation)
     assert np.isnan(nobody.saturated[0]).all() and np.isnan(nobody.quantiles[0]).all()
     with pytest.raises(ArgumentValueError, match="threshold"):
-        saturation(seen("numpy", "float64", np.eye(1)), threshold=1.0)
+        seen("numpy", "float64", np.eye(1)).map(saturation, threshold=1.0)
 
 
 # --- bounds -----------------------------------------------------------------------------------------------------------
@@ -514,7 +514,7 @@ def test_spectral_radius_of_random_matrices():
 def test_conditions_of_pascanu(backend, dtype):
     for name, edge in (("sigmoid", 4.0), ("tanh", 1.0)):
         for factor, vanishes, may in ((0.99, True, False), (1.0, False, False), (1.01, False, True)):
-            found = bounds(seen(backend, dtype, edge * factor * np.eye(4), name))
+            found = seen(backend, dtype, edge * factor * np.eye(4), name).map(bounds)
             if factor == 1.0 or dtype == "float64":
                 assert found.log_sigma_max[0].item() == pytest.approx(math.log(edge * factor), abs=1e-15)
             assert (found.vanishes[0].item(), found.may_explode[0].item()) == (vanishes, may)
@@ -522,20 +522,20 @@ def test_conditions_of_pascanu(backend, dtype):
     w = rounded(gaussian(5, 1.0), dtype)
     with mpmath.workdps(50):
         det = float(mpmath.log(abs(mpmath.det(mpmath.matrix(w.tolist())))))
-    assert bounds(seen(backend, dtype, w)).log_det[0].item() == pytest.approx(det, abs=1e-13)
+    assert seen(backend, dtype, w).map(bounds).log_det[0].item() == pytest.approx(det, abs=1e-13)
 
 
 def test_no_bound_is_known_for_a_function_without_gamma():
     square = rnncore.custom_nonlinearity(lambda z: z * z, lambda z: 2 * z)
-    found = bounds(seen("numpy", "float64", 0.1 * np.eye(2), square))
+    found = seen("numpy", "float64", 0.1 * np.eye(2), square).map(bounds)
     assert found.gamma is None and not found.vanishes[0].any() and found.may_explode[0].all()
 
 
 def test_a_spectral_radius_of_zero_and_a_gradient_that_doubles():
     w = 2 * np.asarray([[1.0, -1.0], [1.0, -1.0]])
     rec = seen("numpy", "float64", w, "relu", z=np.tile([1.0, -1.0], (50, 1, 1)))
-    assert bounds(rec).log_spectral_radius[0].item() == -math.inf and bounds(rec).may_explode[0].item()
-    parts = decompose(rec, flow(rec, None, [[np.asarray([[1.0, 1.0]])]])[0])
+    assert rec.map(bounds).log_spectral_radius[0].item() == -math.inf and rec.map(bounds).may_explode[0].item()
+    parts = rec.map(decompose, flow(rec, None, [[np.asarray([[1.0, 1.0]])]])[0])
     assert np.allclose(parts.gain[0][0, :-1, 0], math.log(2), atol=1e-12)
 
 
@@ -547,7 +547,7 @@ def test_the_certificate_encloses_the_product(steps, width, asked):
     lengths = [steps, steps // 2]
     rec = seen("numpy", "float64", w, "tanh", z=z, lengths=lengths)
     start, stop = 3, steps - 2
-    found = span_bounds(jacobian(rec, sigma_max=asked), start, stop)
+    found = span_bounds(rec.map(jacobian, sigma_max=asked), start, stop)
     for b in (0, 1):
         product, log = np.eye(width), 0.0
         for t in range(start, min(stop, lengths[b])):
@@ -560,13 +560,13 @@ def test_the_certificate_encloses_the_product(steps, width, asked):
 
 def test_the_certificate_is_tight_for_an_isometry_and_zero_for_no_step():
     rec = seen("numpy", "float64", 0.9 * orthogonal(6), steps=10_000)
-    found = span_bounds(jacobian(rec))
+    found = span_bounds(rec.map(jacobian))
     assert found.lower[0].item() == pytest.approx(10_000 * math.log(0.9), abs=1e-9)
     assert found.upper[0].item() == pytest.approx(10_000 * math.log(0.9), abs=1e-9)
-    nothing = span_bounds(jacobian(rec), 5, 5)
+    nothing = span_bounds(rec.map(jacobian), 5, 5)
     assert nothing.lower[0].item() == nothing.upper[0].item() == 0
     with pytest.raises(ArgumentValueError, match="start, stop"):
-        span_bounds(jacobian(rec), 5, 10_001)
+        span_bounds(rec.map(jacobian), 5, 10_001)
 
 
 # --- initial ----------------------------------------------------------------------------------------------------------
@@ -648,7 +648,7 @@ def test_initial_measures_its_input(backend, dtype):
     rnn = rnncore.RNN(4, 6, 2, bidirectional=True, backend=backend, dtype=dtype, rng=3)
     x = np.random.default_rng(4).standard_normal((8, 3, 4))
     rec = record(rnn, device_array(backend, dtype, x), lengths=[8, 5, 0])
-    found = initial(rec)
+    found = rec.map(initial)
     for k in range(2):
         for d in range(2):
             w = rec.weights[k][d]
@@ -681,7 +681,7 @@ def test_initial_predicts_what_the_jacobians_show():
             rng=1,
         )
         rec = record(rnn, x)
-        found, measured = initial(rec), jacobian(rec).log_chi[0][0, 20:]
+        found, measured = rec.map(initial), rec.map(jacobian).log_chi[0][0, 20:]
         # Fluctuations of order 1 / sqrt(H).
         assert found.now[0][0].rate == pytest.approx(0.5 * math.log(np.exp(measured).mean()), abs=0.05)
         rates.append(found.now[0][0].rate)
@@ -692,7 +692,7 @@ def test_a_function_of_the_users_own_is_evaluated_where_it_lives():
     import torch
 
     f = rnncore.custom_nonlinearity(torch.tanh, lambda z: 1 - torch.tanh(z) ** 2, gamma=1.0)
-    named, own = (initial(seen("torch", "float64", 1.5 * orthogonal(4), g, steps=3, bias=0.5)) for g in ("tanh", f))
+    named, own = (seen("torch", "float64", 1.5 * orthogonal(4), g, steps=3, bias=0.5).map(initial) for g in ("tanh", f))
     assert own.now[0][0].q == pytest.approx(named.now[0][0].q, rel=1e-12)
     assert own.critical[0][0].g == pytest.approx(named.critical[0][0].g, rel=1e-11)
 
@@ -713,13 +713,13 @@ def numbers(x):
 
 PROBES = {
     "chain": lambda rec: chain_of_record(rec, 0, 1),
-    "decomposition": lambda rec: decompose(rec, backward(rec, only_last=False)[0]),
-    "jacobian": jacobian,
-    "sigma_max": lambda rec: [getattr(jacobian(rec, sigma_max=True).sigma_max, n) for n in ("value", "lower")],
-    "saturation": saturation,
-    "bounds": bounds,
-    "span_bounds": lambda rec: span_bounds(jacobian(rec)),
-    "initial": initial,
+    "decomposition": lambda rec: rec.map(decompose, backward(rec, only_last=False)[0]),
+    "jacobian": lambda rec: rec.map(jacobian),
+    "sigma_max": lambda rec: [getattr(rec.map(jacobian, sigma_max=True).sigma_max, n) for n in ("value", "lower")],
+    "saturation": lambda rec: rec.map(saturation),
+    "bounds": lambda rec: rec.map(bounds),
+    "span_bounds": lambda rec: span_bounds(rec.map(jacobian)),
+    "initial": lambda rec: rec.map(initial),
 }
 
 
@@ -748,7 +748,7 @@ def test_upper_ends_of_the_brackets_agree(backend):
     for place in ("numpy", backend):
         rnn = rnncore.RNN(3, 9, backend=place, dtype="float64", rng=11)
         x = device_array(place, "float64", 2 * np.random.default_rng(12).standard_normal((12, 3, 3)))
-        found.append(jacobian(record(rnn, x), sigma_max=True).sigma_max.upper[0])
+        found.append(record(rnn, x).map(jacobian, sigma_max=True).sigma_max.upper[0])
     assert np.abs(found[0] - found[1]).max() < 1e-6
 
 
@@ -757,4 +757,4 @@ def test_upper_ends_of_the_brackets_agree(backend):
 def test_an_empty_batch_has_empty_results(name, backend):
     rec = seen(backend, "float64", np.eye(3), "tanh", steps=2, batch=0)
     PROBES[name](rec)
-    assert jacobian(rec).log_chi[0].shape == (1, 2, 0)
+    assert rec.map(jacobian).log_chi[0].shape == (1, 2, 0)

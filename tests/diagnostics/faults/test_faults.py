@@ -309,7 +309,7 @@ def parts_of(seen, deltas, k, d):
     """ln ||G_t|| of weight_hh and weight_ih from each step's own matrix, in float64 on the host."""
     values, log = seen.host(deltas[k][d].values), deltas[k][d].log
     found = []
-    for a in (seen.host(seen.previous(k, d)), seen.host(seen.inputs[k])):
+    for a in (seen.host(seen.lane(k, d).previous()), seen.host(seen.inputs[k])):
         ln = np.full(seen.steps, np.nan)
         for t in range(seen.steps):
             rows = np.flatnonzero(seen.valid[t])
@@ -329,7 +329,7 @@ def test_norms_by_step_are_those_of_the_matrices(where, batch):
     rnn, x, u = drawn(where, shape=(7, batch, 3), num_layers=2, bidirectional=True)
     seen = record(rnn, on(rnn, x), lengths=[4] + [5] * (batch - 1))
     _, deltas = flow(seen, on(rnn, u))
-    found = weight_gradient(seen, deltas)
+    found = seen.map(weight_gradient, deltas)
     # The scaled deltas are the reference's too; what differs is a sum of squares with 10 bits lost at most.
     tolerance = 2.0**10 * (2.0**-52 if where[1] == "float64" else 2.0**-23)
     for k in range(2):
@@ -347,7 +347,7 @@ def test_the_parts_add_up_to_the_gradient_of_training():
     whole = pullback(on(rnn, u)).params["weight_ih_l0"].numpy()
     seen = record(rnn, on(rnn, x))
     _, deltas = flow(seen, on(rnn, u))
-    found = weight_gradient(seen, deltas)
+    found = seen.map(weight_gradient, deltas)
     # Of one row each part is an outer product, |delta| |x|, and the parts' sum is the gradient.
     values = seen.host(deltas[0][0].values) * np.exp(deltas[0][0].log)[..., None]
     parts = np.einsum("tbi,tbj->tij", values, x)
@@ -366,7 +366,7 @@ def test_rows_of_very_different_scales_and_beyond_the_dtype(where):
     u = np.zeros((steps, 3, 2))
     u[-1] = [[1e30, 0.0], [0.0, 1e-30], [1e30, 1e30]]
     _, deltas = flow(seen, on(rnn, u))
-    got = weight_gradient(seen, deltas).weight_ih[0][0]
+    got = seen.map(weight_gradient, deltas).weight_ih[0][0]
     log4 = (steps - 1) * math.log(4.0)
     assert got[0] == pytest.approx(math.log(5e60) + log4, abs=1e-5)
     assert got[-1] == pytest.approx(math.log(5e-60), abs=1e-5)
@@ -381,7 +381,7 @@ def test_rows_that_cancel_leave_what_is_left_and_not_the_square_root_of_a_roundi
     u = np.asarray([[[1.0, 1.0, 1.0, 1.0], [-1.0, -1.0, -1.0, -1.0 + small]]])
     seen = record(rnn, on(rnn, x))
     _, deltas = flow(seen, on(rnn, u))
-    found = weight_gradient(seen, deltas)
+    found = seen.map(weight_gradient, deltas)
     assert found.weight_ih[0][0, 0] == pytest.approx(math.log(small * math.sqrt(30.0)), abs=1e-6)
     assert found.weight_hh[0][0, 0] == -np.inf
 
@@ -392,14 +392,14 @@ def test_the_share_of_steps():
 
     def of(u):
         _, deltas = flow(seen, np.reshape(u, (100, 1, 1)))
-        return weight_gradient(seen, deltas)
+        return seen.map(weight_gradient, deltas)
 
     assert of(np.ones(100)).share_ih[0][0] == pytest.approx(0.9)
     one = np.full(100, 1e-6)
     one[37] = 1e250
     found = of(one)
     assert found.share_ih[0][0] == pytest.approx(0.01)
-    assert found.largest(0).tolist() == [37]
+    assert found[0][0].largest().tolist() == [37]
     assert np.isnan(of(np.zeros(100)).share_ih[0][0])
     one[5] = np.nan
     assert np.isnan(of(one).weight_ih[0][0, 5]) and np.isfinite(of(one).weight_ih[0][0, 6:]).all()

@@ -169,21 +169,23 @@ def test_horizon_names_what_is_wrong_with_an_option(options):
     seen = diagnostics.record(rnncore.RNN(3, 4, rng=0), normal(9, 2, 3))
     flow, deltas = diagnostics.flow(seen, normal(9, 2, 4))
     with pytest.raises(RnncoreError, match=f"^{next(iter(options))}: expected an int"):
-        diagnostics.horizon(seen, flow, deltas, **options)
+        if "max_lag" in options:
+            diagnostics.horizon(seen.lane(), flow[0][0], deltas[0][0], **options)
+        seen.lane(**options)
 
 
 @pytest.mark.parametrize("name", ["bounds", "initial", "saturation", "decompose", "weight_gradient", "flow", "horizon"])
 def test_a_probe_of_what_is_no_record_says_how_to_have_one(name):
     more = {"decompose": (None,), "weight_gradient": (None,), "flow": (None,), "horizon": (None, None)}.get(name, ())
-    with pytest.raises(ArgumentTypeError, match=r"record: expected what rnncore.diagnostics.record\(rnn, x\) returns"):
+    with pytest.raises(ArgumentTypeError, match=r"(record|lane): expected .*what rnncore.diagnostics.record\(rnn, x\) returns"):
         getattr(diagnostics, name)(rnncore.RNN(3, 4, rng=0), *more)
 
 
 def test_a_flow_of_another_run_is_not_decomposed():
     rnn = rnncore.RNN(3, 4, rng=0)
     one, other = (diagnostics.record(rnn, normal(n, 2, 3)) for n in (9, 8))
-    with pytest.raises(ArgumentValueError, match=r"flow: expected that of this record, .* got \[\(1, 9, 2\)\]"):
-        diagnostics.decompose(other, diagnostics.flow(one, normal(9, 2, 4))[0])
+    with pytest.raises(ArgumentValueError, match=r"flow: expected that of this lane, .* got \(9, 2\)"):
+        diagnostics.decompose(other.lane(), diagnostics.flow(one, normal(9, 2, 4))[0][0][0])
 
 
 @pytest.mark.parametrize("option", ["--json", "--html"])

@@ -118,7 +118,7 @@ def test_some_losses_are_those_losses_followed_alone(backend, f, lengths, direct
     batch, max_lag = (2 if lengths is None else 3), 10
     record, u, on = driven(backend, f=f, batch=batch, lengths=lengths, bidirectional=True)
     flow, deltas = diagnostics.flow(record, on(u), None)
-    found = diagnostics.horizon(record, flow, deltas, direction=direction, max_lag=max_lag, every_loss=False)
+    found = record.map(diagnostics.horizon, flow, deltas, max_lag=max_lag, every_loss=False)[-1][direction]
 
     longest = max(record.lengths)
     only = np.zeros_like(u)
@@ -128,7 +128,7 @@ def test_some_losses_are_those_losses_followed_alone(backend, f, lengths, direct
                 t = j * max_lag if direction else n - 1 - j * max_lag
                 only[t, b] = u[t, b]
     flow_only, deltas_only = diagnostics.flow(record, on(only), None)
-    want = diagnostics.horizon(record, flow_only, deltas_only, direction=direction, max_lag=max_lag)
+    want = record.map(diagnostics.horizon, flow_only, deltas_only, max_lag=max_lag)[-1][direction]
     assert found.losses == longest // max_lag and not found.complete and len(found.gain) == max_lag
     whole = np.asarray(record.lengths) % max_lag == 0  # of the others, the farthest window is cut
     np.testing.assert_allclose(found.gain[:, whole], want.gain[:max_lag, whole], atol=CLOSE)
@@ -138,9 +138,9 @@ def test_some_losses_are_those_losses_followed_alone(backend, f, lengths, direct
 def test_the_bias_of_some_losses(backend):
     record, u, on = driven(backend, steps=30)
     flow, deltas = diagnostics.flow(record, on(u), None)
-    found = diagnostics.horizon(record, flow, deltas, max_lag=10, every_loss=False)
-    w, d = record.host(record.weights[0][0].weight_hh), record.host(record.slope(0, 0))
-    before = record.host(record.previous(0, 0))
+    found = record.map(diagnostics.horizon, flow, deltas, max_lag=10, every_loss=False)[-1][0]
+    w, d = record.lane().matrix, record.host(record.lane().slope())
+    before = record.host(record.lane().previous())
     each = np.zeros((10, 5, 5))
     for end in (29, 19, 9):
         for b in range(2):
@@ -157,9 +157,9 @@ def test_one_window_is_the_loss_of_the_last_state():
     last = np.zeros_like(u)
     last[-1] = u[-1]
     flow, deltas = diagnostics.flow(record, on(last), None)
-    want = diagnostics.horizon(record, flow, deltas)
+    want = record.map(diagnostics.horizon, flow, deltas)[-1][0]
     flow, deltas = diagnostics.flow(record, on(u), None)
-    found = diagnostics.horizon(record, flow, deltas, every_loss=False)
+    found = record.map(diagnostics.horizon, flow, deltas, every_loss=False)[-1][0]
     assert found.complete and found.losses == 1
     np.testing.assert_allclose(found.gain, want.gain[:40], atol=CLOSE)
     np.testing.assert_allclose(found.bias, want.bias, atol=CLOSE)
@@ -167,7 +167,7 @@ def test_one_window_is_the_loss_of_the_last_state():
 
 def test_a_single_lag():
     record, u, on = driven(steps=6)
-    found = diagnostics.horizon(record, *diagnostics.flow(record, on(u), None), max_lag=1, every_loss=False)
+    found = record.map(diagnostics.horizon, *diagnostics.flow(record, on(u), None), max_lag=1, every_loss=False)[-1][0]
     assert found.losses == 6 and found.gain.shape == (1, 2) and np.abs(found.gain).max() < CLOSE
 
 
@@ -193,7 +193,7 @@ def test_quantiles_of_drawn_values_are_near_those_of_all(lengths):
     record = diagnostics.record(
         rnn, np.random.default_rng(0).standard_normal((2000, 3, 3)).astype("f4"), lengths=lengths
     )
-    found = diagnostics.saturation(record)
+    found = record.map(diagnostics.saturation)
     z = np.sort(np.abs(record.host(record.z[0][0])[record.valid]).ravel())
     assert len(z) > saturation_file.EXACT
     for p, value in zip(found.q, found.quantiles[0][0], strict=True):
@@ -202,4 +202,4 @@ def test_quantiles_of_drawn_values_are_near_those_of_all(lengths):
         assert abs(rank - p) < 5 * math.sqrt(p * (1 - p) / saturation_file.EXACT) + 2 / len(z)
         assert value in z
     assert found.quantiles[0][0][-1] == z[-1]
-    assert np.array_equal(found.quantiles[0][0], diagnostics.saturation(record).quantiles[0][0])
+    assert np.array_equal(found.quantiles[0][0], record.map(diagnostics.saturation).quantiles[0][0])

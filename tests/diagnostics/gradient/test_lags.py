@@ -40,7 +40,7 @@ def test_a_small_loss_in_a_gradient_that_explodes_is_followed_as_it_is(dtype, ga
     rnn = orthogonal(gain, dtype=dtype)
     record = diagnostics.record(rnn, np.zeros((120, 2, 3), dtype))
     flow, deltas = diagnostics.flow(record, normal(120, 2, 8).astype(dtype))
-    found = diagnostics.horizon(record, flow, deltas, max_lag=30, every_loss=every_loss)
+    found = record.map(diagnostics.horizon, flow, deltas, max_lag=30, every_loss=every_loss)[-1][0]
     lags = len(found.gain)
     assert lags > 20
     np.testing.assert_allclose(found.median, np.arange(lags) * math.log(gain), atol=CLOSE_32)
@@ -58,7 +58,7 @@ def test_a_loss_in_the_middle_is_the_last_of_a_shorter_run(backend, direction, e
         pull[t, b] = u[b]
     record = diagnostics.record(rnn, on(rnn, x))
     flow, deltas = diagnostics.flow(record, on(rnn, pull))
-    found = diagnostics.horizon(record, flow, deltas, direction=direction, every_loss=every_loss)
+    found = record.map(diagnostics.horizon, flow, deltas, every_loss=every_loss)[-1][direction]
     assert found.complete and found.losses == 1
     reach = [40 - t if direction else t + 1 for t in at]
     assert len(found.gain) == max(reach) + 1
@@ -73,7 +73,7 @@ def test_a_loss_in_the_middle_is_the_last_of_a_shorter_run(backend, direction, e
     for b, n in enumerate(reach):
         part[:n, b] = x[::-1, b][:n] if direction else x[:n, b]
     alone = diagnostics.record(one, on(one, part), lengths=reach)
-    want = diagnostics.horizon(alone, *diagnostics.flow(alone, None, [[on(one, u[:, own])]]))
+    want = alone.map(diagnostics.horizon, *diagnostics.flow(alone, None, [[on(one, u[:, own])]]))[-1][0]
     np.testing.assert_allclose(found.gain, want.gain, atol=CLOSE)
     known = np.isin(want.bias_lags, found.bias_lags)
     assert known.sum() > 10
@@ -89,7 +89,7 @@ def test_losses_of_the_first_half_are_counted_from_the_last_of_them(direction):
     pull[30:] = 0
     flow, deltas = diagnostics.flow(record, pull)
     some, all_of_them = (
-        diagnostics.horizon(record, flow, deltas, direction=direction, max_lag=10, every_loss=e) for e in (False, True)
+        record.map(diagnostics.horizon, flow, deltas, max_lag=10, every_loss=e)[-1][direction] for e in (False, True)
     )
     for found in (some, all_of_them):
         np.testing.assert_allclose(found.median, np.arange(len(found.median)) * math.log(0.9), atol=CLOSE)
@@ -104,10 +104,10 @@ def test_windows_without_a_loss_count_for_nothing():
     record = diagnostics.record(rnn, np.zeros((60, 1, 3)))
     pull = np.zeros((60, 1, 8))
     pull[[59, 51]] = normal(2, 1, 8)
-    found = diagnostics.horizon(record, *diagnostics.flow(record, pull), max_lag=10, every_loss=False)
+    found = record.map(diagnostics.horizon, *diagnostics.flow(record, pull), max_lag=10, every_loss=False)[-1][0]
     last = np.zeros_like(pull)
     last[59] = pull[59]
-    want = diagnostics.horizon(record, *diagnostics.flow(record, last))
+    want = record.map(diagnostics.horizon, *diagnostics.flow(record, last))[-1][0]
     np.testing.assert_allclose(found.gain, want.gain[:10], atol=CLOSE)
 
 

@@ -10,16 +10,15 @@ import pytest
 
 import rnncore
 from rnncore import diagnostics
-from rnncore.diagnostics.gradient import horizon as horizon_file
 from rnncore.diagnostics.gradient import lags
 from rnncore.diagnostics.gradient.horizon import horizon, theil_sen
 from rnncore.diagnostics.jacobians import sweep
 from rnncore.diagnostics.jacobians.lyapunov import exponents, kaplan_yorke, lyapunov
-from rnncore.diagnostics.jacobians.product import Chain, advance, orthonormal, product, singular_values, start_frame
+from rnncore.diagnostics.jacobians.product import product, singular_values
+from rnncore.diagnostics.jacobians.sweep import JacobianChain, advance, orthonormal, start_frame
 from rnncore.diagnostics.numerics.triangle import Triangle
 from rnncore.errors import ArgumentTypeError, ArgumentValueError
 
-FILES = {"horizon": horizon_file, "losses": lags, "sweep": sweep}
 
 FLOAT64 = ("numpy", "torch", "strict")
 LONG = 10_000
@@ -63,7 +62,7 @@ def driven(backend="numpy", *, f="tanh", h=5, steps=40, batch=2, seed=0, lengths
 
 def jacobians(record, w, row, direction=0):
     """In the direction's own order, by NumPy."""
-    d = record.host(record.slope(0, direction))[: record.lengths[row], row]
+    d = record.host(record.lane(0, direction).slope())[: record.lengths[row], row]
     return [np.diag(v) @ w for v in (d[::-1] if direction else d)]
 
 
@@ -78,7 +77,7 @@ def exact_log_singular(matrices, digits=400):
 
 def given(m, backend="numpy", dtype="float64"):
     rnn = rnncore.RNN(1, 1, backend=backend, dtype=dtype, rng=0)
-    return Chain.of_matrices(on(rnn, m), engine=rnn._call.engine)
+    return JacobianChain.of_matrices(on(rnn, m), engine=rnn._call.engine)
 
 
 # --- product
@@ -87,7 +86,7 @@ def given(m, backend="numpy", dtype="float64"):
 @pytest.mark.parametrize("backend", FLOAT64)
 def test_scaled_orthogonal_over_ten_thousand_steps(backend):
     w = 0.9 * np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
-    found = product(still(w, LONG, backend=backend), k=4)
+    found = product(still(w, LONG, backend=backend).lane(), k=4)
     np.testing.assert_allclose(found.log_singular[0], LONG * math.log(0.9), rtol=0, atol=CLOSE)
     assert found.converged.all() and abs(found.log_condition[0]) < CLOSE
 
@@ -96,7 +95,7 @@ def test_scaled_orthogonal_over_ten_thousand_steps(backend):
 def test_the_same_in_float32(backend):
     w = (0.9 * np.linalg.qr(np.random.default_rng(0).standard_normal((3, 3)))[0]).astype(np.float32)
     steps = 500 if backend == "jax" else LONG
-    found = product(still(w, steps, backend=backend, dtype="float32"), k=3)
+    found = product(still(w, steps, backend=backend, dtype="float32").lane(), k=3)
     # The rounded W is orthogonal to 1e-7: its powers' singular values are its determinant's root, to as much per step.
     want = np.linalg.slogdet(w.astype(float))[1] / 3
     assert np.abs(found.log_singular[0] / steps - want).max() < 1e-6
@@ -108,7 +107,7 @@ def test_a_condition_number_of_ten_to_the_3053(backend):
     """Diagonal W: ln sigma_i = T ln |w_i| exactly, far beyond the dtype's range at both ends."""
     ratio = 10 ** (3053.5137 / LONG)
     w = np.diag([math.sqrt(ratio), -1.0, 1 / math.sqrt(ratio)])
-    found = product(still(w, LONG, backend=backend), k=3)
+    found = product(still(w, LONG, backend=backend).lane(), k=3)
     assert abs(found.log_condition[0] / math.log(10) - 3053.5137) < 1e-8
     np.testing.assert_allclose(found.log_singular[0], LONG * np.log(np.abs(np.diag(w))), rtol=0, atol=1e-8)
 
@@ -116,7 +115,7 @@ def test_a_condition_number_of_ten_to_the_3053(backend):
 @pytest.mark.parametrize("steps", [1, 2, 7, 300])
 def test_powers_of_a_random_matrix(steps):
     w = np.random.default_rng(3).standard_normal((5, 5)) / 2
-    found = product(still(w, steps), k=5)
+    found = product(still(w, steps).lane(), k=5)
     np.testing.assert_allclose(found.log_singular[0], exact_log_singular([w] * steps, 900), rtol=0, atol=CLOSE)
 
 
@@ -124,7 +123,7 @@ def test_powers_of_a_random_matrix(steps):
 def test_a_jordan_block_grows_as_a_polynomial(steps):
     """(a I + N)^T has the entries C(T, j) a^(T - j): sigma_1 is e^(2 ln T) times larger than the eigenvalues tell."""
     a = 0.99
-    found = product(still(a * np.eye(3) + np.diag([1.0, 1.0], 1), steps), k=3)
+    found = product(still(a * np.eye(3) + np.diag([1.0, 1.0], 1), steps).lane(), k=3)
     with mpmath.workdps(80):
         entry = [mpmath.binomial(steps, j) * mpmath.mpf(a) ** (steps - j) for j in range(3)]
         p = mpmath.matrix([[entry[0], entry[1], entry[2]], [0, entry[0], entry[1]], [0, 0, entry[0]]])
@@ -139,7 +138,7 @@ def test_a_nilpotent_recurrence_dies_after_as_many_steps_as_it_has_units(backend
     w = np.diag([2.0, 3.0, 5.0], -1)
     want = {1: [5, 3, 2, 0], 2: [15, 6, 0, 0], 3: [30, 0, 0, 0], 4: [0, 0, 0, 0]}
     for steps, values in want.items():
-        found = product(still(w, steps, backend=backend), k=4)
+        found = product(still(w, steps, backend=backend).lane(), k=4)
         with np.errstate(divide="ignore"):
             np.testing.assert_allclose(found.log_singular[0], np.log(values), rtol=0, atol=1e-12)
         assert found.log_condition[0] == np.inf and found.converged.all()
@@ -150,7 +149,7 @@ def test_a_nilpotent_recurrence_dies_after_as_many_steps_as_it_has_units(backend
 def test_order_of_the_factors(backend, direction):
     """J_t from the left as time goes on: the other order has other singular values, and a network tells them apart."""
     record, w = driven(backend, bidirectional=True, lengths=[40, 23])
-    found = product(record, k=3, direction=direction)
+    found = product(record.lane(direction=direction), k=3)
     for row in (0, 1):
         right = jacobians(record, w, row, direction)
         np.testing.assert_allclose(found.log_singular[row], exact_log_singular(right)[:3], rtol=0, atol=CLOSE)
@@ -160,7 +159,7 @@ def test_order_of_the_factors(backend, direction):
 
 def test_one_sweep_of_log_diagonals_is_not_the_singular_values():
     record, w = driven(h=4, steps=60, batch=1)
-    chain = Chain.of_network(record.slope(0, 0), record.weights[0][0].weight_hh, engine=record.engine)
+    chain = JacobianChain.of_network(record.lane().slope(), record.weights[0][0].weight_hh, engine=record.engine)
     sums = np.zeros((1, 4))
 
     def add(r):
@@ -169,7 +168,7 @@ def test_one_sweep_of_log_diagonals_is_not_the_singular_values():
     advance(chain, start_frame(chain, 4, 0), 0, 60, add)
     want = exact_log_singular(jacobians(record, w, 0))
     assert np.abs(sums[0] - want).max() > 0.1
-    np.testing.assert_allclose(product(record, k=4).log_singular[0], want, rtol=0, atol=CLOSE)
+    np.testing.assert_allclose(product(record.lane(), k=4).log_singular[0], want, rtol=0, atol=CLOSE)
 
 
 @pytest.mark.parametrize("backend", FLOAT64)
@@ -186,9 +185,9 @@ def test_sweeps_go_on_until_they_agree():
     """Few steps and more directions than are carried: the first sweeps are wrong, and the evidence says so."""
     w = np.random.default_rng(2).standard_normal((12, 12))
     record, want = still(w, 2), np.log(np.linalg.svd(w @ w, compute_uv=False))[:2]
-    short = product(record, k=2, max_sweeps=2)
+    short = product(record.lane(), k=2, max_sweeps=2)
     assert not short.converged[0] and np.abs(short.log_singular[0] - want).max() > 1e-4
-    found = product(record, k=2, max_sweeps=60, tolerance=1e-12)
+    found = product(record.lane(), k=2, max_sweeps=60, tolerance=1e-12)
     assert found.converged[0] and 4 < len(found.sweeps) < 60 and found.disagreement.max() <= 1e-12
     np.testing.assert_allclose(found.log_singular[0], want, rtol=0, atol=1e-10)
     # What a sweep sees inside of the subspace is never more than the truth.
@@ -200,7 +199,7 @@ def test_sweeps_go_on_until_they_agree():
 def test_singular_vectors(backend, max_sweeps):
     record, w = driven(backend, steps=8, lengths=[8, 5])
     # An impossible tolerance, so that the last sweep is the one asked for: backward or forward.
-    found = product(record, k=5, vectors=True, rows=[1, 0], max_sweeps=max_sweeps, tolerance=-1.0)
+    found = product(record.lane(), k=5, vectors=True, rows=[1, 0], max_sweeps=max_sweeps, tolerance=-1.0)
     for place, row in enumerate((1, 0)):
         p = np.linalg.multi_dot([*jacobians(record, w, row)[::-1], np.eye(5)])
         left, right = (record.host(v)[place] for v in (found.left, found.right))
@@ -213,12 +212,12 @@ def test_singular_vectors(backend, max_sweeps):
 
 def test_a_span_is_part_of_the_whole_and_an_empty_one_is_the_identity():
     record, w = driven(lengths=[40, 12])
-    found = product(record, k=5, span=(10, 30))
+    found = product(record.lane(), k=5, span=(10, 30))
     for row, end in ((0, 30), (1, 12)):
         want = exact_log_singular(jacobians(record, w, row)[10:end])
         np.testing.assert_allclose(found.log_singular[row], want, rtol=0, atol=CLOSE)
-    assert (product(record, k=5, span=(20, 20)).log_singular == 0).all()
-    assert product(record, k=2, span=(15, 30)).log_singular[1].tolist() == [0.0, 0.0]
+    assert (product(record.lane(), k=5, span=(20, 20)).log_singular == 0).all()
+    assert product(record.lane(), k=2, span=(15, 30)).log_singular[1].tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("backend", FLOAT64)
@@ -242,12 +241,12 @@ def test_orthonormal_without_the_extension(backend):
 
 def test_products_without_the_extension_are_the_same(monkeypatch):
     record, w = driven(h=6, steps=100, batch=1)
-    file = FILES["sweep"]
+    file = sweep
 
     real = file.orthonormal
     monkeypatch.setattr(file, "orthonormal", lambda v, *, xp, engine: real(v, xp=xp, engine=engine, extension=False))
     want = exact_log_singular(jacobians(record, w, 0))
-    np.testing.assert_allclose(product(record, k=6).log_singular[0], want, rtol=0, atol=CLOSE)
+    np.testing.assert_allclose(product(record.lane(), k=6).log_singular[0], want, rtol=0, atol=CLOSE)
 
 
 @pytest.mark.parametrize("backend", FLOAT64)
@@ -256,7 +255,7 @@ def test_what_the_dtype_cannot_tell_from_0_is_0(backend):
     rng = np.random.default_rng(8)
     w = rng.standard_normal((5, 2)) @ rng.standard_normal((2, 5))
     record = still(w, 50, backend=backend)
-    found, spectrum = product(record, k=5), lyapunov(record, k=5)
+    found, spectrum = product(record.lane(), k=5), lyapunov(record.lane(), k=5)
     np.testing.assert_allclose(found.log_singular[0, :2], exact_log_singular([w] * 50, 3000)[:2], rtol=0, atol=CLOSE)
     assert (found.log_singular[0, 2:] == -np.inf).all() and (spectrum.exponents[2:] == -np.inf).all()
     np.testing.assert_allclose(spectrum.exponents.sum(), -np.inf)
@@ -265,15 +264,15 @@ def test_what_the_dtype_cannot_tell_from_0_is_0(backend):
 def test_no_rows_and_numbers_that_are_none():
     rnn = network(np.eye(3), "tanh")
     empty = seen(rnn, np.zeros((4, 0, 3)))
-    assert product(empty, k=2).log_singular.shape == (0, 2) and lyapunov(empty, k=2).by_row.shape == (0, 2)
+    assert product(empty.lane(), k=2).log_singular.shape == (0, 2) and lyapunov(empty.lane(), k=2).by_row.shape == (0, 2)
     x = np.zeros((40, 2, 3))
     x[7, 1, 0] = np.nan
     record = seen(rnn, x)
-    found, spectrum = product(record, k=3), lyapunov(record, k=3)
+    found, spectrum = product(record.lane(), k=3), lyapunov(record.lane(), k=3)
     assert np.isnan(found.log_singular[1]).any() and not found.converged[1] and np.isnan(spectrum.by_row[1]).any()
     np.testing.assert_allclose(found.log_singular[0], 0, atol=1e-12)
     np.testing.assert_allclose(spectrum.by_row[0], 0, atol=1e-12)
-    assert len(horizon(empty, *diagnostics.flow(empty, np.zeros((4, 0, 3)), None)).gain) >= 1
+    assert len(empty.map(horizon, *diagnostics.flow(empty, np.zeros((4, 0, 3)), None))[-1][0].gain) >= 1
 
 
 def test_singular_values_of_a_graded_factor():
@@ -298,16 +297,17 @@ def test_arguments_of_product():
     for wrong in (
         {"k": 0},
         {"k": 6},
-        {"layer": 1},
-        {"direction": 1},
         {"rows": [2]},
         {"span": (3, 41)},
         {"max_sweeps": 1},
     ):
         with pytest.raises(ArgumentValueError, match=next(iter(wrong))):
-            product(record, **wrong)
+            product(record.lane(), **wrong)
     with pytest.raises(ArgumentTypeError, match="k"):
-        product(record, k=1.5)
+        product(record.lane(), k=1.5)
+    for place in ({"layer": 1}, {"direction": 1}):
+        with pytest.raises(ArgumentValueError, match=next(iter(place))):
+            record.lane(**place)
 
 
 # --- networks with a point to them
@@ -327,14 +327,14 @@ def alternating(steps, backend="numpy"):
 def test_spectral_radius_0_and_a_gradient_that_doubles_at_every_step(backend):
     record, w = alternating(LONG, backend)
     assert (w @ w == 0).all() and record.host(record.h[0][0]).max() == 1.0
-    found = product(record, k=2)
+    found = product(record.lane(), k=2)
     np.testing.assert_allclose(found.log_singular[0, 0], LONG * math.log(2) + math.log(2) / 2, rtol=0, atol=CLOSE)
     assert found.log_singular[0, 1] == -np.inf
-    spectrum = lyapunov(record, k=2)
+    spectrum = lyapunov(record.lane(), k=2)
     assert abs(spectrum.exponents[0] - math.log(2)) < 1e-12 and spectrum.exponents[1] == -np.inf
     assert spectrum.predictability == pytest.approx(1.0) and spectrum.sum_residual[0] == 0
     ones = on(model_on(backend), np.ones((1, 2)))
-    reach = horizon(record, *diagnostics.flow(record, None, [[ones]]))
+    reach = record.map(horizon, *diagnostics.flow(record, None, [[ones]]))[-1][0]
     assert reach.slope == pytest.approx(math.log(2), abs=1e-9) and reach.lag_small is None
 
 
@@ -351,9 +351,9 @@ def test_a_bounded_relu_network_can_be_chaotic(backend):
     record = seen(rnn, np.zeros((steps, 1, 2)), np.array([[[0.3, 0.0]]]))
     h = record.host(record.h[0][0])
     assert h.max() < 1 and np.std(h[-500:, 0, 0]) > 0.1
-    found = lyapunov(record, k=2)
+    found = lyapunov(record.lane(), k=2)
     assert abs(found.exponents[0] - math.log(a)) < 1e-3 and found.exponents[1] == -np.inf
-    assert abs(product(record, k=1).log_singular[0, 0] / steps - math.log(a)) < 1e-3
+    assert abs(product(record.lane(), k=1).log_singular[0, 0] / steps - math.log(a)) < 1e-3
 
 
 # --- lyapunov
@@ -362,10 +362,10 @@ def test_a_bounded_relu_network_can_be_chaotic(backend):
 @pytest.mark.parametrize("backend", FLOAT64)
 def test_spectrum_of_linear_networks(backend):
     diagonal = np.diag([1.05, -0.9, 0.5])
-    found = lyapunov(still(diagonal, LONG, backend=backend), k=3, burn_in=200)
+    found = lyapunov(still(diagonal, LONG, backend=backend).lane(), k=3, burn_in=200)
     np.testing.assert_allclose(found.exponents, np.log(np.abs(np.diag(diagonal))), atol=1e-12)
     orthogonal = 0.7 * np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
-    found = lyapunov(still(orthogonal, 1000, backend=backend), k=4)
+    found = lyapunov(still(orthogonal, 1000, backend=backend).lane(), k=4)
     np.testing.assert_allclose(found.exponents, math.log(0.7), atol=1e-13)
     assert np.abs(found.sum_residual).max() < 1e-12 and found.entropy_rate == 0 and found.predictability == math.inf
 
@@ -382,7 +382,7 @@ def test_order_of_the_factors_in_the_spectrum(backend):
             v = m @ v
         return math.log(np.linalg.norm(v)) / len(factors)
 
-    found = lyapunov(record, burn_in=0, windows=1)
+    found = lyapunov(record.lane(), burn_in=0, windows=1)
     factors = jacobians(record, w, 0)
     assert found.exponents[0] == pytest.approx(size(factors), abs=1e-13)
     assert abs(found.exponents[0] - size(factors[::-1])) > 1e-3
@@ -418,7 +418,7 @@ def test_a_linear_gaussian_network_has_the_circular_law():
     """lambda(i/N) = ln g + 0.5 ln(1 - i/N) for g < 1; at N = 100 eigenvalues are spread by 1/sqrt N, most at the edge."""
     n, g, k = 100, 0.8, 40
     w = g * np.random.default_rng(4).standard_normal((n, n)) / math.sqrt(n)
-    found = lyapunov(still(w, 1200), k=k)
+    found = lyapunov(still(w, 1200).lane(), k=k)
     eigenvalues = np.sort(np.log(np.abs(np.linalg.eigvals(w))))[::-1][:k]
     # A frame settles between neighbours at the rate of their distance, so of single ones only the mean is sharp.
     assert abs(found.exponents.mean() - eigenvalues.mean()) < 2e-3
@@ -442,7 +442,7 @@ def test_a_random_tanh_network_of_gain_2_is_chaotic():
     rng = np.random.default_rng(0)
     rnn = network(g * rng.standard_normal((n, n)) / math.sqrt(n), "tanh")
     record = seen(rnn, np.zeros((1500, 2, n)), rng.standard_normal((1, 2, n)))
-    found = lyapunov(record, k=3)
+    found = lyapunov(record.lane(), k=3)
     assert abs(found.exponents[0] - limit) < 0.05, (found.exponents, limit)
     assert found.interval[0, 0] > 0 and found.entropy_rate > 0 and math.isnan(found.kaplan_yorke)
     assert found.predictability == pytest.approx(math.log(2) / found.exponents[0])
@@ -464,7 +464,7 @@ def test_published_spectra_of_chaotic_networks(g):
     n, k = 256, 96
     rng = np.random.default_rng(0)
     rnn = network(g * rng.standard_normal((n, n)) / math.sqrt(n), "tanh")
-    found = lyapunov(seen(rnn, np.zeros((1100, 1, n)), rng.standard_normal((1, 1, n))), k=k, burn_in=300)
+    found = lyapunov(seen(rnn, np.zeros((1100, 1, n)), rng.standard_normal((1, 1, n))).lane(), k=k, burn_in=300)
     largest, share, entropy, dimension = PUBLISHED[g]
     assert found.exponents[0] == pytest.approx(largest, rel=0.1)
     assert (found.exponents > 0).sum() / n == pytest.approx(share, rel=0.1)
@@ -475,7 +475,7 @@ def test_published_spectra_of_chaotic_networks(g):
 @pytest.mark.parametrize("direction", [0, 1])
 def test_the_sum_of_all_exponents_is_the_mean_log_determinant(direction):
     record, _ = driven(steps=300, bidirectional=True, lengths=[300, 120], gain=1.0)
-    found = lyapunov(record, k=5, direction=direction, burn_in=30)
+    found = lyapunov(record.lane(direction=direction), k=5, burn_in=30)
     assert found.sum_residual.max() < 1e-11 and found.steps.tolist() == [270, 90]
     np.testing.assert_allclose(found.windows.mean(axis=0), found.by_row, atol=0.2)
 
@@ -491,12 +491,12 @@ def test_dimension():
 
 def test_a_row_without_steps_and_dead_units():
     rnn = network(np.eye(2), "relu", bias=np.array([1.0, -1.0]))
-    found = lyapunov(seen(rnn, np.zeros((50, 3, 2)), lengths=[50, 0, 20]), k=2)
+    found = lyapunov(seen(rnn, np.zeros((50, 3, 2)), lengths=[50, 0, 20]).lane(), k=2)
     assert np.isnan(found.by_row[1]).all() and found.exponents.tolist() == [0.0, -np.inf]
     assert found.interval[:, 1].tolist() == [-np.inf, -np.inf]
     for wrong in ({"burn_in": 20}, {"windows": 0}, {"confidence": 1.0}):
         with pytest.raises(ArgumentValueError, match=next(iter(wrong))):
-            lyapunov(seen(rnn, np.zeros((50, 3, 2)), lengths=[50, 0, 20]), **wrong)
+            lyapunov(seen(rnn, np.zeros((50, 3, 2)), lengths=[50, 0, 20]).lane(), **wrong)
 
 
 # --- horizon
@@ -506,7 +506,7 @@ def scalar(w, steps, backend="numpy", dtype="float64"):
     """h = w h + (1 - w), at its fixed point 1; the loss on the last state."""
     rnn = network(np.array([[w]]), backend=backend, dtype=dtype, w_ih=np.array([[1 - w]]))
     record = seen(rnn, np.ones((steps, 1, 1)), np.ones((1, 1, 1)))
-    return horizon(record, *diagnostics.flow(record, None, [[on(rnn, np.ones((1, 1)))]]))
+    return record.map(horizon, *diagnostics.flow(record, None, [[on(rnn, np.ones((1, 1)))]]))[-1][0]
 
 
 @pytest.mark.parametrize("backend", FLOAT64)
@@ -535,13 +535,13 @@ def test_lags_of_torchs_default_and_of_ten_thousand_steps(backend):
     w = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0] / math.sqrt(3)
     rnn = network(w, backend=backend, dtype="float64")
     record = seen(rnn, np.zeros((LONG, 1, 4)))
-    found = horizon(record, *diagnostics.flow(record, None, [[on(rnn, np.ones((1, 4)))]]))
+    found = record.map(horizon, *diagnostics.flow(record, None, [[on(rnn, np.ones((1, 4)))]]))[-1][0]
     np.testing.assert_allclose(found.gain[:, 0], -0.5 * math.log(3) * np.arange(LONG + 1), rtol=1e-12)
     assert found.lag_small == 13 and found.lag_eps == math.ceil(52 * math.log(2) / (0.5 * math.log(3)))
     if backend != "strict":
         rnn = network(w, backend=backend, dtype="float32")
         record = seen(rnn, np.zeros((50, 1, 4)))
-        assert horizon(record, *diagnostics.flow(record, None, [[on(rnn, np.ones((1, 4)))]])).lag_eps == 30
+        assert record.map(horizon, *diagnostics.flow(record, None, [[on(rnn, np.ones((1, 4)))]]))[-1][0].lag_eps == 30
 
 
 @pytest.mark.parametrize("direction", [0, 1])
@@ -550,8 +550,9 @@ def test_losses_at_every_step_against_sums_written_out(backend, direction):
     steps, batch, lengths = 12, 3, (12, 7, 0)
     record, w = driven(backend, h=4, steps=steps, batch=batch, lengths=lengths, bidirectional=True)
     u = np.random.default_rng(9).standard_normal((steps, batch, 8))
-    found = horizon(record, *diagnostics.flow(record, on(model_on(backend), u), None), direction=direction)
-    d, before = record.host(record.slope(0, direction)), record.host(record.previous(0, direction))
+    found = record.map(horizon, *diagnostics.flow(record, on(model_on(backend), u), None))[-1][direction]
+    lane = record.lane(0, direction)
+    d, before = lane.host(lane.slope()), lane.host(lane.previous())
     contribution, size, sent = np.zeros((steps, 4, 4)), np.zeros((steps, batch)), np.zeros((steps, batch))
     for b, n in enumerate(lengths):
         order = range(n) if not direction else range(n - 1, -1, -1)
@@ -580,9 +581,9 @@ def test_both_ways_say_the_same_of_a_loss_of_the_last_state(direction, lengths):
     record, _ = driven(steps=30, lengths=lengths, bidirectional=True)
     last = np.random.default_rng(0).standard_normal((2, 5))
     flow, deltas = diagnostics.flow(record, None, [[last, last]])
-    found = horizon(record, flow, deltas, direction=direction)
+    found = record.map(horizon, flow, deltas)[-1][direction]
     assert found.losses == 1
-    gain, bias, _ = FILES["losses"].follow_all(record, deltas[0][direction], 0, direction, 30)
+    gain, bias, _ = lags.follow_all(lags.Lags(record.lane(0, direction), deltas[0][direction]), 30)
     np.testing.assert_allclose(bias.bias, found.bias[: len(bias.bias)], atol=1e-13)
     # What reaches h_0 is a lag of its own only where it is known apart.
     own = np.arange(len(gain))[:, None] < np.asarray(record.lengths)[None, :]
@@ -593,16 +594,16 @@ def test_both_ways_say_the_same_of_a_loss_of_the_last_state(direction, lengths):
 def test_lags_that_no_longer_matter_are_not_followed():
     record, _ = driven(steps=400, gain=0.3)
     flow, deltas = diagnostics.flow(record, np.ones((400, 2, 5)), None)
-    found = horizon(record, flow, deltas)
+    found = record.map(horizon, flow, deltas)[-1][0]
     assert not found.complete and len(found.gain) < 80 and found.lag_eps is not None
     # What is left of the gradient once every lag is subtracted is the rounding of sums of T * B products. Summed in any
     # order, n products are off by at most n eps times the sum of their magnitudes (Higham 2002, section 3.1): once for
     # the gradient, and once for all the lags together.
     delta = deltas[0][0].values * np.exp(deltas[0][0].log)[..., None]
-    delta, before = delta.reshape(-1, 5), record.previous(0, 0).reshape(-1, 5)
+    delta, before = delta.reshape(-1, 5), record.lane().previous().reshape(-1, 5)
     magnitudes = np.linalg.norm(np.abs(delta).T @ np.abs(before)) / np.linalg.norm(delta.T @ before)
     assert found.bias[-1] < 2 * len(delta) * np.finfo(float).eps * magnitudes
-    assert len(horizon(record, flow, deltas, max_lag=5).gain) == 6
+    assert len(record.map(horizon, flow, deltas, max_lag=5)[-1][0].gain) == 6
 
 
 def test_slope():
@@ -621,9 +622,9 @@ def test_backends_agree(f):
     for backend in FLOAT64:
         record, _ = driven(backend, f=f, h=6, steps=120, lengths=[120, 77], gain=1.2)
         u = on(model_on(backend), np.ones((120, 2, 6)))
-        spectrum, reach = lyapunov(record, k=3), horizon(record, *diagnostics.flow(record, u, None))
+        spectrum, reach = lyapunov(record.lane(), k=3), record.map(horizon, *diagnostics.flow(record, u, None))[-1][0]
         made.append(
-            (product(record, k=3).log_singular, spectrum.exponents, spectrum.interval, reach.median, reach.bias)
+            (product(record.lane(), k=3).log_singular, spectrum.exponents, spectrum.interval, reach.median, reach.bias)
         )
     for other in made[1:]:
         for a, b in zip(made[0], other, strict=True):
@@ -635,7 +636,7 @@ def test_on_jax():
     made = []
     for backend in ("jax", "numpy"):
         record = still(w, 64, backend=backend, dtype="float32")
-        made.append((product(record, k=2).log_singular, lyapunov(record, k=2, windows=2).exponents))
+        made.append((product(record.lane(), k=2).log_singular, lyapunov(record.lane(), k=2, windows=2).exponents))
     # float32: 64 steps at 1e-5 nats each, far below the sizes of tens.
     np.testing.assert_allclose(made[0][0], made[1][0], atol=1e-3)
     np.testing.assert_allclose(made[0][1], made[1][1], atol=1e-4)
