@@ -1,4 +1,6 @@
-"""Losses at many steps, in the middle of a run, and in a gradient that explodes: what is followed back, and the verdict."""
+"""Losses at several steps, early and late."""
+
+from __future__ import annotations
 
 import math
 
@@ -8,13 +10,13 @@ import pytest
 import rnncore
 from rnncore import diagnostics, init
 from rnncore.diagnostics import diagnose
-from rnncore.diagnostics.numerics import scaled as scaled_file
+from tests.diagnostics.gradient.sources import CLOSE_32, normal
 
 FLOAT64 = ("numpy", "torch", "strict")
+
+
 # A hundred products in another order, of numbers near 1.
 CLOSE = 1e-11
-# The eps of float32 times some hundred steps, in nats.
-CLOSE_32 = 2e-4
 
 
 def orthogonal(gain, *, dtype="float64", backend="numpy", f="identity", bidirectional=False, layers=1):
@@ -27,10 +29,6 @@ def orthogonal(gain, *, dtype="float64", backend="numpy", f="identity", bidirect
 def on(rnn, x):
     engine = rnn._call.engine
     return engine.backend.asarray(x, dtype=engine.dtype, device=engine.device)
-
-
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape)
 
 
 @pytest.mark.parametrize("every_loss", [True, False])
@@ -109,37 +107,6 @@ def test_windows_without_a_loss_count_for_nothing():
     last[59] = pull[59]
     want = record.map(diagnostics.horizon, *diagnostics.flow(record, last))[-1][0]
     np.testing.assert_allclose(found.gain, want.gain[:10], atol=CLOSE)
-
-
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("rate", [-11.0, 11.0])
-def test_sources_that_span_more_than_the_dtype_are_all_heard(rate, reverse):
-    """Sources of e^0, e^11, e^22, ...: on the scale of the last, float32 has none of the first."""
-    steps, width = 30, 4
-    engine = rnncore.RNN(1, 1, dtype="float32", rng=0)._call.engine
-    u, d = normal(steps, 1, width).astype("f4"), np.full((steps, 1, width), 0.5, "f4")
-    log = rate * np.arange(float(steps))[:, None]
-    m = 1e-3 * np.linalg.qr(normal(width, width))[0].astype("f4")
-    found = scaled_file.linear(scaled_file.Scaled(u, log), d, m, reverse=reverse, engine=engine)
-    got = scaled_file.log_norm(found, engine=engine)[:, 0]
-    state, want = np.zeros(width, np.longdouble), np.zeros(steps)
-    for t in range(steps)[:: -1 if reverse else 1]:
-        state = d[t, 0] * (u[t, 0] * np.exp(np.longdouble(log[t, 0])) + state @ m)
-        want[t] = float(np.log(np.sqrt((state**2).sum())))
-    np.testing.assert_allclose(got, want, atol=CLOSE_32)
-
-
-def test_a_source_after_a_slope_of_zero_has_a_scale_of_its_own():
-    engine = rnncore.RNN(1, 1, dtype="float32", rng=0)._call.engine
-    u, d = np.ones((4, 1, 2), "f4"), np.ones((4, 1, 2), "f4")
-    d[1] = 0
-    log = np.asarray([0.0, 0.0, -200.0, -190.0])[:, None]
-    found = scaled_file.linear(scaled_file.Scaled(u, log), d, 0 * np.eye(2, dtype="f4"), reverse=False, engine=engine)
-    want = 0.5 * math.log(2) + np.asarray([0.0, -math.inf, -200.0, -190.0])
-    np.testing.assert_allclose(scaled_file.log_norm(found, engine=engine)[:, 0], want, atol=CLOSE_32)
-
-
-# --- the verdict ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("level", ["cheap", "standard", "deep"])
