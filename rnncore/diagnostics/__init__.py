@@ -86,7 +86,7 @@ MOVED = {
     "jacobians.lyapunov": "Lyapunov",
     "jacobians.product": "Product",
     "jacobians.scalar_chain": "Chain",
-    "monitor.log": "Entry NormQuantiles",
+    "monitor.log": "Entry",
     "monitor.norms": "NormSummary",
     "recording": "Record",
     "report.compare": "Change Comparison",
@@ -102,4 +102,6 @@ def __getattr__(name: str) -> Any:
             home = f"{__name__}.{module}"
             warnings.warn(f"{__name__}.{name} is deprecated: import it from {home}", DeprecationWarning, stacklevel=2)
             return getattr(import_module(home), name)
+    if name == "NormQuantiles":  # the two classes became one
+        return __getattr__("NormSummary")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,16 +13,7 @@ import numpy as np
 from rnncore.diagnostics.faults.fault import NonFinite, finite, first_fault, growth_before, range_of
 from rnncore.diagnostics.gradient.flow import of_loss, own_cotangents
 from rnncore.diagnostics.lane import Lane
-from rnncore.diagnostics.numerics.integers import (
-    UNIT_BITS,
-    Cause,
-    Share,
-    explain,
-    log_of,
-    overflow_limit,
-    signs,
-    whole,
-)
+from rnncore.diagnostics.numerics.integers import UNIT_BITS, Cause, Share, explain, log_of, overflow_limit, signs, whole
 from rnncore.diagnostics.recording import Record
 from rnncore.network.step import sum_rows
 from rnncore.typing import Array, Host

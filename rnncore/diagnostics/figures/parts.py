@@ -1,4 +1,4 @@
-"""plot_parts: what every kind of figure is made of: colours that the colour-blind can tell apart, lanes, panels and legends."""
+"""Parts of all figures: colours that the colour-blind can tell apart, panels and legends."""
 
 from __future__ import annotations
 
@@ -12,31 +12,6 @@ from rnncore.typing import Host
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-__all__ = [
-    "ABSENT",
-    "BLUE",
-    "DARK",
-    "GREEN",
-    "GREY",
-    "LIGHT",
-    "LN10",
-    "MAP",
-    "NARROW",
-    "ORANGE",
-    "PURPLE",
-    "RED",
-    "SPECIAL",
-    "close",
-    "lane_name",
-    "lanes_of",
-    "odd_marks",
-    "over_rows",
-    "panels_for",
-    "points_for",
-    "thinned",
-]
-
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8c8c8c"
 # What is not a number to colour: the order is that of the legend.
