@@ -1,4 +1,4 @@
-"""plot: one figure for each question that a report answers, with all that is not a number in a colour of its own.
+"""One figure for each question that a report answers; NaN and infinity have colours of their own.
 
 matplotlib is imported when a figure is asked for, and without pyplot: there is no window and no global state. The colours
 are those of Okabe and Ito and matplotlib's cividis, which the colour-blind can tell apart.
@@ -44,11 +44,11 @@ def plot(report: Findings, kind: str, path: str | Path | None = None, *, width: 
     ----------
     report : Report
     kind : str
-        "flow": the gradient's size by layer, direction and time. "horizon": what is left of it by lag. "decomposition": what
-        stretches it at every step. "spectrum": singular values of the product of the Jacobians and Lyapunov exponents.
-        "eigenvalues": of each W_hh against the unit circle. "saturation": how much of the states is near its end.
+        "flow": the gradient's size by layer, direction and time. "horizon": its size by lag. "decomposition": the parts of
+        its gain at every step. "spectrum": singular values of the product of the Jacobians and Lyapunov exponents.
+        "eigenvalues": of each W_hh against the unit circle. "saturation": the fractions of saturated and dead units.
     path : str or Path, optional
-        Where to save it; its suffix says in what format.
+        File to save it to; the suffix selects the format.
     width : float
         Inches.
 

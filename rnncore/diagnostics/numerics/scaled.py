@@ -1,8 +1,8 @@
-"""Sequences of vectors beyond the range of any dtype: each carries the logarithm of its scale, so 10,000 steps lose nothing.
+"""Sequences of vectors beyond the range of any dtype: each vector carries the logarithm of its scale.
 
 A :class:`Scaled` is ``values * exp(log)``, with one scale for each step and row. :func:`linear` is the linear scan on such
-sequences: it runs the backend's own scan over a piece of time, and keeps of it what stayed within a safe range; the rest is
-run again from there with another scale. So the work is that of one scan, and the host is asked once for each piece.
+sequences: it runs the backend's own scan over a piece of time, keeps the steps that stay within a safe range, and runs the
+rest again with another scale. The work is that of one scan, and the host is asked once for each piece.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Scaled:
     ----------
     values : array (T, B, H)
     log : host array (T, B) of float64
-        Natural logarithm of the scale; what it is where the values are 0 does not matter.
+        Natural logarithm of the scale; arbitrary where the values are 0.
     """
 
     values: Array

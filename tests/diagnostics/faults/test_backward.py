@@ -13,13 +13,6 @@ from rnncore.diagnostics.faults.first import nonfinite
 from tests.diagnostics.places import BACKWARD_FLOAT32, LN2, WHERE, drawn, model, on
 
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    """NumPy warns of the overflows that are planted here."""
-    with np.errstate(all="ignore"):
-        yield
-
-
 @pytest.mark.parametrize(
     "where", [("numpy", "float32"), ("torch", "float32"), ("strict", "float32"), ("jax", "float32")]
 )

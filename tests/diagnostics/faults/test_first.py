@@ -10,13 +10,6 @@ from rnncore.diagnostics.faults.first import nonfinite
 from tests.diagnostics.places import WHERE, drawn, on
 
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    """NumPy warns of the overflows that are planted here."""
-    with np.errstate(all="ignore"):
-        yield
-
-
 def planted(rnn, name, index, value):
     state = {k: rnn._engine.backend.to_numpy(v).copy() for k, v in rnn.state_dict().items()}
     state[name][index] = value

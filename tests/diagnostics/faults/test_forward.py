@@ -13,13 +13,6 @@ from rnncore.diagnostics.faults.first import nonfinite
 from tests.diagnostics.places import BACKWARD_FLOAT32, LN2, WHERE, model, on
 
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    """NumPy warns of the overflows that are planted here."""
-    with np.errstate(all="ignore"):
-        yield
-
-
 @pytest.mark.parametrize(
     ("where", "step"),
     # x_0 = 1 in unit 0 of row 2 and doubles: h_t = 2^t, and the largest powers are 2^127 and 2^1023.

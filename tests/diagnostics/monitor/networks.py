@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import rnncore
 from rnncore import errors
 
 T, B, I, H = 9, 3, 4, 5  # noqa: E741
@@ -42,11 +41,6 @@ def refused(kind, *words):
             return done
 
     return _Refused()
-
-
-@pytest.fixture
-def network():
-    return rnncore.RNN(I, H, rng=0)
 
 
 X = numbers(30, B, I)

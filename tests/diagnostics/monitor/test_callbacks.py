@@ -10,11 +10,6 @@ from rnncore.diagnostics.monitor.monitor import Monitor
 from tests.diagnostics.monitor.networks import QUIET, B, H, I, T, X, nn, numbers, refused, tensor
 
 
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-
-
 class LightningLike:
     """What a Trainer does with a callback, for automatic optimisation with gradient clipping."""
 

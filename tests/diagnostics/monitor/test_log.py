@@ -9,16 +9,10 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 
 from rnncore.diagnostics.monitor.log import BEGIN, MAX_LINE, read_log
 from rnncore.diagnostics.monitor.monitor import Monitor
 from tests.diagnostics.monitor.networks import X, refused
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
 
 
 def test_a_log_is_read_back_as_it_was_written(tmp_path, network):

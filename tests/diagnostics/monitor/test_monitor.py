@@ -20,11 +20,6 @@ from rnncore.diagnostics.run import diagnose
 from tests.diagnostics.monitor.networks import QUIET, B, H, I, T, X, nn, numbers, refused, tensor
 
 
-@pytest.fixture(autouse=True)
-def seeded():
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def kept():
     """Its gradients keep their size."""
