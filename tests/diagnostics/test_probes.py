@@ -58,6 +58,7 @@ PROBES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROBES)
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 def test_the_same_trace_gives_the_same_result_on_every_backend(name, nonlinearity):

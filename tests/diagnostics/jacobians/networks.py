@@ -6,12 +6,13 @@ import math
 
 import mpmath
 import numpy as np
+import pytest
 
 import rnncore
 from rnncore import diagnostics
 from rnncore.diagnostics.jacobians.sweep import JacobianChain
 
-FLOAT64 = ("numpy", "torch", "strict")
+FLOAT64 = ("numpy", "torch", pytest.param("strict", marks=pytest.mark.slow))
 
 
 LONG = 10_000

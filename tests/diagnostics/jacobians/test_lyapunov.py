@@ -96,6 +96,7 @@ def test_a_linear_gaussian_network_has_the_circular_law():
     assert np.abs(found.exponents - law).max() < 1 / math.sqrt(n) and np.abs(found.exponents - law).mean() < 0.05
 
 
+@pytest.mark.slow
 def test_a_random_tanh_network_of_gain_2_is_chaotic():
     """lambda_1 of the mean field, 0.5 ln(g^2 E f'^2) with q = g^2 E f^2 (Molgedey, Schuchhardt and Schuster 1992).
 
@@ -127,6 +128,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("g", PUBLISHED)
 def test_published_spectra_of_chaotic_networks(g):
     """Of 9 networks of 256 units the numbers are 0.93 to 1.03 of those of the large ones, near which they crowd as N grows."""

@@ -231,7 +231,7 @@ def test_spectral_radius_0_and_a_gradient_that_doubles_at_every_step(backend):
 def test_backends_agree(f):
     """The same numbers in float64 on three libraries, with weights, inputs and lengths that are alike."""
     made = []
-    for backend in FLOAT64:
+    for backend in ("numpy", "torch", "strict"):
         record, _ = driven(backend, f=f, h=6, steps=120, lengths=[120, 77], gain=1.2)
         u = on(model_on(backend), np.ones((120, 2, 6)))
         spectrum, reach = lyapunov(record.lane(), k=3), record.map(horizon, *diagnostics.flow(record, u, None))[-1][0]
