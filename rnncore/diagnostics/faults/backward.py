@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.diagnostics.faults.fault import NonFinite, finite, first_fault, growth_before, range_of
+from rnncore.diagnostics.faults.fault import NonFinite, finite, first_fault, growth_before, place_of, range_of
 from rnncore.diagnostics.gradient.flow import of_loss, own_cotangents
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics.integers import UNIT_BITS, Cause, Share, explain, log_of, overflow_limit, signs, whole
@@ -82,12 +82,7 @@ def _of_step(
         cause=cause,
         quantity="dL/dz",
         where=where,
-        layer=lane.layer,
-        direction=lane.direction,
-        step=t,
-        row=b,
-        unit=u,
-        index=(t, b, u),
+        **place_of(lane, t, b, u),
         value=float(values[u]),
         ranges={
             "dL/dz of the later step": range_of(later),

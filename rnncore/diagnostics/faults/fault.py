@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from rnncore.diagnostics.numerics.integers import Cause
 from rnncore.network.engine import Engine
 from rnncore.typing import Array, Host
 
-__all__ = ["NonFinite", "finite", "first_fault", "given", "growth_before", "range_of"]
+__all__ = ["NonFinite", "finite", "first_fault", "given", "growth_before", "place_of", "range_of"]
 
 Phase: TypeAlias = Literal["forward", "backward"]
 # Steps before the fault over which the growth is measured: earlier ones may have behaved differently.
@@ -93,6 +93,12 @@ def given(
         growth=math.nan,
         log_value=math.nan,
     )
+
+
+def place_of(lane: Lane, t: int, b: int, u: int) -> dict[str, Any]:
+    """The fields of a fault at a step, row and unit of a lane's array."""
+    own = {"layer": lane.layer, "direction": lane.direction, "step": t, "row": b, "unit": u}
+    return {**own, "index": (t, b, u)}
 
 
 def finite(engine: Engine, arrays: Iterable[Array]) -> list[bool]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from rnncore.backend.arrays import floating_dtypes
-from rnncore.diagnostics.faults.fault import NonFinite, finite, first_fault, given, growth_before, range_of
+from rnncore.diagnostics.faults.fault import NonFinite, finite, first_fault, given, growth_before, place_of, range_of
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics import integers
 from rnncore.diagnostics.numerics.device import on_device
@@ -73,12 +73,7 @@ def _explain(record: Record, lane: Lane, t: int, b: int) -> NonFinite:
         cause=cause,
         quantity=quantity,
         where=where,
-        layer=lane.layer,
-        direction=lane.direction,
-        step=t,
-        row=b,
-        unit=u,
-        index=(t, b, u),
+        **place_of(lane, t, b, u),
         value=float(value),
         ranges=ranges,
         growth=growth_before(lane, lane.h, t, b, back=1 if lane.reverse else -1),
