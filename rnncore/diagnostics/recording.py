@@ -80,22 +80,22 @@ class Record:
 
     @property
     def nonlinearity(self) -> Nonlinearity:
-        """The network's."""
+        """The nonlinearity of all layers."""
         return self.spec.nonlinearity
 
     @property
     def steps(self) -> int:
-        """T."""
+        """Number of steps, T."""
         return int(self.x.shape[0])
 
     @property
     def batch(self) -> int:
-        """B."""
+        """Number of rows, B."""
         return int(self.x.shape[1])
 
     @property
     def directions(self) -> int:
-        """D."""
+        """Number of directions, 1 or 2."""
         return self.spec.num_directions
 
     @cached_property

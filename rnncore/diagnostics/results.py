@@ -60,7 +60,7 @@ class Lanes(tuple[tuple[R, ...], ...], Generic[R]):
         return tuple(map(tuple, values))
 
     def map(self, function: Callable[..., Any], *args: Any, **options: Any) -> Lanes[Any]:
-        """Apply a function to each result."""
+        """Apply a function to the result of each lane."""
         return Lanes(tuple(function(result, *args, **options) for result in row) for row in self)
 
 

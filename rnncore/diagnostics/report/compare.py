@@ -24,7 +24,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Change:
-    """Of one layer and direction, pairs of before and after. NaN where not measured.
+    """Pairs of before and after for one layer and direction. NaN where not measured.
 
     Attributes
     ----------

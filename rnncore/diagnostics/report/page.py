@@ -25,15 +25,15 @@ WIDTH = 4.2
 READ = {
     "flow": "Each row is a layer and direction, each column a step; the loss pulls where the map is brightest, and where the "
     "map fades the weights hardly learn from that step.",
-    "horizon": "How much of the gradient is left so many steps before the loss: a falling line vanishes, a rising one "
-    "explodes, and no gradient is ever above a line that is certain.",
+    "horizon": "How much of the gradient is left n steps before the loss: a falling line vanishes, a rising one explodes, "
+    "and no gradient is ever above a line that is certain.",
     "decomposition": "Above 0 a part makes the gradient grow at that step, below 0 it makes it shrink; the line is the sum, "
-    "and weights, saturation and alignment say whose doing it is.",
+    "of weights, saturation and alignment.",
     "spectrum": "Singular values above 0 on this scale are directions that grew over the whole run; a positive Lyapunov "
     "exponent is chaos, all negative ones forget.",
     "eigenvalues": "Inside the unit circle a linear recurrence forgets, outside it explodes; for a nonlinear one this is a "
     "hint and proves nothing.",
-    "saturation": "First the fraction of a layer that hardly reacts or not at all, then how large its pre-activations are.",
+    "saturation": "First the fractions of saturated states, dead units and lost slopes, then the size of the pre-activations.",
 }
 
 PAGE = """<!doctype html>
@@ -100,13 +100,13 @@ table.pairs {{ width: auto; }}
 
 
 def page(report: Findings, path: str | Path | None = None) -> str:
-    """The page: the verdict first, then the figures, each with how to read it, the numbers, and what was left out.
+    """Write a report as a page: the verdict, the figures, each with how to read it, the numbers, and the omitted probes.
 
     Parameters
     ----------
     report : Report
     path : str or Path, optional
-        Where to write it: a whole file or none.
+        File to write: complete, or not at all.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def page(report: Findings, path: str | Path | None = None) -> str:
     ImportError
         Without matplotlib.
     ArgumentValueError
-        If something stands at the path that is not a regular file.
+        If the path exists and is not a regular file.
     OSError
         If it cannot be written.
 
@@ -151,7 +151,7 @@ def page(report: Findings, path: str | Path | None = None) -> str:
         ),
         verdict=_list("Because", verdict.evidence) + _list("Try", verdict.remedies),
         figures="\n".join(figures),
-        tables=_tables(report) or "<p>None: see what was left out.</p>",
+        tables=_tables(report) or "<p>None: see "Left out".</p>",
         left_out=_list("Left out", (f"{name}: {reason}" for name, reason in missing.items())),
     )
     if path is not None:
@@ -170,7 +170,7 @@ def _figure(report: Findings, kind: str) -> str:
 
 
 def _inline(svg: str, kind: str) -> str:
-    """As an element of a page that has others: names of its own, and ink of the page's colour."""
+    """Make the figure an element of a page: unique names, and ink of the page's colour."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
