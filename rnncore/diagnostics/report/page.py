@@ -151,7 +151,7 @@ def page(report: Findings, path: str | Path | None = None) -> str:
         ),
         verdict=_list("Because", verdict.evidence) + _list("Try", verdict.remedies),
         figures="\n".join(figures),
-        tables=_tables(report) or "<p>None: see "Left out".</p>",
+        tables=_tables(report) or "<p>None: see the list below.</p>",
         left_out=_list("Left out", (f"{name}: {reason}" for name, reason in missing.items())),
     )
     if path is not None:
