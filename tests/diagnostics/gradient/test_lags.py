@@ -139,6 +139,6 @@ def test_a_horizon_that_was_not_looked_at_is_not_asserted():
     report = diagnose(orthogonal(1.0), normal(1000, 2, 3), (normal(1000, 2, 8), None))
     report.assert_healthy(min_horizon=255)
     with pytest.raises(
-        AssertionError, match="followed over 255 steps, and 600 were asked for: give diagnose dependency"
+        AssertionError, match="followed over 255 steps, and min_horizon is 600: give diagnose dependency"
     ):
         report.assert_healthy(min_horizon=600)
