@@ -120,7 +120,10 @@ def test_a_network_without_a_rate_does_not_quote_one():
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("width", "layers", "both"), [(1, 1, False), (4, 2, True), (64, 1, False), (128, 1, False)])
+@pytest.mark.parametrize(
+    ("width", "layers", "both"),
+    [(1, 1, False), pytest.param(4, 2, True, marks=pytest.mark.slow), (64, 1, False), (128, 1, False)],
+)
 def test_the_budget_is_what_a_run_needs(width, layers, both, dtype, level):
     """Never less than the peak, and no more than a run that is long enough for its arrays to be most of it can use."""
     rnn = rnncore.RNN(3, width, layers, bidirectional=both, rng=0, dtype=dtype)
