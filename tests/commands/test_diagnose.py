@@ -242,6 +242,10 @@ BAD_CALLS = {
 }
 
 
+if np.dtype(np.longdouble).itemsize > 8:
+    BAD_CALLS["longdouble"] = ((*GIVEN, "longdouble.npy"), ["--input", "longdouble.npy"])
+
+
 @pytest.mark.parametrize(("arguments", "words"), BAD_CALLS.values(), ids=BAD_CALLS)
 def test_a_bad_call_is_one_line_and_status_2(folder, capfd, monkeypatch, arguments, words):
     """In this process: starting one for each would take minutes."""
