@@ -14,6 +14,7 @@ import rnncore
 from rnncore.diagnostics import diagnose
 from rnncore.diagnostics.figures.plot import KINDS, available, plot
 from rnncore.diagnostics.report.page import WIDTH
+from rnncore.diagnostics.results import Lanes
 from rnncore.errors import ArgumentValueError, UnknownNameError
 from tests.diagnostics.report.networks import NETWORKS, _x, texts_of
 
@@ -78,7 +79,7 @@ def test_a_path_that_cannot_be_used(reports, tmp_path):
 
 def test_what_is_not_a_number_is_in_the_legend(reports):
     def legend(name, kind):
-        return [t.get_text() for t in reports[name].plot(kind).legends[0].gettexts_of()]
+        return [t.get_text() for t in reports[name].plot(kind).legends[0].get_texts()]
 
     assert "exactly 0 (-inf)" in legend("dead", "flow")
     assert "exactly 0 (-inf)" in legend("dead", "horizon")
@@ -90,10 +91,10 @@ def test_what_is_not_a_number_is_in_the_legend(reports):
 
 def test_nan_and_infinity_in_a_map_have_colours_of_their_own(reports):
     report = reports["vanishing"]
-    total = report.flow.total[0].copy()
-    total[0, 5], total[0, 6] = np.nan, np.inf
-    figure = replace(report, flow=replace(report.flow, total=(total,))).plot("flow")
-    texts = [t.get_text() for t in figure.legends[0].gettexts_of()]
+    total = report.flow[0][0].total.copy()
+    total[5], total[6] = np.nan, np.inf
+    figure = replace(report, flow=Lanes([(replace(report.flow[0][0], total=total),)])).plot("flow")
+    texts = [t.get_text() for t in figure.legends[0].get_texts()]
     assert "not a number (NaN)" in texts and "infinite (+inf)" in texts
     image = figure.axes[0].images[0].get_array()
     assert len({tuple(np.round(image[0, t], 6)) for t in (4, 5, 6)}) == 3

@@ -62,7 +62,7 @@ def texts_of(figure):
     """All that are drawn: matplotlib keeps ticks outside the limits, and their labels."""
     yield from figure.texts
     for legend in figure.legends:
-        yield from legend.gettexts_of()
+        yield from legend.get_texts()
     for axes in figure.axes:
         if axes.get_visible():
             yield from (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts)

@@ -242,7 +242,7 @@ def test_the_layer_that_is_named_is_the_saturated_one():
     assert report.horizon[1][0].median[-1] < report.horizon[0][0].median[-1] - 10
     assert report.verdict.label == "saturated"
     assert "of the states of layer 0 are" in report.verdict.summary
-    assert {e.where for e in report.verdict.evidence if "end of their range" in e.metric} == {"layer 0"}
+    assert {e.where for e in report.verdict.evidence if "saturated states" in e.metric} == {"layer 0"}
 
 
 def test_only_the_layer_that_fails_is_changed():
