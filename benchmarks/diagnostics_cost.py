@@ -1,4 +1,4 @@
-"""What the cheap probes cost, in units of one backward pass, and products of Jacobians in units of one recurrent pass.
+"""The cost of the cheap probes, in units of one backward pass, and products of Jacobians in units of one recurrent pass.
 
 In one process and in interleaved rounds, so that a slow moment of the machine meets every candidate; medians of the rounds.
 Prints Markdown. Run it with ``python benchmarks/diagnostics_cost.py [--rounds N] [--quick]``.
@@ -21,7 +21,7 @@ import numpy as np
 
 import rnncore
 from rnncore import diagnostics
-from rnncore.diagnostics.jacobians.product import Chain
+from rnncore.diagnostics.jacobians.sweep import JacobianChain
 
 GOAL, GOAL_PER_DIRECTION = 1.3, 1.5
 DIRECTIONS = (1, 2, 8)
@@ -63,26 +63,27 @@ def cheap(shape: tuple[int, int, int], rounds: int, dtype: str) -> Times:
     every = rng.standard_normal((steps, batch, width)).astype(dtype)
     last = every[-1:].copy()
     seen = diagnostics.record(rnn, x)
-    flow_last, deltas_last = diagnostics.flow(seen, None, [[last[0]]])
-    flow_every, deltas_every = diagnostics.flow(seen, every)
+    lane = seen.lane()
+    of_last = _of_lane(*diagnostics.flow(seen, None, [[last[0]]]))
+    of_every = _of_lane(*diagnostics.flow(seen, every))
     _, _, pullback = rnn.vjp(x)
 
     def backward() -> None:
         rnn.vjp(x)[2](d_h_n=last)
 
     def three(d_output: Any, d_last: Any) -> None:
-        found, deltas = diagnostics.flow(seen, d_output, d_last)
-        diagnostics.saturation(seen)
-        diagnostics.horizon(seen, found, deltas)
+        found = _of_lane(*diagnostics.flow(seen, d_output, d_last))
+        diagnostics.saturation(lane)
+        diagnostics.horizon(lane, *found)
 
     candidates = {
         "backward": backward,
         "pullback": lambda: pullback(d_h_n=last),
         "record": lambda: diagnostics.record(rnn, x),
         "flow": lambda: diagnostics.flow(seen, None, [[last[0]]]),
-        "saturation": lambda: diagnostics.saturation(seen),
-        "horizon": lambda: diagnostics.horizon(seen, flow_last, deltas_last),
-        "horizon, all losses": lambda: diagnostics.horizon(seen, flow_every, deltas_every),
+        "saturation": lambda: diagnostics.saturation(lane),
+        "horizon": lambda: diagnostics.horizon(lane, *of_last),
+        "horizon, all losses": lambda: diagnostics.horizon(lane, *of_every),
         "three": lambda: three(None, [[last[0]]]),
         "three, all losses": lambda: three(every, None),
         "diagnose": lambda: diagnostics.diagnose(rnn, x, (None, last)),
@@ -90,22 +91,27 @@ def cheap(shape: tuple[int, int, int], rounds: int, dtype: str) -> Times:
     return Times(shape, measure(candidates, rounds))
 
 
+def _of_lane(flows: Any, deltas: Any) -> tuple[Any, Any]:
+    """The gradient of a network of one lane."""
+    return flows[0][0], deltas[0][0]
+
+
 def products(shape: tuple[int, int, int], rounds: int, dtype: str) -> Times:
     """One sweep of k directions through the whole product, without and with its orthonormalisations."""
     steps, batch, width = shape
     rnn = rnncore.RNN(16, width, init={"weight_hh": "orthogonal"}, rng=0, backend="numpy", dtype=dtype)
     x = np.random.default_rng(0).standard_normal((steps, batch, 16)).astype(dtype)
-    seen = diagnostics.record(rnn, x)
-    engine, d, w = seen.engine, seen.slope(0, 0), seen.weights[0][0].weight_hh
+    lane = diagnostics.record(rnn, x).lane()
+    engine, d, w = lane.engine, lane.slope(), lane.weights.weight_hh
     zeros, h0 = np.zeros_like(d), np.zeros_like(d[0])
-    chain = Chain.of_network(d, w, engine=engine)
+    chain = JacobianChain.of_network(d, w, engine=engine)
 
     def sweep(k: int) -> Callable[[], Any]:
         v = np.random.default_rng(0).standard_normal((batch, k, width)).astype(dtype)
         return lambda: chain.push(v, 0, steps)
 
     def whole(k: int) -> Callable[[], Any]:
-        return lambda: diagnostics.product(seen, k, max_sweeps=2)
+        return lambda: diagnostics.product(lane, k, max_sweeps=2)
 
     candidates: dict[str, Callable[[], Any]] = {
         "forward": lambda: rnn(x),

@@ -1,7 +1,7 @@
-"""Three networks that do not learn handwritten digits: what `diagnose` says of each, and what its own remedies change.
+"""Three networks that do not learn handwritten digits, diagnosed, repaired by the remedies of the report, and trained again.
 
-Each of scikit-learn's 1,797 digits is a sequence of 64 pixels, one a step; a softmax of the last state says which digit it
-was. `diagnose` sees the first batch before training. The remedies are read from its report: no number of them stands here.
+Each of scikit-learn's 1,797 digits is a sequence of 64 pixels, one a step; a softmax of the last state names the digit.
+`diagnose` sees the first batch before training. The remedies are read from its report: no number of them is in this file.
 Run it with ``python examples/why_it_does_not_learn.py``; it needs ``rnncore[demo]`` and a few seconds for each seed.
 """
 
@@ -27,7 +27,7 @@ Host = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Setup:
-    """A network and how it is trained; what the remedies change is all in here."""
+    """A network and its training: everything that the remedies can change."""
 
     name: str
     what: str
@@ -67,7 +67,7 @@ SETUPS = (
 
 @dataclass(frozen=True)
 class Data:
-    """Pixels (N, 64) as scikit-learn has them, from 0 to 16, and labels (N,)."""
+    """Pixels (N, 64) from 0 to 16, as in scikit-learn, and labels (N,)."""
 
     train_x: Host
     train_y: Host
@@ -91,17 +91,17 @@ class Story:
 
     @property
     def accuracy(self) -> float:
-        """The first seed's."""
+        """Of the first seed."""
         return self.accuracies[0]
 
     @property
     def repaired_accuracy(self) -> float:
-        """The first seed's, with the remedies."""
+        """Of the first seed, with the remedies."""
         return self.repaired_accuracies[0]
 
 
 def digits(limit: int | None = None) -> Data:
-    """Every digit in the same share of training and held-out data."""
+    """Split into training and held-out data, with the same share of every digit."""
     from sklearn.datasets import load_digits  # type: ignore[import-untyped]
     from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
 
@@ -111,7 +111,7 @@ def digits(limit: int | None = None) -> Data:
 
 
 def sequences(pixels: Host, scale: float) -> Host:
-    """(N, 64) to (64, N, 1): one pixel a step."""
+    """Reshape (N, 64) to (64, N, 1): one pixel a step."""
     return np.asarray(pixels.T[:, :, None] * scale, dtype=np.float32)
 
 
@@ -147,7 +147,7 @@ class Classifier:
         return loss, {**grads.params, **of_readout}
 
     def diagnose(self, pixels: Host, labels: Host) -> Report:
-        """What the library says of the network on this batch and with this loss."""
+        """Diagnose the network on this batch with this loss."""
 
         def cotangent(output: Host, h_n: Host) -> tuple[None, Host]:
             return None, (self.d_logits(h_n[0], labels)[1] @ self.readout["out_weight"])[None]
@@ -155,13 +155,13 @@ class Classifier:
         return diagnose(self.rnn, sequences(pixels, self.scale), cotangent)
 
     def accuracy(self, pixels: Host, labels: Host) -> float:
-        """The share that is named right."""
+        """The fraction of correct labels."""
         _, h_n = self.rnn(sequences(pixels, self.scale))
         return float((self.logits(h_n[0]).argmax(axis=1) == labels).mean())
 
 
 def apply(setup: Setup, remedy: Remedy) -> Setup:
-    """The setup with what the remedy says changed, by the number that it gives: in this setting only these can come."""
+    """Apply a remedy to the setup, with its number. Only these remedies can occur here."""
     if remedy.parameter == "weight_hh gain" and remedy.value is not None:
         return replace(setup, init={**setup.init, "weight_hh": init.orthogonal(remedy.value)})
     if remedy.parameter == "input scale" and remedy.value is not None:
@@ -172,7 +172,7 @@ def apply(setup: Setup, remedy: Remedy) -> Setup:
 
 
 def train(setup: Setup, data: Data, epochs: int, seed: int = 0) -> tuple[float, Report]:
-    """The held-out accuracy after training, and the report on the first batch before it."""
+    """Train, and return the held-out accuracy, and the report on the first batch before training."""
     rng = np.random.default_rng(seed)
     model = Classifier(setup, rng)
     batches = np.array_split(rng.permutation(len(data.train_y)), -(-len(data.train_y) // BATCH))
@@ -200,7 +200,7 @@ def train(setup: Setup, data: Data, epochs: int, seed: int = 0) -> tuple[float, 
 
 
 def tell(setup: Setup, data: Data, epochs: int, seeds: int = 1) -> Story:
-    """Train as it is; apply every remedy of that seed's report; train that from the same seed."""
+    """Train the setup as it is, then with every remedy of its report, from the same seed."""
     told = []
     for seed in range(seeds):
         accuracy, before = train(setup, data, epochs, seed)
@@ -225,7 +225,7 @@ def draw(story: Story, path: Path) -> None:
     )
     for report, colour, label in both:
         assert report.flow is not None
-        low, middle, high = report.flow.quantiles(0, (0.25, 0.5, 0.75))[:, 0]
+        low, middle, high = report.flow[0][0].quantiles((0.25, 0.5, 0.75))
         steps = np.arange(len(middle))
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(steps, middle, color=colour, label=label)
@@ -238,11 +238,11 @@ def draw(story: Story, path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> list[Story]:
-    """Tell the stories, print them, and write the pictures."""
+    """Run all setups, print the results, and write the pictures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--seeds", type=int, default=1, help="how many; the report is the first one's")
-    parser.add_argument("--digits", type=int, help="only so many of the 1,797")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds; the report is that of the first")
+    parser.add_argument("--digits", type=int, help="use only this many of the 1,797")
     parser.add_argument("--images", type=Path, help="a folder for the pictures")
     options = parser.parse_args(arguments)
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]

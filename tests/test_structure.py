@@ -17,7 +17,8 @@ from tests.tools.process import python
 ROOMS = {
     "": "errors typing arguments nonlinearity carry backend scan spec init optim network io functional model diagnostics "
     "testing commands",
-    "diagnostics": "recording foreign numerics units jacobians gradient faults verdict findings figures report run monitor",
+    "diagnostics": "numerics results lane recording foreign units jacobians gradient faults verdict findings figures "
+    "report run monitor",
     "testing": "tools check checks report run conformance",
     "commands": "terminal backends conform diagnose demo cli",
 }

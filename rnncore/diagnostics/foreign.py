@@ -1,4 +1,4 @@
-"""as_rnn: a recurrent module of an array library's own, such as torch.nn.RNN, as the network that the probes read.
+"""Recurrent modules of other libraries, such as torch.nn.RNN, converted to an RNN.
 
 Nothing here knows a library. The module's parameters are arrays of some backend, and that backend converts the module, if it
 has a ``from_module``.
@@ -19,7 +19,7 @@ __all__ = ["as_rnn", "detached"]
 
 
 def as_rnn(network: Any) -> RNN:
-    """The network itself, or a copy of a library's own recurrent module.
+    """Return an RNN as it is, or convert a library's own recurrent module.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def as_rnn(network: Any) -> RNN:
     Returns
     -------
     RNN
-        The very one that was given; of a module a new one, on the module's backend and device.
+        The given one, or a new one on the module's backend and device.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def as_rnn(network: Any) -> RNN:
 
 
 def detached(value: Any) -> Any:
-    """An array, or arrays in a tuple or list, outside a library's graph: a probe's run is nobody's to differentiate."""
+    """Detach an array, or arrays in a tuple or list, from a library's graph."""
     if isinstance(value, (tuple, list)):
         return type(value)(map(detached, value)) if type(value) in (tuple, list) else value
     if not getattr(value, "requires_grad", False) or not callable(getattr(value, "detach", None)):
@@ -77,7 +77,7 @@ def _first_parameter(module: Any) -> Any:
         return None
     try:
         found = parameters()
-    except TypeError:  # it wants arguments, so it is not what is meant here
+    except TypeError:  # it needs arguments, so it is another kind of method
         return None
     if isinstance(found, Mapping):
         found = found.values()

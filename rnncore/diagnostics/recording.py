@@ -1,22 +1,26 @@
-"""What every probe reads: one run of a network, with all its states and pre-activations, its weights and its inputs.
+"""One run of a network with all its states: what every probe reads.
 
-A probe never runs the network again: it is a function of a :class:`Record`, made once by :func:`record`.
+:func:`record` runs the network once. A :class:`Lane` is one layer in one direction of that run, and a probe is a function
+of a lane.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from rnncore.arguments import Rng, describe
-from rnncore.errors import ArgumentTypeError
+from rnncore.diagnostics.lane import Lane
+from rnncore.diagnostics.numerics import device
+from rnncore.diagnostics.results import Lanes
+from rnncore.errors import ArgumentTypeError, ArgumentValueError
 from rnncore.model.rnn import RNN
-from rnncore.network import calls
-from rnncore.network import stack as network
+from rnncore.network import calls, stack
 from rnncore.network.engine import Engine
 from rnncore.network.layout import Layout
 from rnncore.network.ragged import Ragged
@@ -25,12 +29,15 @@ from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore.spec import RNNSpec
 from rnncore.typing import Array, Host, Namespace
 
-__all__ = ["Record", "check_record", "record"]
+__all__ = ["Record", "check_record", "lane_probe", "record"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run, time-first whatever the layout of the call; everything by [layer][direction] where there is one for each.
+    """One run of a network, time-first whatever the layout of the call.
 
     Attributes
     ----------
@@ -39,7 +46,7 @@ class Record:
         torch's names.
     engine : Engine
     weights : list of list of Weights
-        The same numbers, with the sum of the two biases.
+        By [layer][direction], with the sum of the two biases.
     x : array (T, B, I)
     h0 : list of list of array (B, H_k)
     h, z : list of list of array (T, B, H_k)
@@ -48,7 +55,7 @@ class Record:
         What each layer reads.
     ragged : Ragged or None
         The lengths, where they are not all T.
-    plan : network.Plan
+    plan : Plan
     layout : Layout
         How the caller's arrays were laid out.
     """
@@ -63,7 +70,7 @@ class Record:
     z: list[list[Array]]
     inputs: list[Array]
     ragged: Ragged | None
-    plan: network.Plan
+    plan: stack.Plan
     layout: Layout
 
     @property
@@ -73,22 +80,22 @@ class Record:
 
     @property
     def nonlinearity(self) -> Nonlinearity:
-        """The network's."""
+        """The nonlinearity of all layers."""
         return self.spec.nonlinearity
 
     @property
     def steps(self) -> int:
-        """T."""
+        """Number of steps, T."""
         return int(self.x.shape[0])
 
     @property
     def batch(self) -> int:
-        """B."""
+        """Number of rows, B."""
         return int(self.x.shape[1])
 
     @property
     def directions(self) -> int:
-        """D."""
+        """Number of directions, 1 or 2."""
         return self.spec.num_directions
 
     @cached_property
@@ -101,34 +108,128 @@ class Record:
         """Host array (T, B) of bool: whether the step belongs to the row."""
         return np.arange(self.steps)[:, None] < np.asarray(self.lengths, dtype=np.int64)[None, :]
 
-    def slope(self, layer: int, direction: int) -> Array:
-        """f' at every step (T, B, H_k), from z; 0 in the padding."""
-        f = self.nonlinearity
-        if f.name == "tanh" and not f.derivative_needs_z:  # made from tanh(z) in any case, and that is h
-            d = f.derivative_from_h(self.h[layer][direction], xp=self.xp)
-        else:
-            d = f.derivative(self.z[layer][direction], xp=self.xp)
-        return d if self.ragged is None else self.ragged.masked(d)
+    @cached_property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Every layer and direction, the lowest layer first."""
+        return tuple(
+            Lane(
+                k,
+                d,
+                self.weights[k][d],
+                self.inputs[k],
+                self.h0[k][d],
+                self.h[k][d],
+                self.z[k][d],
+                self.lengths,
+                self.valid,
+                self.ragged,
+                self.engine,
+                self.nonlinearity,
+                self.spec.suffix(k, d),
+            )
+            for k in range(self.spec.num_layers)
+            for d in range(self.directions)
+        )
 
-    def previous(self, layer: int, direction: int) -> Array:
-        """The state that each step started from, (T, B, H_k): h0 at a row's first step in the direction's time."""
-        from rnncore import scan
+    def lane(self, layer: int = -1, direction: int = 0) -> Lane:
+        """One layer in one direction; by default the top layer.
 
-        h, h0 = self.h[layer][direction], self.h0[layer][direction]
-        before = scan.previous(h, h0, reverse=bool(direction), xp=self.xp)
-        return self.ragged.put_at_ends(before, h0) if self.ragged is not None and direction else before
+        Raises
+        ------
+        ArgumentValueError
+            For a layer or direction that the network lacks.
+        """
+        layers = self.spec.num_layers
+        for name, value, low, count in (
+            ("layer", layer, -layers, layers),
+            ("direction", direction, 0, self.directions),
+        ):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value < count:
+                raise ArgumentValueError(f"{name}: expected an int in [0, {count - 1}], got {value!r}")
+        return self.lanes[layer % layers * self.directions + direction]
+
+    def layer(self, k: int) -> tuple[Lane, ...]:
+        """The lanes of one layer."""
+        return self.lanes[k * self.directions : (k + 1) * self.directions]
+
+    def mask_below(self, k: int) -> Array | None:
+        """The dropout mask between layer k and the one below, if there is one."""
+        masks = self.plan.masks
+        return masks[k - 1] if 0 < k <= len(masks) else None
+
+    def map(self, probe: Callable[..., R], *by_lane: Any, **options: Any) -> Lanes[R]:
+        """Run a probe on every lane.
+
+        Parameters
+        ----------
+        probe : callable
+            Such as :func:`rnncore.diagnostics.saturation`.
+        *by_lane
+            Arguments by [layer][direction], such as the two results of :func:`rnncore.diagnostics.flow`.
+        **options
+            Passed to every call.
+
+        Returns
+        -------
+        Lanes
+            The results by [layer][direction].
+        """
+        found = [probe(lane, *(a[lane.layer][lane.direction] for a in by_lane), **options) for lane in self.lanes]
+        return Lanes(tuple(found[i : i + self.directions]) for i in range(0, len(found), self.directions))
+
+    def masked(self, x: Array) -> Array:
+        """x (T, B, ...), 0 in the padding."""
+        return x if self.ragged is None else self.ragged.masked(x)
 
     def host(self, x: Array) -> Host:
         """Numbers on the host in float64."""
-        return np.asarray(self.engine.backend.to_numpy(x), dtype=np.float64)
+        return device.on_host(x, self.engine)
 
 
 def check_record(record: Any) -> None:
-    """A Record, or an error that says how to have one."""
+    """Raise ArgumentTypeError for anything but a Record."""
     if not isinstance(record, Record):
         raise ArgumentTypeError(
             f"record: expected what rnncore.diagnostics.record(rnn, x) returns, got {describe(record)}"
         )
+
+
+def lane_probe(*by_lane: str, alone: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a probe of a lane take a whole record too, as in version 0.1, with a DeprecationWarning.
+
+    Parameters
+    ----------
+    *by_lane : str
+        The names that the probe's arguments by [layer][direction] had.
+    alone : bool
+        Whether the old form had the options `layer` and `direction` and returned the result of one lane.
+    """
+
+    def decorate(probe: Callable[P, R]) -> Callable[P, R]:
+        name = getattr(probe, "__name__", "probe")
+
+        @wraps(probe)
+        def run(lane: Any, *args: Any, **options: Any) -> Any:
+            call: Callable[..., Any] = probe
+            if isinstance(lane, Lane):
+                return call(lane, *args, **options)
+            if not isinstance(lane, Record):
+                raise ArgumentTypeError(
+                    f"lane: expected a lane of what rnncore.diagnostics.record(rnn, x) returns, such as record.lane(), "
+                    f"got {describe(lane)}"
+                )
+            text = f"{name}(record) is deprecated: write {name}(record.lane(), ...), or record.map({name}, ...) for all lanes"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            args = (*args, *(options.pop(n) for n in by_lane[len(args) :] if n in options))
+            nested, rest = args[: len(by_lane)], args[len(by_lane) :]
+            if alone:
+                one = lane.lane(options.pop("layer", -1), options.pop("direction", 0))
+                return call(one, *(a[one.layer][one.direction] for a in nested), *rest, **options)
+            return lane.map(lambda one, *own, **more: call(one, *own, *rest, **more), *nested, **options)
+
+        return run  # type: ignore[return-value]
+
+    return decorate
 
 
 def record(
@@ -166,8 +267,8 @@ def record(
     with call.engine.scope():
         layout, xt, h0s, plan = calls.prepare(call, x, h0, lengths, training, rng)
         weights = call.weights()
-        found = network.trace(weights, xt, h0s, plan)
-        inputs = network.inputs(xt, found.h, plan)
+        found = stack.trace(weights, xt, h0s, plan)
+        inputs = stack.inputs(xt, found.h, plan)
     return Record(
         spec=call.spec,
         params=dict(call.params),

@@ -1,15 +1,14 @@
-"""diagnose: run the probes that a level pays for, and put what they found into one report with a verdict."""
+"""One call for everything: run the probes of a level, and return a report with a verdict."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from rnncore.arguments import positive_int
+from rnncore.arguments import closest, positive_int
 from rnncore.diagnostics.faults.first import nonfinite
 from rnncore.diagnostics.findings.findings import Subject
 from rnncore.diagnostics.foreign import as_rnn, detached
@@ -22,6 +21,7 @@ from rnncore.diagnostics.jacobians.bounds import bounds
 from rnncore.diagnostics.jacobians.jacobian import jacobian
 from rnncore.diagnostics.jacobians.lyapunov import lyapunov
 from rnncore.diagnostics.jacobians.product import EXTRA, product
+from rnncore.diagnostics.numerics.device import on_device
 from rnncore.diagnostics.recording import Record, record
 from rnncore.diagnostics.report.report import Report
 from rnncore.diagnostics.units.initial import initial
@@ -30,32 +30,23 @@ from rnncore.diagnostics.verdict.verdict import decide
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameError
 from rnncore.model.rnn import RNN
 from rnncore.network.layout import state_in
-from rnncore.typing import Array
+from rnncore.typing import Array, Host
 
 __all__ = ["Level", "check_level", "diagnose"]
 
 Level: TypeAlias = Literal["cheap", "standard", "deep"]
 Cotangents: TypeAlias = "tuple[Array | None, Any] | Callable[[Array, Any], tuple[Array | None, Any]] | None"
 
-# How many directions the products and spectra of each level follow; "cheap" follows none.
+# Number of directions that the products and spectra of each level follow; "cheap" follows none.
 DIRECTIONS = {"standard": 1, "deep": 8}
-# Of the budget: arrays of the states' shape and dtype, numbers of float64 on the host for each step and row; and of "deep" the
-# triangles of the sweeps and the host's own states of gradcheck.
+# The memory budget: arrays of the states' shape and dtype, float64 numbers on the host for each step and row; for "deep" also
+# the triangles of the sweeps and the host's own states of gradcheck.
 STATES, LOGARITHMS, FRAMES, HOST_STATES, ITEM = 11, 48, 8, 3, 8
-# Whatever the run: the pairs of lags that a slope is the median of, and tables.
+# For any run: the pairs of lags whose slopes the median is taken of, and tables.
 FIXED = 2**21
 PROBES = (
-    "flow",
-    "horizon",
-    "saturation",
-    "bounds",
-    "decomposition",
-    "jacobian",
-    "initial",
-    "weight_gradient",
-    "product",
-    "lyapunov",
-    "gradcheck",
+    *("flow", "horizon", "saturation", "bounds", "decomposition", "jacobian", "initial", "weight_gradient", "product"),
+    *("lyapunov", "gradcheck"),
 )
 
 
@@ -76,25 +67,25 @@ def diagnose(
     Parameters
     ----------
     rnn : RNN, torch.nn.RNN or torch.nn.RNNCell
-        Of any backend. See :func:`rnncore.diagnostics.as_rnn` for what becomes of PyTorch's own modules.
+        Of any backend. :func:`rnncore.diagnostics.as_rnn` says how PyTorch's own modules are converted.
     x, h0, lengths
         As for a call of the network.
     cotangent : (d_output, d_h_n), or a function of (output, h_n) that returns them, optional
-        Where the loss pulls, in the shapes that a pullback takes; None in the pair is zero. By default a vector of norm 1 on
-        each row's last valid output.
+        The gradient of the loss, in the shapes that a pullback takes; None in the pair is zero. By default a vector of
+        norm 1 on each row's last valid output.
     dependency_length : int, optional
-        Over how many steps the task has to carry something; by default the whole run. Losses at many steps are followed
-        as far as that, if it is given, and else over 256 steps: the summary says over how many.
+        The number of steps over which the task has to carry information; by default the whole run. Losses at many steps
+        are followed that far if it is given, else over 256 steps: the summary says over how many.
     level : {"cheap", "standard", "deep"}
-        "cheap" runs what costs a few products of the run's own arrays, some ten backward passes in all: flow, horizon,
+        "cheap" runs the probes that cost a few products each, some ten backward passes in all: flow, horizon,
         saturation, bounds, decomposition, initial, weight_gradient, nonfinite. "standard" adds the Jacobian of every
         step and the largest singular value of their product; "deep" more singular values, the Lyapunov spectrum and a
         check of the gradients.
     rng : int
         Seed of every random start, 0 or more.
     max_bytes : int, optional
-        Refuse, before anything is allocated, a run that would need more: its states and gradients, and what the probes of
-        the level make of them. Counted for NumPy; x itself is not counted.
+        Refuse, before anything is allocated, a run that would need more: its states and gradients, and the arrays of the
+        level's probes. Counted for NumPy; x itself is not counted.
 
     Returns
     -------
@@ -104,7 +95,7 @@ def diagnose(
     Raises
     ------
     RnncoreError
-        For arguments that make no sense. Numbers that are not finite are no error: the verdict is "nonfinite".
+        For invalid arguments. Numbers that are not finite are no error: the verdict is "nonfinite".
 
     Examples
     --------
@@ -126,105 +117,73 @@ def diagnose(
     rnn, x, h0 = as_rnn(rnn), detached(x), detached(h0)
     cotangent = cotangent if callable(cotangent) else detached(cotangent)
     _check_budget(rnn, x, level, max_bytes)
-    with np.errstate(all="ignore"):  # what is not finite is what this is about
+    with np.errstate(all="ignore"):  # numbers that are not finite are a finding, not a warning
         seen = record(rnn, x, h0, lengths)
         d_output, d_last = _cotangents(rnn, seen, cotangent, x, h0, lengths)
-        return _report(rnn, seen, d_output, d_last, dependency_length, level, rng, (x, h0, lengths))
-
-
-def check_level(level: Any) -> None:
-    """One of the three, or an error with the closest."""
-    if level not in get_args(Level):
-        close = get_close_matches(str(level), get_args(Level), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UnknownNameError(f"level: expected one of {', '.join(get_args(Level))}, got {level!r}{hint}")
-
-
-def _report(
-    rnn: RNN,
-    seen: Record,
-    d_output: Array | None,
-    d_last: Any,
-    dependency_length: int | None,
-    level: Level,
-    rng: int,
-    call: tuple[Any, Any, Any],
-) -> Report:
-    found: dict[str, Any] = dict.fromkeys(PROBES)
-    left_out: dict[str, str] = {}
-    wanted = max(seen.lengths, default=0) if dependency_length is None else dependency_length
-    fault = nonfinite(seen, d_output, d_last)
-    if fault is not None:
-        left_out |= dict.fromkeys(found, "the run is not finite: see nonfinite")
-    elif seen.batch == 0 or max(seen.lengths, default=0) < 1:
-        left_out |= dict.fromkeys(found, "no row has a step")
-    else:
-        found["flow"], deltas = flow(seen, d_output, d_last)
-        # As far as a dependency that was asked for reaches; of a whole run, which may be long, as far as is usual.
-        lags = MAX_LAG if dependency_length is None else max(MAX_LAG, min(dependency_length, seen.steps) + 1)
-        found["horizon"] = _each(
-            seen,
-            lambda k, d: horizon(
-                seen, found["flow"], deltas, layer=k, direction=d, max_lag=lags, every_loss=level == "deep"
-            ),
-        )
-        found["saturation"], found["bounds"], found["initial"] = saturation(seen), bounds(seen), initial(seen)
-        found["decomposition"] = decompose(seen, found["flow"])
-        found["weight_gradient"] = weight_gradient(seen, deltas)
-        if level == "cheap":
-            left_out |= dict.fromkeys(("jacobian", "product"), 'level="standard" runs it')
-            left_out |= dict.fromkeys(("lyapunov", "gradcheck"), 'level="deep" runs it')
+        fault = nonfinite(seen, d_output, d_last)
+        if fault is not None:
+            found, reason = dict.fromkeys(PROBES), "the run is not finite: see nonfinite"
+            left_out = dict.fromkeys(PROBES, reason)
+        elif max(seen.lengths, default=0) < 1:
+            found, left_out = dict.fromkeys(PROBES), dict.fromkeys(PROBES, "no row has a step")
         else:
-            _costly(rnn, seen, found, left_out, level, rng, call)
-    verdict = decide(
-        seen,
-        dependency_length=wanted,
-        asked=dependency_length is not None,
-        nonfinite=fault,
-        **{n: found[n] for n in ("flow", "horizon", "saturation", "decomposition", "jacobian", "initial", "product")},
-    )
-    subject = Subject(
-        repr(rnn), rnn.backend, seen.engine.dtype_name, seen.steps, seen.batch, seen.lengths, level, wanted
-    )
+            found, left_out = _probe(seen, d_output, d_last, level, rng, dependency_length)
+            if level == "deep":
+                found["gradcheck"] = gradcheck(rnn, x, h0, lengths, rng)
+    asked = dependency_length is not None
+    wanted = dependency_length if dependency_length is not None else max(seen.lengths, default=0)
+    dtype = seen.engine.dtype_name
     return Report(
-        subject=subject,
-        verdict=verdict,
+        subject=Subject(repr(rnn), rnn.backend, dtype, seen.steps, seen.batch, seen.lengths, level, wanted),
+        verdict=decide(seen, found, fault, wanted, asked),
         nonfinite=fault,
         left_out=left_out,
-        eigenvalues=tuple(np.stack([_eigenvalues(seen.host(w.weight_hh)) for w in row]) for row in seen.weights),
+        eigenvalues=tuple(np.stack([_eigenvalues(lane.matrix) for lane in seen.layer(k)]) for k in range(len(seen.h))),
         **found,
     )
 
 
-def _eigenvalues(w: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def check_level(level: Any) -> None:
+    """Raise UnknownNameError, with the closest name, unless it is one of the three."""
+    if level not in get_args(Level):
+        known = get_args(Level)
+        raise UnknownNameError(f"level: expected one of {', '.join(known)}, got {level!r}{closest(str(level), known)}")
+
+
+def _probe(
+    seen: Record, d_output: Array | None, d_last: Any, level: Level, rng: int, dependency_length: int | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The results of the level's probes by name, None for those it leaves out, and why."""
+    flows, deltas = flow(seen, d_output, d_last)
+    # As far as the given dependency; without one, as far as is usual, since the whole run may be long.
+    lags = MAX_LAG if dependency_length is None else max(MAX_LAG, min(dependency_length, seen.steps) + 1)
+    found: dict[str, Any] = dict.fromkeys(PROBES) | {
+        "flow": flows,
+        "horizon": seen.map(horizon, flows, deltas, max_lag=lags, every_loss=level == "deep"),
+        "saturation": seen.map(saturation),
+        "bounds": seen.map(bounds),
+        "initial": seen.map(initial),
+        "decomposition": seen.map(decompose, flows),
+        "weight_gradient": seen.map(weight_gradient, deltas),
+    }
+    left_out = {} if level == "deep" else dict.fromkeys(("lyapunov", "gradcheck"), 'level="deep" runs it')
+    if level == "cheap":
+        return found, dict.fromkeys(("jacobian", "product"), 'level="standard" runs it') | left_out
+    # One generator for all lanes, so that each has a start of its own.
+    found["jacobian"] = seen.map(jacobian, sigma_max=level == "deep", rng=np.random.default_rng(rng))
+    found["product"] = seen.map(lambda lane: product(lane, min(DIRECTIONS[level], lane.width), seed=rng))
+    if level == "deep":
+        found["lyapunov"] = seen.map(lambda lane: lyapunov(lane, min(DIRECTIONS[level], lane.width), seed=rng))
+    return found, left_out
+
+
+def _eigenvalues(w: Host) -> Host:
     """Real and imaginary parts, (H, 2), the largest in magnitude first."""
     if not np.isfinite(w).all():
         return np.full((len(w), 2), np.nan)
     found = np.linalg.eigvals(w)
     found = found[np.lexsort((found.imag, -np.abs(found).round(12)))]
     return np.stack([found.real, found.imag], axis=1)
-
-
-def _costly(
-    rnn: RNN, seen: Record, found: dict[str, Any], left_out: dict[str, str], level: Level, rng: int, call: Any
-) -> None:
-    found["jacobian"] = jacobian(seen, sigma_max=level == "deep", rng=rng)
-    widths = seen.spec.hidden_sizes
-
-    def directions(k: int) -> int:
-        return min(DIRECTIONS[level], widths[k])
-
-    found["product"] = _each(seen, lambda k, d: product(seen, directions(k), layer=k, direction=d, seed=rng))
-    if level == "standard":
-        left_out |= dict.fromkeys(("lyapunov", "gradcheck"), 'level="deep" runs it')
-        return
-    found["lyapunov"] = _each(seen, lambda k, d: lyapunov(seen, directions(k), layer=k, direction=d, seed=rng))
-    x, h0, lengths = call
-    found["gradcheck"] = gradcheck(rnn, x, h0, lengths, rng)
-
-
-def _each(seen: Record, probe: Callable[[int, int], Any]) -> tuple[tuple[Any, ...], ...]:
-    return tuple(tuple(probe(k, d) for d in range(seen.directions)) for k in range(seen.spec.num_layers))
 
 
 def _cotangents(
@@ -240,15 +199,14 @@ def _cotangents(
             f"got {type(pair).__name__}"
         )
     d_output, d_h_n = pair
-    layout, engine = seen.layout, seen.engine
+    layout = seen.layout
     if d_output is not None:
         top = seen.spec.hidden_sizes[-1] * seen.directions
         shape: tuple[int, ...] = (seen.steps, seen.batch, top) if layout.batched else (seen.steps, top)
         if layout.batched and seen.spec.batch_first:
             shape = (seen.batch, seen.steps, top)
-        engine.check("cotangent[0]", d_output, shape)
-        d_output = layout.inward(d_output)
-        d_output = d_output if seen.ragged is None else seen.ragged.masked(d_output)
+        seen.engine.check("cotangent[0]", d_output, shape)
+        d_output = seen.masked(layout.inward(d_output))
     d_last = None if d_h_n is None else state_in(layout, "cotangent[1]", d_h_n)
     return d_output, d_last
 
@@ -259,8 +217,7 @@ def _unit_on_the_last_output(seen: Record) -> Array:
     for row, end in enumerate(seen.lengths):
         if end:
             host[end - 1, row] = 1 / math.sqrt(width)
-    engine = seen.engine
-    return engine.backend.asarray(host, dtype=engine.dtype, device=engine.device)
+    return on_device(host, seen.engine)
 
 
 def _check_budget(rnn: RNN, x: Any, level: Level, max_bytes: int | None) -> None:
@@ -269,7 +226,7 @@ def _check_budget(rnn: RNN, x: Any, level: Level, max_bytes: int | None) -> None
     limit = positive_int("max_bytes", max_bytes)
     shape = tuple(getattr(x, "shape", ()))
     if not isinstance(rnn, RNN) or len(shape) < 2:
-        return  # the call itself says what is wrong with it
+        return  # the call itself reports the error
     count = math.prod(shape[:-1])
     needed = FIXED + count * rnn.spec.num_directions * sum(_bytes(rnn, h, level) for h in rnn.spec.hidden_sizes)
     if needed > limit:
@@ -279,7 +236,7 @@ def _check_budget(rnn: RNN, x: Any, level: Level, max_bytes: int | None) -> None
 
 
 def _bytes(rnn: RNN, width: int, level: Level) -> int:
-    """What one step of one row of a layer and direction needs at most, as measured on NumPy."""
+    """Bytes that one step of one row of a lane needs at most, as measured on NumPy."""
     item = int(rnn.network.engine.xp.finfo(rnn.dtype).bits) // 8
     held = STATES * width * item + LOGARITHMS * ITEM
     if level != "deep":

@@ -146,7 +146,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain data, with NaN and infinity as strings."""
-        from rnncore.diagnostics.findings.findings import plain  # takes as long to import as the suite itself
+        from rnncore.diagnostics.results import plain  # takes as long to import as the suite itself
 
         counts = {s: self.count(s) for s in ORDER}
         return {"schema": 1, "ok": self.ok, "ran": self.ran, "counts": counts, **plain(self)}

@@ -8,6 +8,8 @@ import pytest
 
 from tests.tools.places import ROOT
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("sklearn")
 pytest.importorskip("threadpoolctl")
 pytest.importorskip("matplotlib")

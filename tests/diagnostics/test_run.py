@@ -71,7 +71,7 @@ def test_a_relu_network_of_spectral_radius_zero_that_doubles_at_every_step():
     # Unit 0 is active after a positive input, unit 1 never helps it: an input that keeps exactly one active.
     x = np.zeros((60, 1, 1))
     seen = diagnostics.record(rnn, x, np.asarray([[[1.0, 0.0]]]))
-    radius = diagnostics.bounds(seen).log_spectral_radius[0][0]
+    radius = seen.map(diagnostics.bounds).log_spectral_radius[0][0]
     assert radius < -20
     d_last = [[np.asarray([[1.0, 0.0]])]]
     flow, _ = diagnostics.flow(seen, None, d_last)
@@ -187,7 +187,7 @@ def test_dependency_length_moves_the_verdict():
 def test_a_report_is_json_without_nan(level):
     report = diagnose(network(bidirectional=True, num_layers=2, hidden=6), X[:50], level=level, lengths=[50, 20, 1, 0])
     data = json.loads(report.to_json())
-    assert data["schema_version"] == 1 and data["verdict"]["label"] == report.verdict.label
+    assert data["schema_version"] == 2 and data["verdict"]["label"] == report.verdict.label
     assert "NaN" not in report.to_json() and "Infinity" not in report.to_json()
     for name, value in data.items():
         if value is None and name != "nonfinite":
@@ -217,7 +217,7 @@ def test_assert_healthy():
     with pytest.raises(AssertionError, match="vanishing: after 200 steps"):
         diagnose(network(), X).assert_healthy()
     short = diagnose(network(1.0), X, dependency_length=5)
-    with pytest.raises(AssertionError, match=r"falls below 1e-3 after \d+ steps, and 100 were asked for"):
+    with pytest.raises(AssertionError, match=r"falls below 1e-3 after \d+ steps, and min_horizon is 100"):
         short.assert_healthy(min_horizon=100)
     for bad, kind in ((0, ArgumentValueError), (True, ArgumentValueError), (201, ArgumentValueError)):
         with pytest.raises(kind, match="min_horizon: expected"):
@@ -242,7 +242,7 @@ def test_the_same_report_on_another_backend(backend):
 
 
 def _same(a, b, where):
-    from rnncore.diagnostics.report.report import _plain
+    from rnncore.diagnostics.results import plain
 
     def flat(value):
         if isinstance(value, dict):
@@ -255,7 +255,7 @@ def _same(a, b, where):
         elif isinstance(value, (int, float)) or value in ("nan", "inf", "-inf"):
             yield float(value)
 
-    x, y = np.fromiter(flat(_plain(a)), float), np.fromiter(flat(_plain(b)), float)
+    x, y = np.fromiter(flat(plain(a)), float), np.fromiter(flat(plain(b)), float)
     np.testing.assert_allclose(x, y, rtol=0, atol=1e-9, err_msg=where)
 
 

@@ -1,19 +1,20 @@
-"""nonfinite: where the first NaN or infinity is born, forward and backward, from what, and what should stand there.
+"""The first NaN or infinity of a run, forward or backward: its place, its cause and its correct value.
 
-Anomaly detection of a framework names an operation, and of a fused or compiled scan only the whole of it. Here the states
-of all steps are at hand: one reduction says whether anything is wrong, another where it began, and that one step is gone
-through again term by term on the host in integers, which neither round nor overflow.
+A framework's anomaly detection names an operation, and for a fused scan only the whole scan. Here all states are known:
+one reduction says whether anything is wrong, another where it began, and that one step is repeated term by term on the host
+in integers, which neither round nor overflow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from rnncore.diagnostics.faults.backward import backward
-from rnncore.diagnostics.faults.fault import NonFinite, as_given, finite, given_fault, of_rows, places
+from rnncore.diagnostics.faults.fault import NonFinite, finite, given
 from rnncore.diagnostics.faults.forward import forward
 from rnncore.diagnostics.recording import Record
 from rnncore.typing import Array
@@ -24,7 +25,7 @@ __all__ = ["NonFinite", "nonfinite"]
 def nonfinite(
     record: Record, d_output: Array | None = None, d_last: Sequence[Sequence[Array | None]] | None = None
 ) -> NonFinite | None:
-    """The first NaN or infinity of a run, or None.
+    """Find the first NaN or infinity of a run.
 
     The order of the search is input, initial states, parameters; then the states, the lowest layer first and in each its
     directions' own time; then, with cotangents, backpropagation as training does it, without rescaling: the top layer
@@ -71,36 +72,35 @@ def nonfinite(
 
 
 def _given(record: Record) -> NonFinite | None:
-    h0s = [(k, d, of_rows(record, h0)) for k, row in enumerate(record.h0) for d, h0 in enumerate(row)]
-    params = list(record.params.items())
-    ok = finite(record, [record.x, *(h0 for _, _, h0 in h0s), *(p for _, p in params)])
+    states = [_of_rows(record, lane.h0) for lane in record.lanes]
+    named = [("input", "x", record.x), *(("initial state", "h0", h0) for h0 in states)]
+    named += [("parameter", name, p) for name, p in record.params.items()]
+    ok = finite(record.engine, [x for _, _, x in named])
     if all(ok):
         return None
     first = ok.index(False)
-    if first == 0:
-        return as_given("forward", "input", "x", record.host(record.x), 0, 0, timed=True)
-    if first <= len(h0s):
-        k, d, h0 = h0s[first - 1]
-        return as_given("forward", "initial state", "h0", record.host(h0), k, d)
-    name, value = params[first - 1 - len(h0s)]
-    k, d = next((k, d) for k, d in places(record) if name.endswith(f"_{record.spec.suffix(k, d)}"))
-    return as_given("forward", "parameter", name, record.host(value), k, d)
+    cause, name, x = named[first]
+    lane = record.lanes[first - 1] if cause == "initial state" else record.lanes[0]
+    if cause == "parameter":
+        lane = next(lane for lane in record.lanes if name.endswith(f"_{lane.suffix}"))
+    return given("forward", cause, name, record.host(x), lane)  # type: ignore[arg-type]
 
 
 def _given_cotangents(record: Record, d_output: Array | None, d_last: Any) -> NonFinite | None:
-    top = record.spec.num_layers - 1
-    if d_output is not None:
-        d_output = d_output if record.ragged is None else record.ragged.masked(d_output)
-        if not all(finite(record, [d_output])):
-            host = record.host(d_output)
-            # What backpropagation meets first is the last.
-            t = int(np.nonzero(~np.isfinite(host).all(axis=(1, 2)))[0][-1])
-            b, column = (int(i) for i in np.argwhere(~np.isfinite(host[t]))[0])
-            d, unit = divmod(column, record.spec.hidden_sizes[top])
-            return given_fault("backward", "cotangent", "d_output", (t, b, column), host, top, d, t, b, unit)
-    for k, d in places(record) if d_last is not None else ():
-        if d_last[k][d] is not None:
-            g = of_rows(record, d_last[k][d])
-            if not all(finite(record, [g])):
-                return as_given("backward", "cotangent", "d_h_n", record.host(g), k, d)
+    if d_output is not None and not all(finite(record.engine, [d_output := record.masked(d_output)])):
+        host = record.host(d_output)
+        # Backpropagation meets the last one first.
+        t = int(np.nonzero(~np.isfinite(host).all(axis=(1, 2)))[0][-1])
+        b, column = (int(i) for i in np.argwhere(~np.isfinite(host[t]))[0])
+        d, unit = divmod(column, record.spec.hidden_sizes[-1])
+        return replace(given("backward", "cotangent", "d_output", host, record.lane(-1, d), (t, b, column)), unit=unit)
+    for lane in record.lanes if d_last is not None else ():
+        last = d_last[lane.layer][lane.direction]
+        if last is not None and not all(finite(record.engine, [last := _of_rows(record, last)])):
+            return given("backward", "cotangent", "d_h_n", record.host(last), lane)
     return None
+
+
+def _of_rows(record: Record, x: Array) -> Array:
+    """x (B, H), 0 for the rows without steps."""
+    return x if record.ragged is None else record.ragged.nonempty_or(x, record.xp.zeros_like(x))

@@ -1,4 +1,4 @@
-"""plot_decomposition: what stretches the gradient at every step, as three parts that add up."""
+"""The logarithmic gain of every step, as three parts that add up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["draw_decomposition"]
 
 
 def draw_decomposition(report: Findings, figure: Figure, width: float) -> None:
-    """Stacked parts and the line of their sum, a panel for each layer and direction."""
+    """Draw stacked parts and the line of their sum, a panel for each layer and direction."""
     assert report.decomposition is not None
     panels = panels_for(report, figure, width, height=1.9)
     points = points_for(report)

@@ -1,4 +1,4 @@
-"""plot_flow: a map of the gradient's size, a row for each layer and direction, a column for each step."""
+"""A map of the gradient's size, a row for each layer and direction, a column for each step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rnncore.diagnostics.figures.parts import (
     over_rows,
 )
 from rnncore.diagnostics.findings.findings import Findings
-from rnncore.diagnostics.numerics.scaled import EPS
+from rnncore.diagnostics.numerics.device import EPS
 from rnncore.typing import Host
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ COLUMNS = 1000
 
 
 def draw_flow(report: Findings, figure: Figure, width: float) -> None:
-    """The map, with an outline around what the dtype no longer sees beside the largest."""
+    """Draw the map, with an outline around values below eps of the largest."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.collections import LineCollection
     from matplotlib.colors import Normalize, to_rgba

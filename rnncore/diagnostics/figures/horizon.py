@@ -1,4 +1,4 @@
-"""plot_horizon: what is left of the gradient so many steps before the loss, with the lines that it cannot be above."""
+"""The gradient by lag before the loss, with upper bounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rnncore.diagnostics.figures.parts import (
 )
 from rnncore.diagnostics.findings.findings import Findings
 from rnncore.diagnostics.gradient.horizon import SMALL
-from rnncore.diagnostics.numerics.scaled import EPS
+from rnncore.diagnostics.numerics.device import EPS
 from rnncore.typing import Host
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_horizon"]
 
-# Of a gain no more decades are shown: a float64 has gone to 0, or overflowed, long before.
+# Decades of a gain that are shown; beyond them the gradient has long been lost.
 DECADES = 40.0
 
 
 def draw_horizon(report: Findings, figure: Figure, width: float) -> None:
-    """The median over the rows in a fan of quantiles, and what bounds it, a panel for each layer and direction."""
+    """Draw the median over the rows in a fan of quantiles, and its bounds, a panel for each layer and direction."""
     assert report.horizon is not None
     panels = panels_for(report, figure, width, height=1.9)
     points = points_for(report)

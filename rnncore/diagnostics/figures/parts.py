@@ -1,4 +1,4 @@
-"""plot_parts: what every kind of figure is made of: colours that the colour-blind can tell apart, lanes, panels and legends."""
+"""Parts of all figures: colours that the colour-blind can tell apart, panels and legends."""
 
 from __future__ import annotations
 
@@ -13,33 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "ABSENT",
-    "BLUE",
-    "DARK",
-    "GREEN",
-    "GREY",
-    "LIGHT",
-    "LN10",
-    "MAP",
-    "NARROW",
-    "ORANGE",
-    "PURPLE",
-    "RED",
-    "SPECIAL",
-    "close",
-    "lane_name",
-    "lanes_of",
-    "odd_marks",
-    "over_rows",
-    "panels_for",
-    "points_for",
-    "thinned",
-]
-
-
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#8c8c8c"
-# What is not a number to colour: the order is that of the legend.
+# Values without a colour of the map, in the order of the legend.
 SPECIAL = {
     "zero": (RED, "exactly 0 (-inf)"),
     "inf": (PURPLE, "infinite (+inf)"),
@@ -47,9 +22,9 @@ SPECIAL = {
 }
 ABSENT = ("#b4b4b4", "no such step")
 MAP = "cividis"
-# On the map itself; not black and white, which a page may exchange.
+# Ink on the map; not black and white, which a page may swap.
 DARK, LIGHT = "#010101", "#fefefe"
-# Inches: up to here panels stand under each other that stand side by side in a wider figure.
+# Inches: up to this width, panels are stacked.
 NARROW = 6.0
 # A curve of more points shows means, or some, of them.
 POINTS = 400

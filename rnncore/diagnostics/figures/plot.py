@@ -1,4 +1,4 @@
-"""plot: one figure for each question that a report answers, with all that is not a number in a colour of its own.
+"""One figure for each question that a report answers; NaN and infinity have colours of their own.
 
 matplotlib is imported when a figure is asked for, and without pyplot: there is no window and no global state. The colours
 are those of Okabe and Ito and matplotlib's cividis, which the colour-blind can tell apart.
@@ -7,10 +7,10 @@ are those of Okabe and Ito and matplotlib's cividis, which the colour-blind can 
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rnncore.arguments import closest
 from rnncore.diagnostics.figures.decomposition import draw_decomposition
 from rnncore.diagnostics.figures.flow import draw_flow
 from rnncore.diagnostics.figures.horizon import draw_horizon
@@ -44,11 +44,11 @@ def plot(report: Findings, kind: str, path: str | Path | None = None, *, width: 
     ----------
     report : Report
     kind : str
-        "flow": the gradient's size by layer, direction and time. "horizon": what is left of it by lag. "decomposition": what
-        stretches it at every step. "spectrum": singular values of the product of the Jacobians and Lyapunov exponents.
-        "eigenvalues": of each W_hh against the unit circle. "saturation": how much of the states is near its end.
+        "flow": the gradient's size by layer, direction and time. "horizon": its size by lag. "decomposition": the parts of
+        its gain at every step. "spectrum": singular values of the product of the Jacobians and Lyapunov exponents.
+        "eigenvalues": of each W_hh against the unit circle. "saturation": the fractions of saturated and dead units.
     path : str or Path, optional
-        Where to save it; its suffix says in what format.
+        File to save it to; the suffix selects the format.
     width : float
         Inches.
 
@@ -95,8 +95,7 @@ def plot(report: Findings, kind: str, path: str | Path | None = None, *, width: 
 def check_kind(kind: str) -> None:
     """One of KINDS, or an error with the closest."""
     if kind not in KINDS:
-        close = get_close_matches(str(kind), KINDS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = closest(str(kind), KINDS)
         raise UnknownNameError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}{hint}")
 
 

@@ -1,4 +1,4 @@
-"""plot_spectrum: which directions a recurrence stretches: singular values, Lyapunov exponents, eigenvalues."""
+"""The directions that a recurrence stretches: singular values, Lyapunov exponents, eigenvalues."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rnncore.diagnostics.figures.parts import (
     lanes_of,
 )
 from rnncore.diagnostics.findings.findings import Findings
-from rnncore.diagnostics.numerics.scaled import EPS
+from rnncore.diagnostics.numerics.device import EPS
 from rnncore.typing import Host
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ __all__ = ["draw_eigenvalues", "draw_spectrum"]
 
 # A scale that shows less than this would show rounding.
 SHOWN = 1e-6
-# An eigenvalue is outside the unit circle from so many eps of the dtype on.
+# An eigenvalue counts as outside the unit circle from this many eps of the dtype on.
 ROUNDING = 32
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def draw_spectrum(report: Findings, figure: Figure, width: float) -> None:
-    """Singular values of the product beside the Lyapunov exponents, where they ran."""
+    """Draw the singular values of the product beside the Lyapunov exponents."""
     assert report.product is not None
     lanes = lanes_of(report)
     wide = width > NARROW
@@ -133,7 +133,7 @@ def _median_columns(log: Host) -> Host:
 
 
 def draw_eigenvalues(report: Findings, figure: Figure, width: float) -> None:
-    """Of each W_hh, against the unit circle."""
+    """Draw the eigenvalues of each W_hh against the unit circle."""
     lanes = [(k, d) for k, row in enumerate(report.eigenvalues) for d in range(len(row))]
     columns = min(len(lanes), 4 if width > NARROW else 2)
     if report.eigenvalues[0].shape[0] == 2:

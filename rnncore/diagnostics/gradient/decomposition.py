@@ -1,4 +1,4 @@
-"""decompose: why the gradient grows or shrinks at each step: the weights, the saturation, and what is left, exactly.
+"""Why the gradient grows or shrinks at each step: an exact split into weights, saturation and alignment.
 
 A step back in time takes g_t = dL/dh_t to ``J_t^T g_t = (f'(z_t) * g_t) W_hh``. With r_i = ||row i of W_hh||^2,
 
@@ -19,8 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnncore.diagnostics.gradient.flow import Flow
-from rnncore.diagnostics.numerics.logs import log_frobenius, log_norms, log_slopes, log_sum, recurrent_matrix
-from rnncore.diagnostics.recording import Record, check_record
+from rnncore.diagnostics.lane import Lane
+from rnncore.diagnostics.numerics.logs import log_frobenius, log_norms, log_sum
+from rnncore.diagnostics.recording import lane_probe
+from rnncore.diagnostics.results import Stacked
 from rnncore.errors import ArgumentValueError
 from rnncore.typing import Host
 
@@ -28,49 +30,50 @@ __all__ = ["Decomposition", "decompose"]
 
 
 @dataclass(frozen=True)
-class Decomposition:
-    """Nats per step, for each layer a host array (D, T, B) of float64; NaN outside a row's length.
+class Decomposition(Stacked):
+    """Nats per step of one lane: host arrays (T, B) of float64, NaN outside a row's length.
 
     ``weights + saturation + alignment == gain`` at every step.
 
     Attributes
     ----------
-    gain : tuple of array
-        ln (||J_t^T g_t|| / ||g_t||): from step t to the one before it in the direction's time. -inf where g_t is not 0 and
-        nothing of it passes; NaN where g_t itself is exactly 0, as there is nothing to stretch.
-    weights : tuple of array (D,)
+    gain : array (T, B)
+        ln (||J_t^T g_t|| / ||g_t||): from step t to the one before it in the direction's time. -inf where g_t is not 0 but
+        nothing of it passes; NaN where g_t is exactly 0.
+    weights : float
         The same at every step; -inf for W_hh = 0.
-    saturation : tuple of array
-        At most ln gamma. -inf where every slope is exactly 0; from z, so not where it only rounds to 0.
-    alignment : tuple of array
-        -inf where the arithmetic, or an exact cancellation, loses a gradient that the first two let through; 0 where
-        they are -inf already; NaN where the gain is.
+    saturation : array (T, B)
+        At most ln gamma. -inf where every slope is exactly 0; it is computed from z, so a slope that only rounds to 0 counts.
+    alignment : array (T, B)
+        -inf where rounding, or an exact cancellation, loses a gradient that the first two let through; 0 where they are
+        -inf already; NaN where the gain is.
     """
 
-    gain: tuple[Host, ...]
-    weights: tuple[Host, ...]
-    saturation: tuple[Host, ...]
-    alignment: tuple[Host, ...]
+    gain: Host
+    weights: float
+    saturation: Host
+    alignment: Host
 
 
-def decompose(record: Record, flow: Flow) -> Decomposition:
-    """Split every step's logarithmic gain.
+@lane_probe("flow")
+def decompose(lane: Lane, flow: Flow) -> Decomposition:
+    """Split the logarithmic gain of every step.
 
     Parameters
     ----------
-    record : Record
+    lane : Lane
     flow : Flow
-        As :func:`rnncore.diagnostics.flow` returned it for this record.
+        Of this lane, from :func:`rnncore.diagnostics.flow`.
 
     Returns
     -------
     Decomposition
-        Nats per step: for each layer (D, T, B), `weights` (D,).
+        Nats per step, (T, B).
 
     Raises
     ------
     ArgumentValueError
-        If the flow has other layers, directions, steps or rows than the record.
+        If the flow has other steps or rows than the lane.
 
     Examples
     --------
@@ -79,53 +82,40 @@ def decompose(record: Record, flow: Flow) -> Decomposition:
     >>> from rnncore.diagnostics.gradient.decomposition import decompose
     >>> rnn = rnncore.RNN(1, 4, nonlinearity="identity", init=rnncore.init.orthogonal(0.5), rng=0)
     >>> seen = record(rnn, np.zeros((3, 1, 1)))
-    >>> found = decompose(seen, flow(seen, None, [[np.ones((1, 4))]])[0])
-    >>> np.exp(found.gain[0][0, :, 0]).round(6), np.exp(found.weights[0]).round(6), abs(found.alignment[0]).max() < 1e-12
-    (array([0.5, 0.5, 0.5]), array([0.5]), np.True_)
+    >>> flows, _ = flow(seen, None, [[np.ones((1, 4))]])
+    >>> found = decompose(seen.lane(), flows[0][0])
+    >>> np.exp(found.gain[:, 0]).round(6), round(float(np.exp(found.weights)), 6), bool(abs(found.alignment).max() < 1e-12)
+    (array([0.5, 0.5, 0.5]), 0.5, True)
     """
-    check_record(record)
-    want = [(record.directions, record.steps, record.batch)] * record.spec.num_layers
-    if (got := [t.shape for t in flow.total]) != want:
-        raise ArgumentValueError(f"flow: expected that of this record, with total of shapes {want}, got {got}")
-    parts: dict[str, list[Host]] = {name: [] for name in ("gain", "weights", "saturation", "alignment")}
+    if flow.total.shape != lane.valid.shape:
+        raise ArgumentValueError(
+            f"flow: expected that of this lane, with total of shape {lane.valid.shape}, got {flow.total.shape}"
+        )
     # Numbers that are not finite are a finding, not a warning.
-    with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
-        for k in range(record.spec.num_layers):
-            rows = [_split(record, flow, k, d) for d in range(record.directions)]
-            for name, values in zip(parts, zip(*rows, strict=True), strict=True):
-                parts[name].append(np.stack(values))
-    return Decomposition(*(tuple(values) for values in parts.values()))
+    with lane.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
+        nothing = np.isneginf(flow.total)
+        gain = np.where(nothing, np.nan, _arrived(lane, flow) - np.where(nothing, 0.0, flow.total))
+
+        norms = log_norms(lane.matrix)
+        all_rows = 0.5 * log_sum(2 * norms)
+        weights = all_rows - 0.5 * math.log(lane.width)
+        # W_hh = 0 weighs no row: then all the same.
+        shares = norms - all_rows if all_rows > -math.inf else np.full(lane.width, -0.5 * math.log(lane.width))
+        saturation = log_frobenius(lane.log_slope(), shares, lane.engine)
+
+        expected = weights + saturation
+        closed = np.isneginf(expected)
+        alignment = np.where(closed & ~np.isnan(gain), 0.0, gain - np.where(closed, 0.0, expected))
+        gain, saturation, alignment = (np.where(lane.valid, x, np.nan) for x in (gain, saturation, alignment))
+    return Decomposition(gain, weights, saturation, alignment)
 
 
-def _split(record: Record, flow: Flow, k: int, d: int) -> tuple[Host, ...]:
-    arrived, total = _arrived(record, flow, k, d), flow.total[k][d]
-    nothing = np.isneginf(total)
-    gain = np.where(nothing, np.nan, arrived - np.where(nothing, 0.0, total))
-
-    norms = log_norms(recurrent_matrix(record, k, d))
-    width = len(norms)
-    all_rows = 0.5 * log_sum(2 * norms)
-    weights = all_rows - 0.5 * math.log(width)
-    # W_hh = 0 weighs no row: then all the same.
-    shares = norms - all_rows if all_rows > -math.inf else np.full(width, -0.5 * math.log(width))
-    saturation = log_frobenius(log_slopes(record, k, d), shares, record)
-
-    expected = weights + saturation
-    closed = np.isneginf(expected)
-    alignment = np.where(closed & ~np.isnan(gain), 0.0, gain - np.where(closed, 0.0, expected))
-    return tuple(
-        x if x.ndim == 0 else np.where(record.valid, x, np.nan)
-        for x in (gain, np.asarray(weights), saturation, alignment)
-    )
-
-
-def _arrived(record: Record, flow: Flow, k: int, d: int) -> Host:
+def _arrived(lane: Lane, flow: Flow) -> Host:
     """ln ||J_t^T g_t||, (T, B): what came back through the recurrence to the step before, or to h_0."""
-    recurrent, initial = flow.recurrent[k][d], flow.initial[k][d]
-    if not d:
-        return np.concatenate([initial[None], recurrent[:-1]])
-    out = np.concatenate([recurrent[1:], initial[None]])
-    ends = np.asarray(record.lengths, dtype=np.int64) - 1
+    if not lane.reverse:
+        return np.concatenate([flow.initial[None], flow.recurrent[:-1]])
+    out = np.concatenate([flow.recurrent[1:], flow.initial[None]])
+    ends = np.asarray(lane.lengths, dtype=np.int64) - 1
     own = np.flatnonzero(ends >= 0)
-    out[ends[own], own] = initial[own]
+    out[ends[own], own] = flow.initial[own]
     return out

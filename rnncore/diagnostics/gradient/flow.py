@@ -10,16 +10,19 @@ underflow nor overflow.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from rnncore import scan
 from rnncore.arguments import describe
-from rnncore.diagnostics.numerics.scaled import Scaled, add, divided, from_array, linear, log_norm, take_rows, times
+from rnncore.diagnostics.lane import Lane
+from rnncore.diagnostics.numerics.device import take_rows
+from rnncore.diagnostics.numerics.scaled import Scaled, add, divided, from_array, linear, log_norm, times
 from rnncore.diagnostics.recording import Record, check_record
-from rnncore.errors import ArgumentTypeError, ArgumentValueError
+from rnncore.diagnostics.results import SHARED, Lanes, Stacked
+from rnncore.errors import ArgumentTypeError
 from rnncore.typing import Array, Host
 
 __all__ = ["Delta", "Flow", "flow"]
@@ -28,56 +31,52 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
-class Flow:
-    """Natural logarithms of 2-norms over the units, for each layer a host array (D, T, B) of float64.
+class Flow(Stacked):
+    """Natural logarithms of 2-norms over the units of one lane: host arrays (T, B) of float64.
 
-    A vector of zeros has -inf; a step outside a row's length has NaN, as there is no such step.
+    A vector of zeros has -inf. A step outside a row's length has NaN.
 
     Attributes
     ----------
-    total, direct, above, recurrent : tuple of array
-        The whole gradient dL/dh_t, and its three parts; the parts are vectors that add up, their norms are not.
-    initial : tuple of array (D, B)
-        dL/dh_0: what arrives at the state before the first step.
+    total, direct, above, recurrent : array (T, B)
+        The gradient dL/dh_t, and its three parts. The parts add up as vectors; their norms do not.
+    initial : array (B,)
+        The gradient that arrives at the state before the first step, dL/dh_0.
     lengths : tuple of int
     """
 
-    total: tuple[Host, ...]
-    direct: tuple[Host, ...]
-    above: tuple[Host, ...]
-    recurrent: tuple[Host, ...]
-    initial: tuple[Host, ...]
-    lengths: tuple[int, ...]
+    total: Host
+    direct: Host
+    above: Host
+    recurrent: Host
+    initial: Host
+    lengths: tuple[int, ...] = field(metadata=SHARED)
 
-    def quantiles(self, layer: int, q: Sequence[float] = QUANTILES) -> Host:
-        """Quantiles of `total` over the rows that have the step: (len(q), D, T). NaN where none has.
+    def quantiles(self, q: Sequence[float] = QUANTILES) -> Host:
+        """Quantiles of `total` over the rows that have the step: (len(q), T). NaN where none has.
 
-        Of logarithms, since norms of gradients are spread over orders of magnitude and a mean would show only the largest.
+        They are taken of logarithms: norms of gradients span orders of magnitude, and a mean shows only the largest.
         """
-        if not -len(self.total) <= layer < len(self.total):
-            raise ArgumentValueError(f"layer: expected an int in [0, {len(self.total) - 1}], got {layer}")
-        total = self.total[layer]
-        out = np.full((len(q), *total.shape[:2]), np.nan)
-        for d in range(total.shape[0]):
-            for t in range(total.shape[1]):
-                rows = np.sort(total[d, t][~np.isnan(total[d, t])])
-                if len(rows):
-                    # "lower" and not a mean of two: -inf and a number have none.
-                    out[:, d, t] = np.quantile(rows, q, method="lower")
+        out = np.full((len(q), len(self.total)), np.nan)
+        for t, total in enumerate(self.total):
+            rows = np.sort(total[~np.isnan(total)])
+            if len(rows):
+                # "lower" and not a mean of two: -inf and a number have none.
+                out[:, t] = np.quantile(rows, q, method="lower")
         return out
 
 
 @dataclass(frozen=True)
 class Delta(Scaled):
-    """dL/dz_t of a layer and direction, and the gradient that its recurrence was given.
+    """dL/dz_t of a lane, and the gradient that its recurrence was given.
 
     Attributes
     ----------
     values, log
         As of every :class:`Scaled`.
     source : Scaled
-        direct + above: what of dL/dh_t does not come through time. Kept, since it cannot be had back as a difference: in
-        a gradient that explodes it is less than a rounding error of the whole.
+        direct + above: the part of dL/dh_t that does not come through time. It is kept because a difference cannot
+        recover it: in an exploding gradient it is less than a rounding error of the whole.
     source_log : host array (T, B)
         ln of its norms; -inf in the padding.
     """
@@ -88,22 +87,23 @@ class Delta(Scaled):
 
 def flow(
     record: Record, d_output: Array | None, d_last: Sequence[Sequence[Array | None]] | None = None
-) -> tuple[Flow, list[list[Delta]]]:
-    """Backpropagate in logarithms.
+) -> tuple[Lanes[Flow], list[list[Delta]]]:
+    """Backpropagate in logarithms, through all layers.
 
     Parameters
     ----------
     record : Record
     d_output : array (T, B, D*H), optional
-        dL/d output of the top layer, time-first; what stands in the padding is not read.
+        dL/d output of the top layer, time-first. Padding is not read.
     d_last : nested list of array (B, H_k), optional
         dL/dh_n by [layer][direction].
 
     Returns
     -------
-    Flow
+    flows : Lanes of Flow
+        By [layer][direction].
     deltas : list of list of Delta
-        dL/dz_t by [layer][direction], for what is computed from it next: :func:`horizon`, :func:`weight_gradient`.
+        dL/dz_t by [layer][direction], which :func:`horizon` and :func:`weight_gradient` take.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def flow(
 
     Examples
     --------
-    ``h_t = h_{t-1} / 2``, the loss the sum of the two last states: what is left of its gradient halves at every step.
+    With ``h_t = h_{t-1} / 2`` and the sum of the last state as the loss, the gradient halves at every step.
 
     >>> import numpy as np, rnncore
     >>> from rnncore import diagnostics
@@ -160,135 +160,136 @@ def _count(row: Any) -> int | None:
 
 def _flow(
     record: Record, d_output: Array | None, d_last: Sequence[Sequence[Array | None]] | None
-) -> tuple[Flow, list[list[Delta]]]:
-    engine, spec = record.engine, record.spec
-    layers, directions = spec.num_layers, record.directions
+) -> tuple[Lanes[Flow], list[list[Delta]]]:
     above: Scaled | None = None
-    parts: dict[str, list[Host]] = {name: [] for name in ("total", "direct", "above", "recurrent", "initial")}
+    flows: list[tuple[Flow, ...]] = []
     deltas: list[list[Delta]] = []
-    for k in reversed(range(layers)):
-        width = spec.hidden_sizes[k]
-        found: dict[str, list[Host]] = {name: [] for name in parts}
-        row: list[Delta] = []
-        for d in range(directions):
-            columns = slice(d * width, (d + 1) * width)
-            direct, of_direct = _direct(record, k, d, d_output if k == layers - 1 else None, d_last, columns)
-            sources, here = direct, None
-            if above is not None:
-                here = Scaled(above.values[..., columns], above.log)
-                sources = add(direct, here, engine=engine)
-            w, reverse = record.weights[k][d].weight_hh, bool(d)
-            nothing = np.full((record.steps, record.batch), -np.inf)
-            of_here = nothing if here is None else log_norm(here, engine=engine)
-            of_sources = of_direct if here is None else log_norm(sources, engine=engine)
-            slope = record.slope(k, d)
-            delta = linear(sources, slope, w, reverse=not reverse, engine=engine, size_of_u=of_sources)
-            of_carried, of_total = _of_recurrence(sources, of_sources, delta, slope, k, d, record)
-            found["direct"].append(of_direct)
-            found["above"].append(of_here)
-            found["recurrent"].append(of_carried)
-            found["total"].append(of_total)
-            found["initial"].append(_initial(record, delta, k, d, d_last))
-            row.append(Delta(delta.values, delta.log, sources, of_sources))
-        for name, values in found.items():
-            whole = np.stack(values)
-            if name != "initial":
-                whole[:, ~record.valid] = np.nan
-            parts[name].insert(0, whole)
-        deltas.insert(0, row)
+    for k in reversed(range(record.spec.num_layers)):
+        row = [_of_lane(lane, *own_cotangents(record, lane, d_output, d_last), above) for lane in record.layer(k)]
+        flows.insert(0, tuple(found for found, _ in row))
+        deltas.insert(0, [delta for _, delta in row])
         if k:
-            below = [times(row[d], record.weights[k][d].weight_ih, engine=engine) for d in range(directions)]
-            above = below[0] if directions == 1 else add(below[0], below[1], engine=engine)
-            if k - 1 < len(record.plan.masks):
-                above = Scaled(above.values * record.plan.masks[k - 1], above.log)
-    return Flow(**{n: tuple(rows) for n, rows in parts.items()}, lengths=record.lengths), deltas
+            above = _below(record, k, deltas[0])
+    return Lanes(flows), deltas
 
 
-def _direct(record: Record, k: int, d: int, d_output: Array | None, d_last: Any, columns: slice) -> tuple[Scaled, Host]:
-    """What the loss gives the states themselves, through the output and through the last state, and ln of its norms."""
-    xp, ragged, engine = record.xp, record.ragged, record.engine
-    last = None if d_last is None else d_last[k][d]
-    if d_output is None:  # as with a loss of the last state: all but one step of each row is 0, and known to be
-        logs = np.full((record.steps, record.batch), -np.inf)
-        if last is None:
-            return from_array(xp.zeros_like(record.h[k][d])), logs
-        at = _at_last(record, last, k, d)
-        own = np.flatnonzero(np.asarray(record.lengths))
-        ends = np.zeros(len(own), dtype=np.int64) if d else np.asarray(record.lengths, dtype=np.int64)[own] - 1
-        logs[ends, own] = log_norm(from_array(xp.expand_dims(last, axis=0)), engine=engine)[0, own]
-        return from_array(at), logs
-    u = d_output[..., columns]
-    if ragged is not None:
-        u = ragged.masked(u)
-    found = from_array(u if last is None else u + _at_last(record, last, k, d))
-    return found, log_norm(found, engine=engine)
+def own_cotangents(
+    record: Record, lane: Lane, d_output: Array | None, d_last: Any
+) -> tuple[Array | None, Array | None]:
+    """The part of d_output that is about the lane's states (T, B, H), and of d_last (B, H); None for zeros."""
+    columns = slice(lane.direction * lane.width, (lane.direction + 1) * lane.width)
+    top = d_output is not None and lane.layer == record.spec.num_layers - 1
+    u = lane.masked(d_output[..., columns]) if top and d_output is not None else None
+    return u, None if d_last is None else d_last[lane.layer][lane.direction]
 
 
-def _at_last(record: Record, last: Array, k: int, d: int) -> Array:
+def of_loss(lane: Lane, u: Array | None, last: Array | None) -> Array:
+    """The gradient that the loss gives the states through the output and the last state: (T, B, H)."""
+    if last is None:
+        return lane.xp.zeros_like(lane.h) if u is None else u
+    return _at_last(lane, last) if u is None else u + _at_last(lane, last)
+
+
+def _of_lane(lane: Lane, u: Array | None, last: Array | None, above: Scaled | None) -> tuple[Flow, Delta]:
+    engine, w = lane.engine, lane.weights.weight_hh
+    sources = direct = from_array(of_loss(lane, u, last))
+    of_sources = of_direct = _direct_log(lane, direct, u, last)
+    of_above = np.full(of_direct.shape, -np.inf)
+    if above is not None:
+        start = lane.direction * lane.width
+        here = Scaled(above.values[..., start : start + lane.width], above.log)
+        sources, of_above = add(direct, here, engine=engine), log_norm(here, engine=engine)
+        of_sources = log_norm(sources, engine=engine)
+    slope = lane.slope()
+    delta = linear(sources, slope, w, reverse=not lane.reverse, engine=engine, size_of_u=of_sources)
+    of_carried, of_total = _of_recurrence(lane, sources, of_sources, delta, slope)
+    logs = {"total": of_total, "direct": of_direct, "above": of_above, "recurrent": of_carried}
+    own = {name: np.where(lane.valid, log, np.nan) for name, log in logs.items()}
+    found = Flow(**own, initial=_initial(lane, delta, last), lengths=lane.lengths)
+    return found, Delta(delta.values, delta.log, sources, of_sources)
+
+
+def _below(record: Record, k: int, deltas: Sequence[Scaled]) -> Scaled:
+    """The gradient that a layer sends to the one below."""
+    engine = record.engine
+    sent = [times(x, lane.weights.weight_ih, engine=engine) for x, lane in zip(deltas, record.layer(k), strict=True)]
+    found = sent[0] if len(sent) == 1 else add(sent[0], sent[1], engine=engine)
+    mask = record.mask_below(k)
+    return found if mask is None else Scaled(found.values * mask, found.log)
+
+
+def _direct_log(lane: Lane, direct: Scaled, u: Array | None, last: Array | None) -> Host:
+    """ln of the norms of the direct part."""
+    if u is not None:
+        return log_norm(direct, engine=lane.engine)
+    logs = np.full(lane.valid.shape, -np.inf)
+    if last is not None:  # all but one step of each row is known to be 0
+        lengths = np.asarray(lane.lengths, dtype=np.int64)
+        own = np.flatnonzero(lengths)
+        ends = np.zeros(len(own), dtype=np.int64) if lane.reverse else lengths[own] - 1
+        logs[ends, own] = log_norm(from_array(lane.xp.expand_dims(last, axis=0)), engine=lane.engine)[0, own]
+    return logs
+
+
+def _at_last(lane: Lane, last: Array) -> Array:
     """(T, B, H) with dL/dh_n (B, H) at each row's last step in the direction's time, and 0 elsewhere."""
-    xp, ragged, h = record.xp, record.ragged, record.h[k][d]
-    if ragged is not None and not d:
+    xp, ragged, h = lane.xp, lane.ragged, lane.h
+    if ragged is not None and not lane.reverse:
         return ragged.add_at_ends(xp.zeros_like(h), last)
-    if record.engine.writable and ragged is None:  # memory that is 0 when it is given out need not be touched
-        at = record.engine.zeros(tuple(h.shape))
-        at[0 if d else -1, ...] = last
+    if lane.engine.writable and ragged is None:  # untouched zeros cost no memory traffic
+        at = lane.engine.zeros(tuple(h.shape))
+        at[0 if lane.reverse else -1, ...] = last
         return at
     rest, row = xp.zeros_like(h[1:, ...]), xp.expand_dims(last, axis=0)
-    at = xp.concat([row, rest] if d else [rest, row], axis=0)
-    return at if ragged is None else ragged.masked(at)
+    return lane.masked(xp.concat([row, rest] if lane.reverse else [rest, row], axis=0))
 
 
-def _of_recurrence(
-    sources: Scaled, of_sources: Host, delta: Scaled, slope: Array, k: int, d: int, record: Record
-) -> tuple[Host, Host]:
-    """ln of the norms of ``e_{t+1} W_hh`` and of ``dL/dh_t``, which is that and the sources: two (T, B)."""
-    engine, w = record.engine, record.weights[k][d].weight_hh
+def _of_recurrence(lane: Lane, sources: Scaled, of_sources: Host, delta: Scaled, slope: Array) -> tuple[Host, Host]:
+    """ln of the norms of ``e_{t+1} W_hh``, and of ``dL/dh_t``, its sum with the sources: two (T, B)."""
+    engine, w = lane.engine, lane.weights.weight_hh
     both = np.flatnonzero(of_sources != -np.inf)
     few = 4 * len(both) < of_sources.size
-    whole = divided(delta, slope, engine=engine) if few and record.ragged is None else None
-    if whole is not None:  # dL/dz is f' times dL/dh, and dL/dh nearly everywhere what came through the recurrence
+    whole = divided(delta, slope, engine=engine) if few and lane.ragged is None else None
+    if whole is not None:  # dL/dz is f' times dL/dh, and dL/dh is nearly everywhere the recurrent part alone
         of_total = log_norm(whole, engine=engine)
         of_carried = np.array(of_total)
         of_carried.reshape(-1)[both] = -np.inf  # nothing comes to the last step in the direction's time
-        later = both + (-record.batch if d else record.batch)
+        later = both + (-lane.batch if lane.reverse else lane.batch)
         inner = (later >= 0) & (later < of_sources.size)
         if inner.any():
-            at = Scaled(take_rows(delta.values, later[inner], engine=engine), delta.log.reshape(1, -1)[:, later[inner]])
+            at = _rows(delta, later[inner], lane)
             of_carried.reshape(-1)[both[inner]] = log_norm(times(at, w, engine=engine), engine=engine)[0]
         return of_carried, of_total
-    carried = times(_next(record, delta, d), w, engine=engine)
+    carried = times(later_step(delta, lane), w, engine=engine)
     of_carried = log_norm(carried, engine=engine)
     if not few:
         return of_carried, log_norm(add(sources, carried, engine=engine), engine=engine)
     of_total = np.array(of_carried)
     if len(both):
-        parts = [
-            Scaled(take_rows(x.values, both, engine=engine), x.log.reshape(1, -1)[:, both]) for x in (sources, carried)
-        ]
+        parts = [_rows(x, both, lane) for x in (sources, carried)]
         of_total.reshape(-1)[both] = log_norm(add(*parts, engine=engine), engine=engine)[0]
     return of_carried, of_total
 
 
-def _next(record: Record, delta: Scaled, d: int) -> Scaled:
-    """delta of the step that comes after t in the direction's time: 0 after the last."""
-    values = scan.previous(delta.values, record.xp.zeros_like(delta.values[0, ...]), reverse=not d, xp=record.xp)
-    edge = np.zeros((1, record.batch))
-    log = np.concatenate([edge, delta.log[:-1]] if d else [delta.log[1:], edge])
-    return Scaled(values, log)
+def _rows(x: Scaled, at: Host, lane: Lane) -> Scaled:
+    return Scaled(take_rows(x.values, at, lane.engine), x.log.reshape(1, -1)[:, at])
 
 
-def _initial(record: Record, delta: Scaled, k: int, d: int, d_last: Any) -> Host:
+def later_step(x: Scaled, lane: Lane) -> Scaled:
+    """x of the step that comes after t in the direction's time: 0 after the last."""
+    values = scan.previous(x.values, lane.xp.zeros_like(x.values[0, ...]), reverse=not lane.reverse, xp=lane.xp)
+    edge = np.zeros((1, lane.batch))
+    return Scaled(values, np.concatenate([edge, x.log[:-1]] if lane.reverse else [x.log[1:], edge]))
+
+
+def _initial(lane: Lane, delta: Scaled, last: Array | None) -> Host:
     """ln ||dL/dh_0|| of each row: (B,)."""
-    w, xp = record.weights[k][d].weight_hh, record.xp
-    rows = np.arange(record.batch)
-    ends = np.maximum(np.asarray(record.lengths, dtype=np.int64) - 1, 0)
-    if d and record.ragged is not None:
-        first, log = record.ragged.at_ends(delta.values), delta.log[ends, rows]
-    else:
-        first, log = (delta.values[-1, ...], delta.log[-1]) if d else (delta.values[0, ...], delta.log[0])
-    arrived = Scaled(xp.expand_dims(xp.matmul(first, w), axis=0), log[None])
-    found: Host = log_norm(arrived, engine=record.engine)[0]
-    if d_last is not None and d_last[k][d] is not None:  # a row without steps hands the cotangent on
-        handed = log_norm(from_array(xp.expand_dims(d_last[k][d], axis=0)), engine=record.engine)[0]
-        found = np.where(np.asarray(record.lengths) == 0, handed, found)
+    lengths = np.asarray(lane.lengths, dtype=np.int64)
+    at = np.maximum(lengths - 1, 0) if lane.reverse else np.zeros_like(lengths)
+    log = delta.log[at, np.arange(lane.batch)]
+    arrived = lane.xp.matmul(lane.first(delta.values), lane.weights.weight_hh)
+    found: Host = log_norm(Scaled(lane.xp.expand_dims(arrived, axis=0), log[None]), engine=lane.engine)[0]
+    if last is not None:  # a row without steps passes the cotangent on
+        given = log_norm(from_array(lane.xp.expand_dims(last, axis=0)), engine=lane.engine)[0]
+        found = np.where(lengths == 0, given, found)
     return found

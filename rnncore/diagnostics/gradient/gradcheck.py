@@ -1,6 +1,6 @@
-"""gradcheck: whether a network's own pullback gives the derivatives of its own forward pass.
+"""Check that a network's own pullback gives the derivatives of its own forward pass.
 
-Two questions that do not share code. One: the network is written once more, in a few lines of NumPy on the host, and
+Two tests that share no code. One: the network is written once more, in a few lines of NumPy on the host, and
 differentiated along a random direction of each parameter, by the complex step ``Im L(p + i h v) / h`` where the nonlinearity
 is analytic (Squire and Trapp 1998, "Using complex variables to estimate derivatives of real functions": no difference is
 taken, so nothing cancels), else by central differences with h = eps^(1/3) max(1, |p|), where truncation and rounding are
@@ -10,7 +10,7 @@ alike. Two, on the backend itself: ``<u, J v> = <J^T u, v>``, by :meth:`rnncore.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,13 @@ import numpy as np
 
 from rnncore.arguments import Rng, as_generator, describe
 from rnncore.backend.arrays import floating_dtypes
+from rnncore.diagnostics.numerics.device import on_device, on_host
+from rnncore.diagnostics.recording import record
+from rnncore.diagnostics.units.mean_field import kinks
 from rnncore.errors import ArgumentTypeError
 from rnncore.model.rnn import RNN
-from rnncore.network import calls
 from rnncore.network.engine import Engine
+from rnncore.network.layout import Layout
 from rnncore.network.results import Gradients
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore.spec import RNNSpec
@@ -29,12 +32,12 @@ from rnncore.typing import Host
 
 __all__ = ["Check", "Gradcheck", "gradcheck"]
 
-# Any is small enough: the imaginary part is exact to h^2.
+# The imaginary part is exact to h^2, so any small step will do.
 COMPLEX_STEP = 1e-30
 # The project's promise for gradients: 64 roundings of the largest.
 ROUNDINGS = 64
-# A central difference has an error of h^2 f'''/6 + eps |f| / h, both about eps^(2/3) for numbers of magnitude 1: so many
-# of them, as f''' of a composition over time exceeds 1.
+# A central difference has an error of h^2 f'''/6 + eps |f| / h, both about eps^(2/3) for numbers of magnitude 1. The
+# factor allows for f''' of a composition over time.
 TRUNCATIONS = 256
 
 
@@ -53,7 +56,7 @@ class Check:
         In the same unit.
     kink : bool
         A kink of the nonlinearity lies within the difference taken, or nearer to a pre-activation than its rounding: the
-        derivative there is a matter of convention, and a difference between the two says nothing.
+        derivative there is a matter of convention, and a difference between the two means nothing.
     """
 
     analytic: float
@@ -70,7 +73,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Gradcheck:
-    """What :func:`gradcheck` found.
+    """The result of :func:`gradcheck`.
 
     Attributes
     ----------
@@ -87,7 +90,7 @@ class Gradcheck:
 
     @property
     def passed(self) -> bool:
-        """Whether all did."""
+        """Whether all checks passed."""
         return self.adjoint.passed and all(c.passed for c in self.checks.values())
 
     @property
@@ -105,7 +108,7 @@ class Gradcheck:
 
     @property
     def kinks(self) -> tuple[str, ...]:
-        """The names whose numbers say nothing."""
+        """The names of checks at a kink, which show nothing."""
         return tuple(n for n, c in self.checks.items() if c.kink)
 
 
@@ -152,36 +155,28 @@ def gradcheck(rnn: RNN, x: Any, h0: Any = None, lengths: Any = None, rng: Rng = 
     """
     if not isinstance(rnn, RNN):
         raise ArgumentTypeError(f"rnn: expected an rnncore.RNN, got {describe(rnn)}")
-    call, generator = rnn.network, as_generator(rng)
-    engine, spec = call.engine, call.spec
-    with engine.scope():
-        shape, xt, h0s, plan = calls.prepare(call, x, h0, lengths, False, None)
-    batched, steps, batch = shape.batched, shape.steps, shape.batch
-    counts = np.asarray((steps,) * batch if plan.ragged is None else plan.ragged.lengths, dtype=np.int64)
-    drawn = _Drawn(engine, generator)
+    seen, generator = record(rnn, x, h0, lengths), as_generator(rng)
+    engine, spec, counts = seen.engine, seen.spec, np.asarray(seen.lengths, dtype=np.int64)
+    drawn = _Drawn(engine, generator, seen.layout)
 
     output, h_n, pullback = rnn.vjp(x, h0, lengths)
-    u, u_n = drawn.like(output), drawn.state(h_n)
-    grads = pullback(u.array, u_n.array)
+    u, u_n = drawn.like(output), drawn.like(h_n)
+    grads = pullback(u, u_n)
 
-    point = {n: _host(engine, p) for n, p in call.params.items()}
-    point |= {"x": _host(engine, xt), "h0": _flat(_host(engine, h) for row in h0s for h in row)}
-    found = {n: _host(engine, g) for n, g in grads.params.items()}
-    found["x"] = _inward(_host(engine, grads.x), spec, batched)
-    found["h0"] = _flat(_hosts(engine, grads.h0))
+    point = drawn.parameters(seen.params) | {"x": seen.host(seen.x)}
+    point["h0"] = np.concatenate([seen.host(lane.h0).ravel() for lane in seen.lanes])
+    found = drawn.parameters(grads.params) | {"x": drawn.series(grads.x), "h0": drawn.state(grads.h0)}
 
-    evaluate = _Loss(
-        spec, counts, _inward(u.host, spec, batched), _flat(u_n.hosts), _function(spec.nonlinearity, engine)
-    )
+    evaluate = _Loss(spec, counts, drawn.series(u), drawn.state(u_n), _function(spec.nonlinearity, engine))
     analytic_function = _complex(spec.nonlinearity) is not None
-    kinks, bends = _kinks(spec.nonlinearity)
+    jumps, bends = _bends(spec.nonlinearity)
     eps = float(engine.xp.finfo(engine.dtype).eps)
-    near = bool(len(kinks)) and evaluate.nearest(point, kinks) <= ROUNDINGS * eps
+    near = bool(len(jumps)) and evaluate.nearest(point, jumps) <= ROUNDINGS * eps
     checks = {}
     for name, value in point.items():
         v: Host = np.asarray(generator.standard_normal(value.shape))
         if name == "x":  # the padding is no variable
-            v = v * (np.arange(steps)[:, None, None] < counts[None, :, None])
+            v = v * seen.valid[..., None]
         analytic = float(np.sum(found[name] * v))
         norms = float(np.linalg.norm(found[name]) * np.linalg.norm(v))
         tolerance: float = ROUNDINGS * eps
@@ -200,7 +195,7 @@ def gradcheck(rnn: RNN, x: Any, h0: Any = None, lengths: Any = None, rng: Rng = 
             rounding = fine * evaluate.size / h / max(norms, abs(numeric), float(np.finfo(np.float64).tiny))
             tolerance += TRUNCATIONS * fine ** (2 / 3) + rounding
         checks[name] = _check(analytic, float(numeric), norms, tolerance, near or crossed)
-    adjoint = _adjoint(rnn, x, h0, lengths, drawn, u, u_n, grads, eps)
+    adjoint = _adjoint(rnn, (x, h0, lengths), drawn, (u, u_n), grads, eps)
     return Gradcheck(checks, adjoint, "complex step" if analytic_function else "central difference")
 
 
@@ -212,19 +207,20 @@ def _check(analytic: float, numeric: float, size: float, tolerance: float, kink:
 
 
 def _adjoint(
-    rnn: RNN, x: Any, h0: Any, lengths: Any, drawn: _Drawn, u: _Pair, u_n: _Pairs, grads: Gradients, eps: float
+    rnn: RNN, call: tuple[Any, Any, Any], drawn: _Drawn, u: tuple[Any, Any], grads: Gradients, eps: float
 ) -> Check:
     """<u, J v> and <J^T u, v> for v over x, h0 and all parameters at once."""
-    engine = rnn.network.engine
-    v_x, v_h = drawn.like(grads.x), drawn.state(grads.h0)
-    v_p = {n: drawn.like(p) for n, p in rnn.network.params.items()}
-    tangents = {"x_dot": v_x.array, "h0_dot": v_h.array, "params_dot": {n: v.array for n, v in v_p.items()}}
+    x, h0, lengths = call
+    v_x, v_h = drawn.like(grads.x), drawn.like(grads.h0)
+    v_p = {n: drawn.like(p) for n, p in rnn.params.items()}
     if h0 is None:
-        h0 = _map(grads.h0, engine.xp.zeros_like)
-    _, _, moved = rnn.jvp(x, h0, lengths, **tangents)
-    forward = [(u.host, _host(engine, moved.output)), *zip(u_n.hosts, _hosts(engine, moved.h_n), strict=True)]
-    backward = [(v_x.host, _host(engine, grads.x)), *zip(v_h.hosts, _hosts(engine, grads.h0), strict=True)]
-    backward += [(v_p[n].host, _host(engine, g)) for n, g in grads.params.items()]
+        zeros = drawn.engine.xp.zeros_like
+        h0 = tuple(map(zeros, grads.h0)) if isinstance(grads.h0, tuple) else zeros(grads.h0)
+    _, _, moved = rnn.jvp(x, h0, lengths, x_dot=v_x, h0_dot=v_h, params_dot=v_p)
+    forward = [(drawn.series(u[0]), drawn.series(moved.output)), (drawn.state(u[1]), drawn.state(moved.h_n))]
+    backward = [(drawn.series(v_x), drawn.series(grads.x)), (drawn.state(v_h), drawn.state(grads.h0))]
+    host_v, host_g = drawn.parameters(v_p), drawn.parameters(grads.params)
+    backward += [(host_v[n], g) for n, g in host_g.items()]
     left, right = (sum(float(np.sum(a * b)) for a, b in pairs) for pairs in (forward, backward))
     size = max(sum(float(np.linalg.norm(a) * np.linalg.norm(b)) for a, b in pairs) for pairs in (forward, backward))
     return _check(right, left, size, ROUNDINGS * eps, False)
@@ -316,85 +312,42 @@ def _function(f: Nonlinearity, engine: Engine) -> tuple[Callable[[Host], Host], 
 
     def on_the_backend(z: Host) -> Host:
         with engine.scope():
-            return _host(engine, f(engine.backend.asarray(z, dtype=dtype, device=engine.device), xp=engine.xp))
+            return on_host(f(on_device(z, engine, dtype), xp=engine.xp), engine)
 
     return on_the_backend, float(engine.xp.finfo(dtype).eps)
 
 
-def _kinks(f: Nonlinearity) -> tuple[Host, Host]:
+def _bends(f: Nonlinearity) -> tuple[Host, Host]:
     """Where f' jumps, and where f' or f'' does, in order, as far as it is known."""
-    alpha, beta = f.alpha or 0.0, f.beta or 0.0
-    at: list[float] = []
-    if not f.is_custom:
-        if f.name in ("relu", "leaky_relu") or (f.name == "elu" and alpha != 1):
-            at = [0.0]
-        elif f.name == "thresholded_relu":
-            at = [alpha]
-        elif f.name == "hard_sigmoid" and alpha != 0:
-            at = [-beta / alpha, (1 - beta) / alpha]
-    if f.clip is not None:
-        at += [-f.clip, f.clip]
-    bends = [*at, 0.0] if f.name in ("elu", "softsign") and not f.is_custom else at
-    return np.unique(np.asarray(at)), np.unique(np.asarray(bends))
+    at = kinks(f)
+    more = [0.0] if f.name in ("elu", "softsign") and not f.is_custom else []
+    return np.unique(np.asarray(at)), np.unique(np.asarray([*at, *more]))
 
 
-# --- layouts ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A random array of the backend, and the same numbers on the host."""
-
-    array: Any
-    host: Host
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """The same for a state, which is one array or one for each layer."""
-
-    array: Any
-    hosts: list[Host]
+# --- random directions ------------------------------------------------------------------------------------------------
 
 
 class _Drawn:
-    def __init__(self, engine: Engine, generator: np.random.Generator):
-        self.engine, self.generator = engine, generator
+    """Random arrays shaped like a network's results: on the device, and the same numbers on the host, time-first."""
 
-    def like(self, x: Any) -> _Pair:
-        engine = self.engine
-        with engine.scope():
-            drawn = self.generator.standard_normal(tuple(x.shape))
-            array = engine.backend.asarray(drawn, dtype=engine.dtype, device=engine.device)
-            return _Pair(array, _host(engine, array))
+    def __init__(self, engine: Engine, generator: np.random.Generator, layout: Layout):
+        self.engine, self.generator, self.layout = engine, generator, layout
 
-    def state(self, state: Any) -> _Pairs:
-        if isinstance(state, tuple):
-            pairs = [self.like(x) for x in state]
-            return _Pairs(tuple(p.array for p in pairs), [p.host for p in pairs])
-        pair = self.like(state)
-        return _Pairs(pair.array, [pair.host])
+    def like(self, x: Any) -> Any:
+        """An array, or a state of one array for each layer."""
+        if isinstance(x, tuple):
+            return tuple(map(self.like, x))
+        with self.engine.scope():
+            return on_device(self.generator.standard_normal(tuple(x.shape)), self.engine)
 
+    def series(self, x: Any) -> Host:
+        """(T, B, features) on the host."""
+        return on_host(self.layout.inward(x), self.engine)
 
-def _host(engine: Engine, x: Any) -> Host:
-    return np.asarray(engine.backend.to_numpy(x), dtype=np.float64)
+    def state(self, x: Any) -> Host:
+        """A state as one vector by layer, direction and row, the order that every layout of it has."""
+        return np.concatenate([on_host(part, self.engine).ravel() for part in (x if isinstance(x, tuple) else (x,))])
 
-
-def _hosts(engine: Engine, state: Any) -> list[Host]:
-    return [_host(engine, x) for x in (state if isinstance(state, tuple) else (state,))]
-
-
-def _map(state: Any, f: Callable[[Any], Any]) -> Any:
-    return tuple(f(x) for x in state) if isinstance(state, tuple) else f(state)
-
-
-def _inward(x: Host, spec: RNNSpec, batched: bool) -> Host:
-    """Time-first and batched."""
-    if not batched:
-        return x[:, None, :]
-    return x.transpose(1, 0, 2) if spec.batch_first else x
-
-
-def _flat(hosts: Iterable[Host]) -> Host:
-    """States as one vector by layer, direction and row, the order that every layout of them has."""
-    return np.concatenate([h.ravel() for h in hosts])
+    def parameters(self, named: Mapping[str, Any]) -> dict[str, Host]:
+        """By name, on the host."""
+        return {n: on_host(p, self.engine) for n, p in named.items()}

@@ -1,4 +1,4 @@
-"""horizon: how far back the gradient reaches, and what truncating backpropagation to K steps costs.
+"""How far back the gradient reaches, and what truncating backpropagation to K steps costs.
 
 Lag n is the distance between a loss and the state that it is differentiated by: ``dL/dh_{T-n}`` for a loss of the last
 state. The bias of truncation is that of the gradient of W_hh itself, from the signed contributions of the lags, which may
@@ -8,34 +8,26 @@ cancel: norms that are added up do not tell it.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from rnncore.arguments import positive_int
 from rnncore.diagnostics.gradient.flow import Delta, Flow
-from rnncore.diagnostics.gradient.lags import (
-    follow_all,
-    follow_some,
-    in_lag_order,
-    log_in_lag_order,
-    reach_of,
-    subtract,
-)
+from rnncore.diagnostics.gradient.lags import Lags, follow_all, follow_some, subtract
 from rnncore.diagnostics.gradient.truncation import LEVELS, truncation
-from rnncore.diagnostics.numerics.scaled import EPS, Scaled
-from rnncore.diagnostics.recording import Record, check_record
-from rnncore.errors import ArgumentValueError
+from rnncore.diagnostics.lane import Lane
+from rnncore.diagnostics.numerics.device import EPS
+from rnncore.diagnostics.numerics.scaled import Scaled
+from rnncore.diagnostics.recording import lane_probe
 from rnncore.typing import Host
 
-__all__ = ["EPS", "MAX_LAG", "SMALL", "Horizon", "horizon", "theil_sen"]
+__all__ = ["MAX_LAG", "SMALL", "Horizon", "horizon", "theil_sen"]
 
 SMALL = 1e-3
 MAX_LAG = 256
-# Of the slope: of more lags, so many of them.
+# The slope is fitted to at most this many lags.
 POINTS = 256
 
 
@@ -91,30 +83,21 @@ class Horizon:
     direction: int
 
 
-def horizon(
-    record: Record,
-    flow: Flow,
-    deltas: Sequence[Sequence[Delta]],
-    *,
-    layer: int = -1,
-    direction: int = 0,
-    max_lag: int = MAX_LAG,
-    every_loss: bool = True,
-) -> Horizon:
-    """Gain by lag, and the bias of truncation at K, of one layer's and direction's recurrence.
+@lane_probe("flow", "deltas", alone=True)
+def horizon(lane: Lane, flow: Flow, delta: Delta, *, max_lag: int = MAX_LAG, every_loss: bool = True) -> Horizon:
+    """Compute the gain by lag, and the bias of truncation at K, of one lane's recurrence.
 
-    What comes down from the layer above enters as it is: truncated there too it would be a little less.
+    The gradient from the layer above enters as it is: truncated there too it would be a little smaller.
 
     Parameters
     ----------
-    record : Record
-    flow, deltas
-        What :func:`rnncore.diagnostics.gradient.flow.flow` returned for the record.
-    layer, direction : int
+    lane : Lane
+    flow, delta
+        Of this lane, from the two results of :func:`rnncore.diagnostics.flow`.
     max_lag : int
-        Where a row has losses at more steps than one: the most lags. A loss at one step has all.
+        The most lags to follow, for rows with losses at several steps. A loss at one step has all.
     every_loss : bool
-        Where there are such losses: follow them all, or only one in each max_lag steps, from a row's last loss back.
+        Whether to follow all such losses, or only one in each max_lag steps, from a row's last loss back.
 
     Returns
     -------
@@ -123,7 +106,7 @@ def horizon(
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        For a layer or direction that is not there, and for a max_lag below 1.
+        For a max_lag that is no int, or below 1.
 
     Notes
     -----
@@ -146,42 +129,32 @@ def horizon(
     >>> rnn = rnncore.RNN(1, 1, nonlinearity="identity", bias=False, rng=0)
     >>> rnn.load_state_dict({"weight_ih_l0": np.array([[0.1]]), "weight_hh_l0": np.array([[0.9]])})
     >>> seen = diagnostics.record(rnn, np.ones((200, 1, 1)), np.ones((1, 1, 1)))
-    >>> found = horizon(seen, *diagnostics.flow(seen, None, [[np.ones((1, 1))]]))
+    >>> flows, deltas = diagnostics.flow(seen, None, [[np.ones((1, 1))]])
+    >>> found = horizon(seen.lane(), flows[0][0], deltas[0][0])
     >>> found.lag_small, found.k_10, found.k_1
     (66, 22, 44)
     >>> round(100 * float(found.bias[22]), 3), round(100 * float(found.bias[44]), 3)
     (9.848, 0.97)
     """
-    check_record(record)
-    layers = record.spec.num_layers
-    if not _is_int(layer) or not -layers <= layer < layers:
-        raise ArgumentValueError(f"layer: expected an int in [0, {layers - 1}], got {layer!r}")
-    if not _is_int(direction) or not 0 <= direction < record.directions:
-        raise ArgumentValueError(f"direction: expected an int in [0, {record.directions - 1}], got {direction!r}")
     max_lag = positive_int("max_lag", max_lag)
-    layer %= layers
-    delta = deltas[layer][direction]
-    reach = reach_of(delta.source_log, record, direction)
-    with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
+    lags = Lags(lane, delta)
+    with lane.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
         if _only_one(delta.source_log):
-            gain, complete, losses = _gain_of_one(record, flow, layer, direction, reach), True, int(reach.any())
-            log = log_in_lag_order(delta.log, record, direction, reach)
-            e, before = (
-                in_lag_order(x, record, direction, reach) for x in (delta.values, record.previous(layer, direction))
-            )
-            bias = truncation(Scaled(e, log), before, engine=record.engine)
+            gain, complete, losses = _gain_of_one(lane, flow, lags.reach), True, int(lags.reach.any())
+            e = Scaled(lags.ordered(delta.values), lags.ordered_log(delta.log))
+            bias = truncation(e, lags.ordered(lane.previous()), engine=lane.engine)
         elif every_loss:
-            gain, bias, complete = follow_all(record, delta, layer, direction, max_lag)
+            gain, bias, complete = follow_all(lags, max_lag)
             losses = int((delta.source_log != -np.inf).sum(axis=0).max())
         else:
-            gain, bias, losses, complete = follow_some(record, delta, layer, direction, max_lag)
+            gain, bias, losses, complete = follow_some(lags, max_lag)
     median = _median(gain)
     slope = theil_sen(median)
     return Horizon(
         gain=gain,
         median=median,
         lag_small=_from_on(median < math.log(SMALL)),
-        lag_eps=_from_on(median < math.log(EPS[record.engine.dtype_name])),
+        lag_eps=_from_on(median < math.log(EPS[lane.engine.dtype_name])),
         slope=slope,
         e_fold=1 / abs(slope) if slope else math.inf,
         bias_lags=bias.lags,
@@ -190,13 +163,9 @@ def horizon(
         k_1=bias.smallest(LEVELS[1]),
         complete=complete,
         losses=losses,
-        layer=layer,
-        direction=direction,
+        layer=lane.layer,
+        direction=lane.direction,
     )
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def theil_sen(y: Host) -> float:
@@ -220,13 +189,12 @@ def _only_one(source_log: Host) -> bool:
     return bool(((source_log != -np.inf).sum(axis=0) <= 1).all())
 
 
-def _gain_of_one(record: Record, flow: Flow, layer: int, direction: int, reach: Host) -> Host:
-    total, initial = flow.total[layer][direction], flow.initial[layer][direction]
-    out = np.full((int(reach.max(initial=0)) + 1, record.batch), np.nan)
+def _gain_of_one(lane: Lane, flow: Flow, reach: Host) -> Host:
+    out = np.full((int(reach.max(initial=0)) + 1, lane.batch), np.nan)
     for b, n in enumerate(reach):
         if n:
-            series = total[record.lengths[b] - n : record.lengths[b], b] if direction else total[:n, b][::-1]
-            series = np.append(series, initial[b])
+            series = flow.total[lane.lengths[b] - n : lane.lengths[b], b] if lane.reverse else flow.total[:n, b][::-1]
+            series = np.append(series, flow.initial[b])
             out[: n + 1, b] = subtract(series, series[0])
     return out
 

@@ -1,4 +1,4 @@
-"""truncation: what is missing of the gradient of W_hh when backpropagation through time stops after K steps.
+"""The error of the gradient of W_hh when backpropagation through time stops after K steps.
 
 The gradient is a sum over lags, ``g = sum_n C_n`` with ``C_n = sum over rows of delta^T h`` at lag n; truncated at K it lacks
 ``R_K``, the sum from K on. R_K is made from the farthest lag towards the loss, so that small sums are made of small numbers,
@@ -20,11 +20,11 @@ from rnncore.typing import Array, Host
 __all__ = ["LEVELS", "Truncation", "truncation"]
 
 LEVELS = (0.1, 0.01)
-# Every lag on its own where their matrices are so many numbers, or fewer than half of the states themselves.
+# Follow every lag on its own if the matrices have at most this many numbers, or half of those of the states.
 FEW_NUMBERS = 2**16
 # Of the lags after the first ones each block is longer by this share; parts that a block is split into.
 GROWTH, PARTS, SINGLE = 0.2, 4, 8
-# What the matrices kept until the bias is known may hold: so many times the states, or so many numbers.
+# Limit of the matrices kept until the bias is known: a multiple of the states' numbers, or a number.
 KEPT, KEPT_NUMBERS, FEWEST_BLOCKS = 4, 2**22, 8
 # Beyond these a product of a gradient and a state is brought back to 1 first.
 LARGE_STATE = 1e6

@@ -1,4 +1,4 @@
-"""weight_gradient: how much each step adds to the gradient of the weights.
+"""How much each step adds to the gradient of the weights.
 
 The gradient of a matrix is a sum over the steps, ``dL/dW = sum_t G_t`` with ``G_t = sum_b delta_tb a_tb^T`` (Werbos 1990,
 "Backpropagation through time: what it does and how to do it"), where a is what the matrix multiplies. Its norm needs no
@@ -9,14 +9,15 @@ gradient norms (Goodfellow 2015, "Efficient per-example gradient computations", 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from rnncore.backend.arrays import index_dtype
+from rnncore.diagnostics.lane import Lane
+from rnncore.diagnostics.numerics.device import indices, on_device
 from rnncore.diagnostics.numerics.scaled import Scaled
-from rnncore.diagnostics.recording import Record, check_record
+from rnncore.diagnostics.recording import lane_probe
+from rnncore.diagnostics.results import Stacked
 from rnncore.errors import ArgumentValueError
 from rnncore.network.engine import Engine
 from rnncore.typing import Array, Host
@@ -30,87 +31,81 @@ SHARE = 0.9
 
 
 @dataclass(frozen=True)
-class WeightGradient:
-    """Natural logarithms of Frobenius norms, for each layer a host array (D, T) of float64.
+class WeightGradient(Stacked):
+    """Natural logarithms of Frobenius norms of one lane: host arrays (T,) of float64.
 
     -inf for a step that adds nothing, NaN for one that no row has or where something is NaN, inf where it is infinite.
 
     Attributes
     ----------
-    weight_hh, weight_ih : tuple of array (D, T)
+    weight_hh, weight_ih : array (T,)
         ln ||G_t||_F.
-    share_hh, share_ih : tuple of array (D,)
-        The smallest share of the steps whose norms make up 90 % of the sum of all norms; NaN where that sum is 0 or not
+    share_hh, share_ih : float
+        The smallest fraction of the steps whose norms make up 90 % of the sum of all norms; NaN where that sum is 0 or not
         finite. 0.9 for an even spread, 1/T where one step makes the whole update.
     """
 
-    weight_hh: tuple[Host, ...]
-    weight_ih: tuple[Host, ...]
-    share_hh: tuple[Host, ...]
-    share_ih: tuple[Host, ...]
+    weight_hh: Host
+    weight_ih: Host
+    share_hh: float
+    share_ih: float
 
-    def largest(self, layer: int, direction: int = 0, *, share: float = SHARE) -> Host:
+    def largest(self, *, share: float = SHARE) -> Host:
         """The fewest steps whose norms of weight_hh make up `share` of the sum, the largest first: host array of int."""
-        return _largest(self.weight_hh[layer][direction], share)
+        return _largest(self.weight_hh, share)
 
 
-def weight_gradient(record: Record, deltas: Sequence[Sequence[Scaled]]) -> WeightGradient:
-    """Norms of each step's part of the gradients.
+@lane_probe("deltas")
+def weight_gradient(lane: Lane, delta: Scaled) -> WeightGradient:
+    """Compute the norm of each step's part of the gradients of W_hh and W_ih.
 
     Parameters
     ----------
-    record : Record
-    deltas : list of list of Scaled
-        dL/dz_t by [layer][direction], the second result of :func:`rnncore.diagnostics.flow`.
+    lane : Lane
+    delta : Scaled
+        dL/dz_t of this lane, from the second result of :func:`rnncore.diagnostics.flow`.
 
     Returns
     -------
     WeightGradient
-        For each layer host arrays (D, T), the shares (D,).
+        Host arrays (T,), and the shares.
 
     Raises
     ------
     ArgumentValueError
-        If deltas has not an entry for each layer and direction.
+        If delta is not that of this lane.
 
     Examples
     --------
-    Of 100 steps before a loss at the last one, few are heard by torch's default weights:
+    Of 100 steps before a loss at the last one, few matter with torch's default weights:
 
     >>> import numpy as np, rnncore
     >>> from rnncore.diagnostics import flow, record
     >>> from rnncore.diagnostics.gradient.weight_gradient import weight_gradient
     >>> seen = record(rnncore.RNN(3, 8, rng=0), np.random.default_rng(0).standard_normal((100, 2, 3)))
     >>> _, deltas = flow(seen, None, [[np.ones((2, 8))]])
-    >>> found = weight_gradient(seen, deltas)
-    >>> found.weight_hh[0].shape, bool(found.share_hh[0][0] < 0.06), found.largest(0)[0]
-    ((1, 100), True, np.int64(99))
+    >>> found = weight_gradient(seen.lane(), deltas[0][0])
+    >>> found.weight_hh.shape, found.share_hh < 0.06, int(found.largest()[0])
+    ((100,), True, 99)
     """
-    check_record(record)
-    layers, directions = range(record.spec.num_layers), range(record.directions)
-    if len(deltas) != len(layers) or any(len(row) != len(directions) for row in deltas):
+    if tuple(delta.values.shape) != tuple(lane.z.shape):
         raise ArgumentValueError(
-            f"deltas: expected {len(layers)} layers of {len(directions)} directions, as flow returns them, got "
-            f"{[len(row) for row in deltas]}"
+            f"delta: expected that of this lane, of shape {tuple(lane.z.shape)}, got {tuple(delta.values.shape)}"
         )
-    hh, ih = [], []
-    with record.engine.scope(), np.errstate(all="ignore"):  # what is not finite is told in the result
-        for k in layers:
-            hh.append(np.stack([_norms(deltas[k][d], record.previous(k, d), record) for d in directions]))
-            ih.append(np.stack([_norms(deltas[k][d], record.inputs[k], record) for d in directions]))
-    shares = [tuple(np.asarray([_share(n) for n in rows]) for rows in norms) for norms in (hh, ih)]
-    return WeightGradient(tuple(hh), tuple(ih), *shares)
+    with lane.engine.scope(), np.errstate(all="ignore"):  # the result shows what is not finite
+        hh, ih = _norms(delta, lane.previous(), lane), _norms(delta, lane.x, lane)
+    return WeightGradient(hh, ih, _share(hh), _share(ih))
 
 
-def _norms(delta: Scaled, a: Array, record: Record) -> Host:
+def _norms(delta: Scaled, a: Array, lane: Lane) -> Host:
     """ln ||sum_b delta_tb a_tb^T||_F: (T,)."""
-    engine = record.engine
+    engine = lane.engine
     ln_d, ln_a = _log_largest(delta.values, engine), _log_largest(a, engine)
     # The size of each row's outer product, on the scale of the step's largest: what lies below the dtype adds nothing.
-    size = np.where(record.valid, ln_d + delta.log + ln_a, -np.inf)
+    size = np.where(lane.valid, ln_d + delta.log + ln_a, -np.inf)
     top = size.max(axis=1, initial=-np.inf)
     usable = np.isfinite(top)
-    out = np.where(record.valid.any(axis=1), top, np.nan)
+    out = np.where(lane.valid.any(axis=1), top, np.nan)
     if not usable.any():
         return out
     share = np.exp(np.where(np.isfinite(size), size - np.where(usable, top, 0.0)[:, None], -np.inf))
@@ -127,11 +122,11 @@ def _scaled(x: Array, ln: Host, share: Host, engine: Engine) -> Array:
     wide = engine.xp.float32 if engine.xp.finfo(engine.dtype).bits < 32 else engine.dtype
     ln = np.where(np.isfinite(ln) & (share > 0), ln, 0.0)
     x = engine.xp.astype(x, wide, copy=False)
-    kept = engine.backend.asarray((share > 0)[..., None], dtype=engine.xp.bool, device=engine.device)
+    kept = on_device((share > 0)[..., None], engine, engine.xp.bool)
     x = engine.xp.where(kept, x, engine.xp.zeros_like(x))
     # In two factors: 1 / |x| may lie outside of the dtype, or be flushed to 0, where x does not and is not.
     for factor in (np.exp(-ln / 2), np.exp(-ln / 2), share):
-        x = x * engine.backend.asarray(factor[..., None], dtype=wide, device=engine.device)
+        x = x * on_device(factor[..., None], engine, wide)
     return x
 
 
@@ -154,8 +149,7 @@ def _frobenius(left: Array, right: Array, engine: Engine) -> Host:
     # Rows that cancel each other leave of the square of a norm only roundings, and of their square root far too much.
     lost = np.flatnonzero((out <= CANCELLED * terms) & (terms > 0))
     if len(lost):
-        dtype = index_dtype(xp=xp, device=engine.device)
-        at = engine.backend.asarray(lost.astype(np.int64), dtype=dtype, device=engine.device)
+        at = indices(lost, engine)
         out[lost] = _by_matrix(xp.take(left, at, axis=0), xp.take(right, at, axis=0), engine)
     return out
 
@@ -171,8 +165,7 @@ def _by_matrix(left: Array, right: Array, engine: Engine) -> Host:
         # The sum over rows may have cancelled: brought to magnitude 1 before it is squared.
         ln = _log_largest(xp.reshape(g, (g.shape[0], 1, -1)), engine)[:, 0]
         unit = np.where(np.isfinite(ln), ln, 0.0)
-        factor = engine.backend.asarray(np.exp(-unit)[:, None, None], dtype=g.dtype, device=engine.device)
-        g = g * factor
+        g = g * on_device(np.exp(-unit)[:, None, None], engine, g.dtype)
         squares = engine.backend.to_numpy(xp.sum(g * g, axis=(1, 2))).astype(np.float64)
         out[a:b] = squares * np.exp(2 * unit)
     return out

@@ -1,4 +1,4 @@
-"""bounds: what the weights alone, or the slopes step by step, prove about a product of Jacobians.
+"""Bounds on a product of Jacobians, from the weights alone or from the slopes of each step.
 
 Certificates, never a verdict: a bound that does not decide says nothing about what the gradient does, which has to be
 measured. For a nonlinear network it is the largest singular value that enters the conditions of Pascanu, Mikolov and Bengio
@@ -11,13 +11,16 @@ W_hh (H, H) is small, and is handled on the host in float64; nothing of the size
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from rnncore.diagnostics.jacobians.jacobian import Jacobian
-from rnncore.diagnostics.numerics.logs import log_abs_det, log_sigma_max, recurrent_matrix
-from rnncore.diagnostics.recording import Record, check_record
+from rnncore.diagnostics.lane import Lane
+from rnncore.diagnostics.numerics.logs import log_abs_det, log_sigma_max
+from rnncore.diagnostics.recording import lane_probe
+from rnncore.diagnostics.results import SHARED, Lanes, Stacked
 from rnncore.errors import ArgumentValueError
 from rnncore.typing import Host
 
@@ -28,64 +31,64 @@ SQUARINGS = 40
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """For each layer a host array (D,); natural logarithms where the name says so.
+class Bounds(Stacked):
+    """Certificates of one lane; natural logarithms where the name says so.
 
     Attributes
     ----------
-    log_sigma_max, log_spectral_radius, log_det : tuple of array
+    log_sigma_max, log_spectral_radius, log_det : float
         Of W_hh. The radius of a nilpotent matrix is 0, so -inf.
     gamma : float or None
         sup |f'|; None if the user's function does not say.
-    vanishes : tuple of array of bool
+    vanishes : bool
         sigma_max gamma < 1, Pascanu's sufficient condition: every gradient shrinks at least by that factor at every step.
         False proves nothing.
-    may_explode : tuple of array of bool
-        sigma_max gamma > 1, necessary for a gradient to grow without end. True proves nothing. Where gamma is not known,
-        nothing vanishes for certain and anything may explode.
+    may_explode : bool
+        sigma_max gamma > 1, necessary for a gradient to grow without end. True proves nothing. Without gamma nothing is
+        certain: `vanishes` is False and `may_explode` True.
     """
 
-    log_sigma_max: tuple[Host, ...]
-    log_spectral_radius: tuple[Host, ...]
-    log_det: tuple[Host, ...]
-    gamma: float | None
-    vanishes: tuple[Host, ...]
-    may_explode: tuple[Host, ...]
+    log_sigma_max: float
+    log_spectral_radius: float
+    log_det: float
+    gamma: float | None = field(metadata=SHARED)
+    vanishes: bool
+    may_explode: bool
 
 
 @dataclass(frozen=True)
-class SpanBounds:
-    """``lower <= ln sigma_max(J_{b-1} ... J_a) <= upper``, for each layer a host array (D, B), in nats for the whole span.
+class SpanBounds(Stacked):
+    """``lower <= ln sigma_max(J_{b-1} ... J_a) <= upper``, host arrays (B,), in nats for the whole span.
 
     Attributes
     ----------
-    lower : tuple of array
+    lower : array (B,)
         sum ln |det J_t| / H: the geometric mean of the singular values is at most the largest. -inf where it says nothing.
-    upper : tuple of array
+    upper : array (B,)
         sum of the upper ends of the brackets of ln sigma_max(J_t).
     """
 
-    lower: tuple[Host, ...]
-    upper: tuple[Host, ...]
+    lower: Host
+    upper: Host
 
 
-def bounds(record: Record) -> Bounds:
-    """The certificates that need no more than W_hh and the function.
+@lane_probe()
+def bounds(lane: Lane) -> Bounds:
+    """Compute the certificates that need only W_hh and the nonlinearity.
 
     Parameters
     ----------
-    record : Record
+    lane : Lane
         Only its weights and its nonlinearity are read.
 
     Returns
     -------
     Bounds
-        For each layer host arrays (D,).
 
     Raises
     ------
     ArgumentTypeError
-        For anything but a :class:`Record`.
+        For anything but a lane.
 
     Notes
     -----
@@ -94,56 +97,40 @@ def bounds(record: Record) -> Bounds:
 
     Examples
     --------
-    >>> import numpy as np, rnncore
+    >>> import math, numpy as np, rnncore
     >>> from rnncore.diagnostics.jacobians.bounds import bounds
     >>> from rnncore.diagnostics.recording import record
     >>> rnn = rnncore.RNN(1, 3, nonlinearity="sigmoid", init=rnncore.init.orthogonal(3.9), rng=0)
-    >>> found = bounds(record(rnn, np.zeros((2, 1, 1))))          # sigma_max 3.9, and gamma = 1/4
-    >>> found.gamma, found.vanishes, np.exp(found.log_spectral_radius[0]).round(6)
-    (0.25, (array([ True]),), array([3.9]))
+    >>> found = bounds(record(rnn, np.zeros((2, 1, 1))).lane())          # sigma_max 3.9, and gamma = 1/4
+    >>> found.gamma, found.vanishes, round(math.exp(found.log_spectral_radius), 6)
+    (0.25, True, 3.9)
     """
-    check_record(record)
-    gamma = record.nonlinearity.gamma
-    rows: dict[str, list[Host]] = {name: [] for name in ("sigma", "rho", "det", "vanishes", "may")}
-    with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
-        for k in range(record.spec.num_layers):
-            matrices = [recurrent_matrix(record, k, d) for d in range(record.directions)]
-            sigma = np.asarray([log_sigma_max(w) for w in matrices])
-            rows["sigma"].append(sigma)
-            rows["rho"].append(np.asarray([log_spectral_radius(w) for w in matrices]))
-            rows["det"].append(np.asarray([log_abs_det(w) for w in matrices]))
-            # A strict inequality, in which a rounding error may not decide: an orthogonal matrix of gain 1 proves nothing.
-            slack = len(matrices[0]) * float(np.finfo(np.float64).eps)
-            growth = sigma + (-math.inf if gamma == 0 else math.nan if gamma is None else math.log(gamma))
-            rows["vanishes"].append(growth < -slack)
-            rows["may"].append(np.logical_not(growth <= slack))
-    return Bounds(
-        log_sigma_max=tuple(rows["sigma"]),
-        log_spectral_radius=tuple(rows["rho"]),
-        log_det=tuple(rows["det"]),
-        gamma=gamma,
-        vanishes=tuple(rows["vanishes"]),
-        may_explode=tuple(rows["may"]),
-    )
+    gamma = lane.nonlinearity.gamma
+    with lane.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
+        w, sigma = lane.matrix, log_sigma_max(lane.matrix)
+        # A strict inequality that no rounding error may decide: an orthogonal matrix of gain 1 proves nothing.
+        slack = len(w) * float(np.finfo(np.float64).eps)
+        growth = sigma + (-math.inf if gamma == 0 else math.nan if gamma is None else math.log(gamma))
+        return Bounds(sigma, log_spectral_radius(w), log_abs_det(w), gamma, growth < -slack, not growth <= slack)
 
 
-def span_bounds(found: Jacobian, start: int = 0, stop: int | None = None) -> SpanBounds:
-    """The two-sided certificate for the product of the Jacobians of the steps [start, stop).
+def span_bounds(found: Jacobian | Lanes[Jacobian], start: int = 0, stop: int | None = None) -> Any:
+    """Bound the product of the Jacobians of the steps [start, stop) from both sides.
 
     Steps outside a row's length take no part; an empty span has 0, the identity's. With the upper ends of
     `Jacobian.sigma_max`, where it was asked for, the upper bound is tighter, and holds as far as they do.
 
     Parameters
     ----------
-    found : Jacobian
-        As :func:`rnncore.diagnostics.jacobian` returned it.
+    found : Jacobian, or Lanes of Jacobian
+        From :func:`rnncore.diagnostics.jacobian`.
     start, stop : int
         Steps in the run's own time, ``0 <= start <= stop <= T``; by default all.
 
     Returns
     -------
-    SpanBounds
-        For each layer host arrays (D, B), in nats for the whole span.
+    SpanBounds, or Lanes of SpanBounds
+        Host arrays (B,), in nats for the whole span.
 
     Raises
     ------
@@ -157,22 +144,23 @@ def span_bounds(found: Jacobian, start: int = 0, stop: int | None = None) -> Spa
     >>> from rnncore.diagnostics.jacobians.jacobian import jacobian
     >>> from rnncore.diagnostics.recording import record
     >>> rnn = rnncore.RNN(1, 2, nonlinearity="identity", init=rnncore.init.identity(0.5))
-    >>> found = span_bounds(jacobian(record(rnn, np.zeros((10, 1, 1)))))
-    >>> bool(np.allclose(found.lower[0], 10 * np.log(0.5)) and np.allclose(found.upper[0], 10 * np.log(0.5)))
+    >>> found = span_bounds(jacobian(record(rnn, np.zeros((10, 1, 1))).lane()))
+    >>> bool(np.allclose(found.lower, 10 * np.log(0.5)) and np.allclose(found.upper, 10 * np.log(0.5)))
     True
     """
-    steps = found.log_upper[0].shape[1]
+    if isinstance(found, Lanes):
+        return found.map(span_bounds, start, stop)
+    steps = len(found.log_upper)
     stop = steps if stop is None else stop
     if not 0 <= start <= stop <= steps:
         raise ArgumentValueError(f"start, stop: expected 0 <= start <= stop <= {steps}, got {start} and {stop}")
-    uppers = found.log_upper if found.sigma_max is None else found.sigma_max.upper
-    lower, upper = [], []
-    for k, width in enumerate(found.widths):
-        inside = found.valid[None, start:stop]
-        with np.errstate(invalid="ignore"):
-            lower.append(np.where(inside, found.log_det[k][:, start:stop], 0.0).sum(axis=1) / width)
-            upper.append(np.where(inside, uppers[k][:, start:stop], 0.0).sum(axis=1))
-    return SpanBounds(tuple(lower), tuple(upper))
+    upper = found.log_upper if found.sigma_max is None else found.sigma_max.upper
+    own = found.valid[start:stop]
+    with np.errstate(invalid="ignore"):
+        return SpanBounds(
+            np.where(own, found.log_det[start:stop], 0.0).sum(axis=0) / found.width,
+            np.where(own, upper[start:stop], 0.0).sum(axis=0),
+        )
 
 
 def log_spectral_radius(w: Host) -> float:

@@ -1,4 +1,4 @@
-"""jacobian: exact properties of every step's Jacobian ``J_t = dh_t/dh_{t-1} = diag(f'(z_t)) W_hh``, without forming one.
+"""Exact properties of every step's Jacobian ``J_t = dh_t/dh_{t-1} = diag(f'(z_t)) W_hh``, without forming one.
 
 With d_i = f'(z_i) and r_i = ||row i of W_hh||^2, ``||J||_F^2 = sum_i d_i^2 r_i`` and ``ln |det J| = sum_i ln |d_i| +
 ln |det W_hh|``. chi = ||J||_F^2 / H is the mean squared stretch (Poole et al. 2016, "Exponential expressivity in deep neural
@@ -11,22 +11,14 @@ The small (H, H) matrices are handled on the host in float64; what has T * B of 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from rnncore.diagnostics.numerics.logs import (
-    _split,
-    log_abs_det,
-    log_frobenius,
-    log_norms,
-    log_sigma_max,
-    log_slopes,
-    on_device,
-    recurrent_matrix,
-    row_scales,
-)
-from rnncore.diagnostics.recording import Record
+from rnncore.diagnostics.lane import Lane
+from rnncore.diagnostics.numerics.logs import log_abs_det, log_frobenius, log_norms, log_sigma_max, row_scales, split
+from rnncore.diagnostics.recording import lane_probe
+from rnncore.diagnostics.results import SHARED, Stacked
 from rnncore.errors import ArgumentValueError
 from rnncore.typing import Host
 
@@ -36,87 +28,88 @@ __all__ = ["Jacobian", "SigmaMax", "jacobian"]
 FAILURE = 1e-9
 LANCZOS_STEPS = 24
 BISECTIONS = 60
-# A new direction shorter than this many times H eps of what it was made from is taken for rounding: well above what it is.
+# Treat a new direction below this many H*eps of its source as rounding error.
 ENDED = 16
 
 
 @dataclass(frozen=True)
-class SigmaMax:
-    """ln of the largest singular value of every J_t: for each layer a host array (D, T, B).
+class SigmaMax(Stacked):
+    """ln of the largest singular value of every J_t: host arrays (T, B).
 
     Attributes
     ----------
-    value : tuple of array
+    value : array (T, B)
         The largest Ritz value: never more than the true one, but for rounding.
-    lower, upper : tuple of array
+    lower, upper : array (T, B)
         `lower <= ln sigma_max <= upper`; the upper one is wrong with a probability below `failure` for each step and row.
     failure : float
     """
 
-    value: tuple[Host, ...]
-    lower: tuple[Host, ...]
-    upper: tuple[Host, ...]
-    failure: float
+    value: Host
+    lower: Host
+    upper: Host
+    failure: float = field(default=FAILURE, metadata=SHARED)
 
 
 @dataclass(frozen=True)
-class Jacobian:
-    """Properties of J_t for each layer: host arrays (D, T, B) of float64, natural logarithms, NaN outside a row's length.
+class Jacobian(Stacked):
+    """Properties of J_t of one lane: host arrays (T, B) of float64, natural logarithms, NaN outside a row's length.
 
     Attributes
     ----------
-    log_frobenius : tuple of array
+    log_frobenius : array (T, B)
         ln ||J_t||_F.
-    log_det : tuple of array
+    log_det : array (T, B)
         ln |det J_t|; -inf where a slope is exactly 0 or W_hh is singular.
-    log_chi : tuple of array
+    log_chi : array (T, B)
         ln (||J_t||_F^2 / H); half of it is the mean-square growth of a random vector in nats per step.
-    isometry_gap : tuple of array
+    isometry_gap : array (T, B)
         ``ln chi / 2 - ln |det J_t| / H >= 0``, 0 only where J_t is a multiple of an orthogonal matrix (the inequality of the
         means of sigma_i^2). 1/2 in the limit of a wide linear Gaussian network; inf where J_t is singular.
-    log_lower, log_upper : tuple of array
+    log_lower, log_upper : array (T, B)
         Bracket of ln sigma_max(J_t): the largest row norm, and the smallest of max_i |d_i| sigma_max(W_hh), ||J||_F and
         sqrt(||J||_1 ||J||_inf).
-    log_max_slope : tuple of array
-        ln max_i |d_i|: the gamma that the data reach.
-    widths : tuple of int
-        H of each layer.
+    log_max_slope : array (T, B)
+        ln max_i |d_i|: the largest slope that occurs.
+    width : int
+        Number of units, H.
     valid : array (T, B) of bool
         Whether the step belongs to the row.
     sigma_max : SigmaMax or None
     """
 
-    log_frobenius: tuple[Host, ...]
-    log_det: tuple[Host, ...]
-    log_chi: tuple[Host, ...]
-    isometry_gap: tuple[Host, ...]
-    log_lower: tuple[Host, ...]
-    log_upper: tuple[Host, ...]
-    log_max_slope: tuple[Host, ...]
-    widths: tuple[int, ...]
-    valid: Host
+    log_frobenius: Host
+    log_det: Host
+    log_chi: Host
+    isometry_gap: Host
+    log_lower: Host
+    log_upper: Host
+    log_max_slope: Host
+    width: int
+    valid: Host = field(metadata=SHARED)
     sigma_max: SigmaMax | None = None
 
 
+@lane_probe()
 def jacobian(
-    record: Record, *, sigma_max: bool = False, rng: int | np.random.Generator = 0, steps: int = LANCZOS_STEPS
+    lane: Lane, *, sigma_max: bool = False, rng: int | np.random.Generator = 0, steps: int = LANCZOS_STEPS
 ) -> Jacobian:
-    """The Jacobian of every layer, direction, step and row: O(T B H^2), and H^3 once.
+    """Compute properties of the Jacobian of every step and row: O(T B H^2), and H^3 once.
 
     Parameters
     ----------
-    record : Record
+    lane : Lane
     sigma_max : bool
         Also the largest singular value itself: O(steps T B H^2).
     rng : int or numpy.random.Generator
-        The random start for it.
+        For its random start.
     steps : int
         Steps of Lanczos' method for it; H are enough for any matrix.
 
     Returns
     -------
     Jacobian
-        Natural logarithms: (D, T, B) for each layer.
+        Natural logarithms, (T, B).
 
     Raises
     ------
@@ -129,81 +122,59 @@ def jacobian(
     >>> from rnncore.diagnostics.jacobians.jacobian import jacobian
     >>> from rnncore.diagnostics.recording import record
     >>> rnn = rnncore.RNN(1, 4, nonlinearity="identity", init=rnncore.init.identity(0.5))
-    >>> found = jacobian(record(rnn, np.zeros((3, 1, 1))))
-    >>> found.log_chi[0].shape, float(np.exp(found.log_upper[0][0, 0, 0])), float(abs(found.isometry_gap[0]).max())
-    ((1, 3, 1), 0.5, 0.0)
+    >>> found = jacobian(record(rnn, np.zeros((3, 1, 1))).lane())
+    >>> found.log_chi.shape, float(np.exp(found.log_upper[0, 0])), float(abs(found.isometry_gap).max())
+    ((3, 1), 0.5, 0.0)
     """
     if steps < 1:
         raise ArgumentValueError(f"steps: expected a positive int, got {steps!r}")
-    start = np.random.default_rng(rng)
-    names = ("frobenius", "det", "chi", "gap", "lower", "upper", "slope", "value", "low", "up")
-    found: dict[str, list[Host]] = {name: [] for name in names}
     # Numbers that are not finite are a finding, not a warning.
-    with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
-        for k in range(record.spec.num_layers):
-            both: dict[str, list[Host]] = {name: [] for name in names}
-            for d in range(record.directions):
-                here = _closed_form(record, k, d)
-                if sigma_max:
-                    here |= _lanczos(record, k, d, start, steps, here["lower"], here["upper"])
-                for name, values in here.items():
-                    both[name].append(_in_rows(record, values))
-            for name in names:
-                if both[name]:
-                    found[name].append(np.stack(both[name]))
-    return Jacobian(
-        log_frobenius=tuple(found["frobenius"]),
-        log_det=tuple(found["det"]),
-        log_chi=tuple(found["chi"]),
-        isometry_gap=tuple(found["gap"]),
-        log_lower=tuple(found["lower"]),
-        log_upper=tuple(found["upper"]),
-        log_max_slope=tuple(found["slope"]),
-        widths=record.spec.hidden_sizes,
-        valid=record.valid,
-        sigma_max=SigmaMax(tuple(found["value"]), tuple(found["low"]), tuple(found["up"]), FAILURE)
-        if sigma_max
-        else None,
-    )
+    with lane.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
+        found = _closed_form(lane)
+        lower, upper = found["log_lower"], found["log_upper"]
+        bracket = _lanczos(lane, np.random.default_rng(rng), steps, lower, upper) if sigma_max else None
+    own = {name: _in_rows(lane, values) for name, values in found.items()}
+    top = None
+    if bracket is not None:
+        value, low, up = (_in_rows(lane, x) for x in bracket)
+        top = SigmaMax(value, low, up)
+    return Jacobian(**own, width=lane.width, valid=lane.valid, sigma_max=top)
 
 
-def _closed_form(record: Record, k: int, d: int) -> dict[str, Host]:
-    xp, w = record.xp, recurrent_matrix(record, k, d)
-    width = len(w)
-    log_d = log_slopes(record, k, d)
-    max_slope = record.host(xp.max(log_d, axis=-1))
+def _closed_form(lane: Lane) -> dict[str, Host]:
+    xp, w, width = lane.xp, lane.matrix, lane.width
+    log_d = lane.log_slope()
+    max_slope = lane.host(xp.max(log_d, axis=-1))
     norms = log_norms(w)
-    lower = record.host(xp.max(log_d + on_device(norms, record), axis=-1))
-    frobenius = log_frobenius(log_d, norms, record)
+    lower = lane.host(xp.max(log_d + lane.on_device(norms), axis=-1))
+    frobenius = log_frobenius(log_d, norms, lane.engine)
     # The norms of the sums of magnitudes: rows at their own scale, so that one size of row cannot hide another.
     scale, unit_rows = row_scales(np.abs(w))
-    largest, factors = _split(log_d + on_device(scale, record), record)
-    columns = xp.max(xp.matmul(factors, on_device(unit_rows, record)), axis=-1)
-    rows = xp.max(factors * on_device(unit_rows.sum(axis=1), record), axis=-1)
-    largest_host = record.host(largest)
+    largest, factors = split(log_d + lane.on_device(scale), lane.engine)
+    columns = xp.max(xp.matmul(factors, lane.on_device(unit_rows)), axis=-1)
+    rows = xp.max(factors * lane.on_device(unit_rows.sum(axis=1)), axis=-1)
+    largest_host = lane.host(largest)
     with np.errstate(divide="ignore"):
-        mixed = largest_host + 0.5 * (np.log(record.host(columns)) + np.log(record.host(rows)))
+        mixed = largest_host + 0.5 * (np.log(lane.host(columns)) + np.log(lane.host(rows)))
     # A matrix that is exactly zero: -inf - and not -inf + inf.
     slope_bound = np.where(np.isneginf(max_slope), -np.inf, max_slope + log_sigma_max(w))
     upper = np.minimum(np.minimum(slope_bound, frobenius), mixed)
-    det = record.host(xp.sum(log_d, axis=-1)) + log_abs_det(w)
+    det = lane.host(xp.sum(log_d, axis=-1)) + log_abs_det(w)
     chi = 2 * frobenius - math.log(width)
     gap = np.where(np.isneginf(det), np.inf, 0.5 * chi - np.where(np.isneginf(det), 0.0, det) / width)
     return {
-        "frobenius": frobenius,
-        "det": det,
-        "chi": chi,
-        "gap": gap,
-        "lower": np.minimum(lower, upper),  # they may cross by a rounding error where they are equal
-        "upper": upper,
-        "slope": max_slope,
+        "log_frobenius": frobenius,
+        "log_det": det,
+        "log_chi": chi,
+        "isometry_gap": gap,
+        "log_lower": np.minimum(lower, upper),  # they may cross by a rounding error where they are equal
+        "log_upper": upper,
+        "log_max_slope": max_slope,
     }
 
 
-def _lanczos(
-    record: Record, k: int, d: int, rng: np.random.Generator, steps: int, lower: Host, upper: Host
-) -> dict[str, Host]:
-    """Lanczos' method on J^T J for all steps and rows at once, and what its coefficients prove.
+def _lanczos(lane: Lane, rng: np.random.Generator, steps: int, lower: Host, upper: Host) -> tuple[Host, Host, Host]:
+    """Run Lanczos' method on J^T J for all steps and rows at once: the value, and the bounds that its coefficients prove.
 
     The largest Ritz value is at most sigma_max^2. The next vector is p(J^T J) v for the random start v and
     ``p(x) = prod_j (x - theta_j) / beta_j``, and has norm 1, so |p(sigma_max^2)| |<v, top vector>| <= 1; the second factor is
@@ -211,14 +182,14 @@ def _lanczos(
     matrices"), so the x > theta_1 where p is 1 / delta bounds sigma_max^2 from above: Hochstenbach (2013), "Probabilistic
     upper bounds for the matrix two-norm".
     """
-    xp, w = record.xp, recurrent_matrix(record, k, d)
-    width, eps = len(w), float(xp.finfo(record.engine.dtype).eps)
+    xp, w, width = lane.xp, lane.matrix, lane.width
+    eps = float(xp.finfo(lane.engine.dtype).eps)
     scale, unit_rows = row_scales(w)
-    largest, factors = _split(log_slopes(record, k, d) + on_device(scale, record), record)
-    unit, across = on_device(unit_rows, record), on_device(unit_rows.T.copy(), record)
+    largest, factors = split(lane.log_slope() + lane.on_device(scale), lane.engine)
+    unit, across = lane.on_device(unit_rows), lane.on_device(unit_rows.T.copy())
     squares = factors * factors
     v = rng.standard_normal(width)
-    v = xp.broadcast_to(on_device(v / np.linalg.norm(v), record), factors.shape)
+    v = xp.broadcast_to(lane.on_device(v / np.linalg.norm(v)), factors.shape)
     before, beta = xp.zeros_like(v), xp.zeros_like(v[..., :1])
     size = xp.zeros_like(beta)
     alphas, betas = [], []
@@ -236,15 +207,15 @@ def _lanczos(
         betas.append(beta[..., 0])
         beta = xp.where(on, beta, xp.zeros_like(beta))
     # (count, T, B) of numbers, as small as a result.
-    a, b = record.host(xp.stack(alphas, axis=-1)), record.host(xp.stack(betas, axis=-1))
+    a, b = lane.host(xp.stack(alphas, axis=-1)), lane.host(xp.stack(betas, axis=-1))
     logs, above = _ritz(a, b, width, eps)
     slack = eps * (width + count)  # of rounding, in ln sigma
-    base = record.host(largest)
+    base = lane.host(largest)
     dead = np.isneginf(base)
     value = np.where(dead, -np.inf, base + logs)
     up = np.where(dead, -np.inf, np.minimum(upper, base + above + slack))
     low = np.maximum(lower, value - slack)
-    return {"value": np.clip(value, lower, upper), "low": np.minimum(low, up), "up": up}
+    return np.clip(value, lower, upper), np.minimum(low, up), up
 
 
 def _ritz(a: Host, b: Host, width: int, eps: float) -> tuple[Host, Host]:
@@ -280,5 +251,5 @@ def _ritz(a: Host, b: Host, width: int, eps: float) -> tuple[Host, Host]:
     return np.where(wrong, np.nan, 0.5 * np.log(top)), np.where(wrong, np.nan, above)
 
 
-def _in_rows(record: Record, x: Host) -> Host:
-    return np.where(record.valid, x, np.nan)
+def _in_rows(lane: Lane, x: Host) -> Host:
+    return np.where(lane.valid, x, np.nan)

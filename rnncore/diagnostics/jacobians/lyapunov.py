@@ -1,4 +1,4 @@
-"""lyapunov: the spectrum of Lyapunov exponents of a recurrence along its own trajectory, with an interval.
+"""The spectrum of Lyapunov exponents of a recurrence along its own trajectory, with an interval.
 
 ``lambda_i = lim (1/T) ln sigma_i(J_T ... J_1)`` with ``J_t = dh_t/dh_{t-1} = diag(f'(z_t)) W_hh`` of one layer and
 direction. A frame of k directions is carried forward, each J_t applied from the left as time goes on, and the logarithms of
@@ -15,8 +15,10 @@ from statistics import NormalDist
 
 import numpy as np
 
-from rnncore.diagnostics.jacobians.product import Chain, advance, chains, check_k, difference, start_frame
-from rnncore.diagnostics.recording import Record
+from rnncore.diagnostics.jacobians.product import check_k, difference
+from rnncore.diagnostics.jacobians.sweep import JacobianChain, advance, chains, start_frame
+from rnncore.diagnostics.lane import Lane
+from rnncore.diagnostics.recording import lane_probe
 from rnncore.errors import ArgumentValueError
 from rnncore.typing import Host
 
@@ -73,23 +75,22 @@ class Lyapunov:
     direction: int
 
 
+@lane_probe(alone=True)
 def lyapunov(
-    record: Record,
+    lane: Lane,
     k: int = 1,
     *,
     burn_in: int | None = None,
     windows: int = WINDOWS,
     confidence: float = 0.95,
-    layer: int = -1,
-    direction: int = 0,
     rows: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Lyapunov:
-    """The k largest Lyapunov exponents of one layer and direction, the recurrence by itself.
+    """Compute the k largest Lyapunov exponents of one recurrence by itself.
 
     Parameters
     ----------
-    record : Record
+    lane : Lane
     k : int
         In [1, width].
     burn_in : int, optional
@@ -97,7 +98,6 @@ def lyapunov(
     windows : int
         Batches of the interval; fewer where the rows are short.
     confidence : float
-    layer, direction : int
     rows : sequence of int, optional
         Rows of the batch; all by default.
     seed : int
@@ -111,7 +111,7 @@ def lyapunov(
     Raises
     ------
     ArgumentValueError
-        For a k outside [1, width], a layer, direction or row that is not there, windows < 1, a confidence outside (0, 1), and
+        For a k outside [1, width], a row that is not in the run, windows < 1, a confidence outside (0, 1), and
         a burn-in that leaves a row no step.
     ArgumentTypeError
         For a k that is no int.
@@ -132,7 +132,7 @@ def lyapunov(
     >>> rnn = rnncore.RNN(1, 2, nonlinearity="identity", rng=0)
     >>> w = np.array([[0.5, 3.0], [0.0, 0.25]])
     >>> rnn.load_state_dict(dict(rnn.state_dict()) | {"weight_hh_l0": w})
-    >>> found = lyapunov(record(rnn, np.zeros((1000, 1, 1))), k=2)
+    >>> found = lyapunov(record(rnn, np.zeros((1000, 1, 1))).lane(), k=2)
     >>> np.round(found.exponents - np.log([0.5, 0.25]), 12) + 0.0
     array([0., 0.])
     >>> bool(abs(found.sum_residual[0]) < 1e-12)
@@ -142,29 +142,27 @@ def lyapunov(
         raise ArgumentValueError(f"windows: expected an int >= 1, got {windows}")
     if not 0 < confidence < 1:
         raise ArgumentValueError(f"confidence: expected a number in (0, 1), got {confidence}")
-    with record.engine.scope():
-        places, links, layer, direction = chains(record, None, layer=layer, direction=direction, rows=rows)
-        width = record.spec.hidden_sizes[layer]
-        check_k(k, width)
-        count = sum(len(p) for p in places)
-        chosen = tuple(range(record.batch)) if rows is None else tuple(rows)
-        ends = np.asarray([record.lengths[r] for r in chosen], dtype=np.int64)
+    check_k(k, lane.width)
+    chosen = tuple(range(lane.batch)) if rows is None else tuple(rows)
+    count = len(chosen)
+    with lane.engine.scope():
+        links = chains(lane, None, chosen)
+        ends = np.asarray([lane.lengths[r] for r in chosen], dtype=np.int64)
         burn = (ends * BURN_IN).astype(np.int64) if burn_in is None else np.full(count, burn_in, dtype=np.int64)
         if (burn < 0).any() or ((burn >= ends) & (ends > 0)).any():
-            shortest = int(ends[ends > 0].min(initial=record.steps))
+            shortest = int(ends[ends > 0].min(initial=lane.steps))
             raise ArgumentValueError(f"burn_in: expected an int in [0, {shortest - 1}], got {burn_in}")
         steps = ends - burn
         n = max(1, min(windows, int(steps[steps > 0].min(initial=windows))))
         series = np.full((n, count, k), np.nan)
         by_row = np.full((count, k), np.nan)
-        for place, chain in zip(places, links, strict=True):
+        for place, chain in links:
             if chain.steps:
                 found, mean = exponents(chain, k, burn_in=int(burn[place[0]]), windows=n, seed=seed)
                 series[:, place], by_row[place] = found, mean
         residual = None
-        if k == width:
-            residual = difference(by_row.sum(axis=1), _log_det(record, layer, direction, chosen, ends, burn))
-            residual = np.where(np.isnan(residual), np.nan, residual)
+        if k == lane.width:
+            residual = difference(by_row.sum(axis=1), _log_det(lane, chosen, ends, burn))
     used = steps > 0
     share = steps[used] / max(1, steps[used].sum())
     pooled = (by_row[used] * share[:, None]).sum(axis=0) if used.any() else np.full(k, np.nan)
@@ -177,16 +175,16 @@ def lyapunov(
         steps=steps,
         burn_in=burn,
         sum_residual=residual,
-        kaplan_yorke=kaplan_yorke(pooled, complete=k == width),
+        kaplan_yorke=kaplan_yorke(pooled, complete=k == lane.width),
         entropy_rate=float(pooled[pooled > 0].sum()) if used.any() else math.nan,
         predictability=math.log(2) / float(pooled[0]) if pooled[0] > 0 else math.inf,
         rows=chosen,
-        layer=layer,
-        direction=direction,
+        layer=lane.layer,
+        direction=lane.direction,
     )
 
 
-def exponents(chain: Chain, k: int, *, burn_in: int = 0, windows: int = 1, seed: int = 0) -> tuple[Host, Host]:
+def exponents(chain: JacobianChain, k: int, *, burn_in: int = 0, windows: int = 1, seed: int = 0) -> tuple[Host, Host]:
     """Finite-time exponents of consecutive windows (n, B, k) and over all steps after the burn-in (B, k)."""
     frame = start_frame(chain, k, seed)
     advance(chain, frame, 0, burn_in, lambda r: None)
@@ -246,16 +244,15 @@ def _student(confidence: float, freedom: int) -> float:
     return float(z + sum(t / freedom ** (i + 1) for i, t in enumerate(terms)))
 
 
-def _log_det(record: Record, layer: int, direction: int, rows: tuple[int, ...], ends: Host, burn: Host) -> Host:
+def _log_det(lane: Lane, rows: tuple[int, ...], ends: Host, burn: Host) -> Host:
     """The mean of ``ln |det J_t| = sum_i ln |f'(z_ti)| + ln |det W|`` over each row's own steps after the burn-in: (B,)."""
-    xp = record.xp
-    slopes = record.host(xp.sum(record.nonlinearity.log_derivative(record.z[layer][direction], xp=xp), axis=-1))
+    slopes = lane.host(lane.xp.sum(lane.log_slope(), axis=-1))
     with np.errstate(divide="ignore"):
-        w = float(np.linalg.slogdet(record.host(record.weights[layer][direction].weight_hh))[1])
+        w = float(np.linalg.slogdet(lane.matrix)[1])
     out = np.full(len(rows), np.nan)
     for i, row in enumerate(rows):
         end, first = int(ends[i]), int(burn[i])
-        part = slopes[: end - first, row] if direction else slopes[first:end, row]
+        part = slopes[: end - first, row] if lane.reverse else slopes[first:end, row]
         if len(part):
             out[i] = part.mean() + w
     return out

@@ -1,4 +1,4 @@
-"""product: the singular values of a long product of recurrent Jacobians, in logarithms, with the evidence that they are right.
+"""The singular values of a long product of recurrent Jacobians, in logarithms, with the evidence that they are right.
 
 ``J_t = dh_t/dh_{t-1} = diag(f'(z_t)) W_hh`` of one layer and direction. A sweep carries k directions through the product by
 the linear scan and orthonormalises them between pieces of time, so the product is Q R with R a product of small triangular
@@ -15,13 +15,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnncore.diagnostics.jacobians.sweep import EPS, Chain, Frame, advance, chains, on_device, orthonormal, start_frame
+from rnncore.diagnostics.jacobians.sweep import JacobianChain, advance, chains, start_frame
+from rnncore.diagnostics.lane import Lane
+from rnncore.diagnostics.numerics.device import EPS, on_device
 from rnncore.diagnostics.numerics.triangle import Triangle
-from rnncore.diagnostics.recording import Record
+from rnncore.diagnostics.recording import lane_probe
 from rnncore.errors import ArgumentTypeError, ArgumentValueError
 from rnncore.typing import Array, Host
 
-__all__ = ["Chain", "Frame", "Product", "advance", "chains", "orthonormal", "product", "singular_values", "start_frame"]
+__all__ = ["Product", "product", "singular_values"]
 
 
 # Directions carried beyond the k asked for: subspace iteration converges with the gap behind them.
@@ -67,32 +69,30 @@ class Product:
     right: Array | None = None
 
 
+@lane_probe(alone=True)
 def product(
-    record: Record,
+    lane: Lane,
     k: int = 2,
     span: tuple[int, int] | None = None,
     *,
-    layer: int = -1,
-    direction: int = 0,
     rows: Sequence[int] | None = None,
     vectors: bool = False,
     tolerance: float | None = None,
     max_sweeps: int = 10,
     seed: int = 0,
 ) -> Product:
-    """ln of the k largest singular values of ``dh_{stop-1}/dh_{start-1}``, the recurrence's own product of Jacobians.
+    """Compute ln of the k largest singular values of ``dh_{stop-1}/dh_{start-1}``, the recurrence's own product.
 
-    One layer and one direction: what reaches the state through other layers is not in it. In the reverse direction the
+    What reaches the state through other layers is not in it. In the reverse direction the
     product is ``J_start ... J_{stop-1}``, in that direction's own time.
 
     Parameters
     ----------
-    record : Record
+    lane : Lane
     k : int
         In [1, width].
     span : (int, int), optional
         Steps [start, stop) of time, the whole of each row by default; a row's padding is never part of it.
-    layer, direction : int
     rows : sequence of int, optional
         Rows of the batch; all by default.
     vectors : bool
@@ -112,7 +112,7 @@ def product(
     Raises
     ------
     ArgumentValueError
-        For a k outside [1, width], a layer, direction, row or span that is not there, and max_sweeps < 2.
+        For a k outside [1, width], a row or span that is not in the run, and max_sweeps < 2.
     ArgumentTypeError
         For a k that is no int.
 
@@ -132,62 +132,51 @@ def product(
     >>> from rnncore.diagnostics.jacobians.product import product
     >>> init = {"weight_hh": rnncore.init.orthogonal(0.9)}
     >>> rnn = rnncore.RNN(1, 3, nonlinearity="identity", bias=False, init=init, rng=0)
-    >>> found = product(record(rnn, np.zeros((10_000, 1, 1))), k=3)
+    >>> found = product(record(rnn, np.zeros((10_000, 1, 1))).lane(), k=3)
     >>> bool(np.allclose(found.log_singular, 10_000 * np.log(0.9), rtol=1e-12)), bool(found.converged[0])
     (True, True)
     """
     if max_sweeps < 2:
         raise ArgumentValueError(f"max_sweeps: expected an int >= 2, got {max_sweeps}")
-    engine, xp = record.engine, record.xp
-    with engine.scope():
-        places, links, layer, direction = chains(record, span, layer=layer, direction=direction, rows=rows)
-        width = record.spec.hidden_sizes[layer]
-        check_k(k, width)
-        count = sum(len(p) for p in places)
-        estimates = np.full((max_sweeps, count, k), np.nan)
-        steps = np.zeros(count, dtype=np.int64)
-        used = np.zeros(count, dtype=np.int64)
-        sides: list[list[tuple[Array, Array]]] = []
-        longest = max((link.steps for link in links), default=1)
-        limit = (
-            math.sqrt(EPS[engine.dtype_name]) * max(1.0, math.sqrt(longest) / 10) if tolerance is None else tolerance
-        )
-        for place, chain in zip(places, links, strict=True):
-            series, left, right = singular_values(chain, k, tolerance=limit, max_sweeps=max_sweeps, seed=seed)
+    check_k(k, lane.width)
+    chosen = tuple(range(lane.batch)) if rows is None else tuple(rows)
+    count = len(chosen)
+    estimates = np.full((max_sweeps, count, k), np.nan)
+    steps, used = np.zeros((2, count), dtype=np.int64)
+    sides: dict[int, tuple[Array, Array]] = {}
+    with lane.engine.scope():
+        links = chains(lane, span, chosen)
+        if tolerance is None:
+            longest = max((chain.steps for _, chain in links), default=1)
+            tolerance = math.sqrt(EPS[lane.engine.dtype_name]) * max(1.0, math.sqrt(longest) / 10)
+        for place, chain in links:
+            series, left, right = singular_values(chain, k, tolerance=tolerance, max_sweeps=max_sweeps, seed=seed)
             estimates[: len(series), place] = series
             estimates[len(series) :, place] = series[-1]
             steps[place], used[place] = chain.steps, len(series)
             if vectors:
-                sides.append([(left[i, ...], right[i, ...]) for i in range(len(place))])
-        last = estimates[used - 1, np.arange(count)]
-        gap = difference(last, estimates[used - 2, np.arange(count)])
-        both: list[Array | None] = [None, None]
-        if vectors and count:
-            made = {
-                i: pair
-                for place, group in zip(places, sides, strict=True)
-                for i, pair in zip(place, group, strict=True)
-            }
-            both = [xp.stack([made[i][side] for i in range(count)], axis=0) for side in (0, 1)]
-    chosen = tuple(range(record.batch)) if rows is None else tuple(rows)
+                sides |= {at: (left[i, ...], right[i, ...]) for i, at in enumerate(place)}
+        both = [lane.xp.stack([sides[i][side] for i in range(count)], axis=0) if sides else None for side in (0, 1)]
+    last, before = (estimates[used - n, np.arange(count)] for n in (1, 2))
+    gap = difference(last, before)
     return Product(
         log_singular=last,
         log_condition=_condition(last),
         sweeps=estimates[: int(used.max(initial=2))],
         disagreement=gap,
-        converged=np.asarray((gap <= limit).all(axis=1)),
-        tolerance=limit,
+        converged=np.asarray((gap <= tolerance).all(axis=1)),
+        tolerance=tolerance,
         steps=steps,
         rows=chosen,
-        layer=layer,
-        direction=direction,
+        layer=lane.layer,
+        direction=lane.direction,
         left=both[0],
         right=both[1],
     )
 
 
 def singular_values(
-    chain: Chain, k: int, *, tolerance: float, max_sweeps: int = 10, seed: int = 0
+    chain: JacobianChain, k: int, *, tolerance: float, max_sweeps: int = 10, seed: int = 0
 ) -> tuple[Host, Array, Array]:
     """The estimates of each sweep (n, B, k) over the whole chain, and the vectors (B, H, k), left and right."""
     engine, xp = chain.engine, chain.engine.xp
@@ -212,7 +201,7 @@ def singular_values(
 
 
 def check_k(k: int, width: int) -> None:
-    """k must be a number of directions that the width has."""
+    """Raise unless k is an int in [1, width]."""
     if isinstance(k, bool) or not isinstance(k, int):
         raise ArgumentTypeError(f"k: expected an int in [1, {width}], got {k!r}")
     if not 1 <= k <= width:

@@ -1,4 +1,4 @@
-"""chain: the product of the scalar chain rule, ``D_n = f'(z_1) w_1 * f'(z_2) w_2 * ... * f'(z_n) w_n``, in logarithms.
+"""The product of the scalar chain rule, ``D_n = f'(z_1) w_1 * f'(z_2) w_2 * ... * f'(z_n) w_n``, in logarithms.
 
 The textbooks' explanation of the vanishing gradient (Hochreiter 1991; Bengio, Simard and Frasconi 1994, "Learning long-term
 dependencies with gradient descent is difficult"): for a network of one unit it is exact. A product in floating point tells
@@ -140,22 +140,16 @@ def chain_of_record(record: Record, layer: int = 0, direction: int = 0) -> list[
     >>> np.exp(chain_of_record(record(rnn, np.zeros((3, 1, 1))))[0].log)
     array([0.5  , 0.25 , 0.125])
     """
-    if not (0 <= layer < record.spec.num_layers and 0 <= direction < record.directions):
-        raise ArgumentValueError(
-            f"layer, direction: expected below {record.spec.num_layers} and {record.directions}, got {layer}, {direction}"
-        )
-    if record.spec.hidden_sizes[layer] != 1:
-        raise ArgumentValueError(
-            f"layer {layer}: a chain is of one unit, this has {record.spec.hidden_sizes[layer]}; see the step Jacobians"
-        )
-    f, xp = record.nonlinearity, record.xp
-    with record.engine.scope():
-        both = record.host(_factors(record.z[layer][direction][..., 0], f, xp))
-        w = record.host(record.weights[layer][direction].weight_hh)[0, 0]
+    lane = record.lane(layer, direction)
+    if lane.width != 1:
+        raise ArgumentValueError(f"layer {layer}: a chain has one unit, this layer has {lane.width}; see the Jacobians")
+    f = lane.nonlinearity
+    with lane.engine.scope():
+        both, w = lane.host(_factors(lane.z[..., 0], f, lane.xp)), lane.matrix[0, 0]
     out = []
-    for row, length in enumerate(record.lengths):
+    for row, length in enumerate(lane.lengths):
         inside = both[:, :length, row]
-        inside = inside[:, ::-1] if direction else inside
+        inside = inside[:, ::-1] if lane.reverse else inside
         out.append(_product(inside[0], inside[1], np.asarray(w), f.gamma))
     return out
 

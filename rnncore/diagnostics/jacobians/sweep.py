@@ -1,7 +1,7 @@
-"""sweep: directions carried through a long product of recurrent Jacobians, in pieces that lose neither digits nor range.
+"""Directions carried through a long product of recurrent Jacobians, in pieces that lose neither digits nor range.
 
-A :class:`Chain` is what the Jacobians ``J_t = diag(f'(z_t)) W_hh`` do to vectors, by the linear scan; a :class:`Frame` is a
-few orthonormal directions on their way through it. Between two pieces of time they are orthonormalised, and the triangular
+A :class:`JacobianChain` applies the Jacobians ``J_t = diag(f'(z_t)) W_hh`` to vectors, by the linear scan; a :class:`Frame`
+is a few orthonormal directions on their way through it. Between two pieces of time they are orthonormalised, and the triangular
 factor that this takes away is handed on, so that the product of the Jacobians is the frame times the product of the factors.
 """
 
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnncore.backend.arrays import find_dtype, index_dtype
+from rnncore.backend.arrays import find_dtype
+from rnncore.diagnostics.lane import Lane
+from rnncore.diagnostics.numerics.device import EPS, indices, on_device, on_host
 from rnncore.diagnostics.numerics.scaled import SAFE
-from rnncore.diagnostics.recording import Record
 from rnncore.errors import ArgumentValueError
 from rnncore.network.engine import Engine
 from rnncore.typing import Array, Host, Namespace
 
-__all__ = ["EPS", "Chain", "Frame", "advance", "chains", "on_device", "orthonormal", "start_frame"]
+__all__ = ["Frame", "JacobianChain", "advance", "chains", "orthonormal", "start_frame"]
 
 
-EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 FIRST_PIECE = 4
 LONGEST_PIECE = 64
 # Pieces between two questions to the host, and the numbers that wait on the device for it.
@@ -32,8 +32,8 @@ WAITING = 2**22
 
 
 @dataclass(frozen=True)
-class Chain:
-    """The Jacobians of some rows over some steps, as what they do to vectors.
+class JacobianChain:
+    """The Jacobians of some rows over some steps, as functions of vectors.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Chain:
     pull: Callable[[Array, int, int], tuple[Array, Array]]
 
     @staticmethod
-    def of_network(d: Array, w: Array, *, engine: Engine, reverse: bool = False) -> Chain:
+    def of_network(d: Array, w: Array, *, engine: Engine, reverse: bool = False) -> JacobianChain:
         """``J_t = diag(d_t) W``: d (T, B, H), w (H, H). With `reverse`, step 0 of the chain is the last of d."""
         steps, rows, width = (int(n) for n in d.shape)
         xp, w_t = engine.xp, engine.xp.matrix_transpose(w)
@@ -83,10 +83,10 @@ class Chain:
             arrived = xp.reshape(xp.matmul(e[-1 if reverse else 0, ...], w), (rows, k, width))
             return arrived, xp.maximum(largest(e, k), xp.max(xp.abs(arrived), axis=(1, 2)))
 
-        return Chain(steps, rows, width, engine, push, pull)
+        return JacobianChain(steps, rows, width, engine, push, pull)
 
     @staticmethod
-    def of_matrices(m: Array, *, engine: Engine) -> Chain:
+    def of_matrices(m: Array, *, engine: Engine) -> JacobianChain:
         """Any matrices: m (T, B, H, H)."""
         steps, rows, width, _ = (int(n) for n in m.shape)
         xp = engine.xp
@@ -98,7 +98,7 @@ class Chain:
                 largest = xp.maximum(largest, xp.max(xp.abs(v), axis=(1, 2)))
             return v, largest
 
-        return Chain(
+        return JacobianChain(
             steps,
             rows,
             width,
@@ -132,7 +132,7 @@ class Frame:
         return int(self.vectors.shape[1])
 
 
-def start_frame(chain: Chain, k: int, seed: int) -> Frame:
+def start_frame(chain: JacobianChain, k: int, seed: int) -> Frame:
     """Random orthonormal directions, the same for every row and on every backend."""
     # Not the unit vectors: a product may map one of them to 0, or not mix them at all, and hide what the others do.
     q = np.linalg.qr(np.random.default_rng(seed).standard_normal((chain.width, k)))[0].T
@@ -141,7 +141,7 @@ def start_frame(chain: Chain, k: int, seed: int) -> Frame:
 
 
 def advance(
-    chain: Chain, frame: Frame, start: int, stop: int, take: Callable[[Host], None], *, backward: bool = False
+    chain: JacobianChain, frame: Frame, start: int, stop: int, take: Callable[[Host], None], *, backward: bool = False
 ) -> None:
     """Carry the frame over steps [start, stop), forward by ``J_t`` from the left or backward by ``J_t^T``.
 
@@ -171,8 +171,8 @@ def advance(
             factors.append(r)
             sizes.append(largest)
             at += count
-        r_host = _host(xp.stack(factors, axis=0), engine)
-        size = _host(xp.stack(sizes, axis=0), engine)
+        r_host = np.array(on_host(xp.stack(factors, axis=0), engine))
+        size = on_host(xp.stack(sizes, axis=0), engine)
         alive = frame.alive.copy()
         worst = 0.0
         for r, s in zip(r_host, size, strict=True):
@@ -225,38 +225,25 @@ def orthonormal(v: Array, *, xp: Namespace, engine: Engine, extension: bool = Tr
     return found, xp.matrix_transpose(xp.concat(columns, axis=1) * unit)
 
 
-def chains(
-    record: Record, span: tuple[int, int] | None, *, layer: int, direction: int, rows: Sequence[int] | None
-) -> tuple[list[list[int]], list[Chain], int, int]:
-    """One chain for the rows that have the same steps in the span, with their places among `rows`; the indices checked."""
-    layers = record.spec.num_layers
-    if not -layers <= layer < layers:
-        raise ArgumentValueError(f"layer: expected an int in [0, {layers - 1}], got {layer}")
-    if not 0 <= direction < record.directions:
-        raise ArgumentValueError(f"direction: expected an int in [0, {record.directions - 1}], got {direction}")
-    layer %= layers
-    chosen = list(range(record.batch)) if rows is None else list(rows)
-    for row in chosen:
-        if not 0 <= row < record.batch:
-            raise ArgumentValueError(f"rows: expected ints in [0, {record.batch - 1}], got {row}")
-    start, stop = (0, record.steps) if span is None else span
-    if not 0 <= start <= stop <= record.steps:
-        raise ArgumentValueError(f"span: expected 0 <= start <= stop <= {record.steps}, got {(start, stop)}")
+def chains(lane: Lane, span: tuple[int, int] | None, rows: Sequence[int]) -> list[tuple[list[int], JacobianChain]]:
+    """One chain for the rows that have the same steps in the span, with their places among `rows`."""
+    for row in rows:
+        if not 0 <= row < lane.batch:
+            raise ArgumentValueError(f"rows: expected ints in [0, {lane.batch - 1}], got {row}")
+    start, stop = (0, lane.steps) if span is None else span
+    if not 0 <= start <= stop <= lane.steps:
+        raise ArgumentValueError(f"span: expected 0 <= start <= stop <= {lane.steps}, got {(start, stop)}")
     groups: dict[int, list[int]] = {}
-    for place, row in enumerate(chosen):
-        groups.setdefault(max(start, min(stop, record.lengths[row])), []).append(place)
-    d = record.slope(layer, direction)
-    w = record.weights[layer][direction].weight_hh
-    dtype = index_dtype(xp=record.xp, device=record.engine.device)
-    made = []
+    for place, row in enumerate(rows):
+        groups.setdefault(max(start, min(stop, lane.lengths[row])), []).append(place)
+    d, made = lane.slope(), []
     for end, places in groups.items():
-        part = d[start:end, ...]
-        if [chosen[p] for p in places] != list(range(record.batch)):
-            index = np.asarray([chosen[p] for p in places], dtype=np.int64)
-            at = record.engine.backend.asarray(index, dtype=dtype, device=record.engine.device)
-            part = record.xp.take(part, at, axis=1)
-        made.append(Chain.of_network(part, w, engine=record.engine, reverse=bool(direction)))
-    return list(groups.values()), made, layer, direction
+        part, own = d[start:end, ...], [rows[p] for p in places]
+        if own != list(range(lane.batch)):
+            part = lane.xp.take(part, indices(np.asarray(own, dtype=np.int64), lane.engine), axis=1)
+        chain = JacobianChain.of_network(part, lane.weights.weight_hh, engine=lane.engine, reverse=lane.reverse)
+        made.append((places, chain))
+    return made
 
 
 def _resolve(r: Host, eps: float, width: int) -> Host:
@@ -277,12 +264,3 @@ def _lost(r: Host, size: Host, alive: Host, allowed: float, reach: float) -> flo
         far = np.where(size > 0, np.abs(top), 0.0)
     # NaN is no piece's fault: it stays, and shows in the result.
     return float(max(np.nan_to_num(spread / allowed, nan=0.0).max(), np.nan_to_num(far / reach, nan=0.0).max()))
-
-
-def on_device(x: Host, engine: Engine) -> Array:
-    """Host numbers in the network's dtype on its device."""
-    return engine.backend.asarray(np.ascontiguousarray(x), dtype=engine.dtype, device=engine.device)
-
-
-def _host(x: Array, engine: Engine) -> Host:
-    return np.array(engine.backend.to_numpy(x), dtype=np.float64)

@@ -1,7 +1,6 @@
-"""callbacks: a monitor's steps for the training loops of Lightning and Keras, by their conventions and without importing them.
+"""Callbacks for Lightning and Keras, by their conventions and without importing them.
 
-A callback is an object with the methods that the library's loop calls, of a class made for it, so that it may stand on the
-library's own base class where that is given.
+A callback is an object with the methods that the library's loop calls. Its class can inherit from the library's own.
 """
 
 from __future__ import annotations
@@ -101,7 +100,7 @@ def _loss_of(outputs: Any) -> Any:
 
 
 def _made(name: str, base: type, *methods: Callable[..., Any]) -> Any:
-    """An object of a class with these methods, in front of those of the library's own class."""
+    """Make an object of a class with these methods, which override those of the library's class."""
     if not isinstance(base, type):
         raise ArgumentTypeError(f"base: expected a class, got {describe(base)}")
     named: Iterable[tuple[str, Any]] = ((m.__name__, m) for m in methods)

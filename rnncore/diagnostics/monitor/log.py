@@ -6,48 +6,23 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import stat
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from rnncore.diagnostics.monitor.norms import GradientNorms
+from rnncore.diagnostics.monitor.norms import NormSummary
+from rnncore.diagnostics.results import plain
 from rnncore.diagnostics.verdict.verdict import Evidence
 from rnncore.errors import FileFormatError
 from rnncore.io.files import open_regular
 
-__all__ = ["Entry", "LogFile", "NormQuantiles", "quantiles_of", "read_log"]
+__all__ = ["Entry", "LogFile", "read_log"]
 
 VERSION = 1
 BEGIN = f'{{"rnncore_monitor": {VERSION}, '
-MAX_LINE = 2**20  # a real one has a few hundred bytes
+MAX_LINE = 2**20  # an entry has a few hundred bytes
 NOT_FINITE = ("nan", "inf", "-inf")
-
-
-@dataclass(frozen=True)
-class NormQuantiles:
-    """What the gradient norms of all steps so far were; see :class:`NormSummary`.
-
-    Attributes
-    ----------
-    steps : int
-        Steps that came with a norm.
-    nonfinite : int
-        Those of them whose norm was NaN or infinite.
-    first_nonfinite : int or None
-        The first of these, counted from 0 among the steps with a norm; None without any.
-    mean : float
-        Of the finite norms; NaN without any.
-    quantiles : dict of float to float
-        0.5, 0.9, 0.95 and 0.99 of the finite norms, each to 1 %; NaN without any.
-    """
-
-    steps: int
-    nonfinite: int
-    first_nonfinite: int | None
-    mean: float
-    quantiles: dict[float, float]
 
 
 @dataclass(frozen=True)
@@ -61,8 +36,8 @@ class Entry:
     loss : float or None
     verdict, summary : str
     evidence : tuple of Evidence
-    norms : NormQuantiles or None
-        None where no step came with a norm.
+    norms : NormSummary or None
+        None before the first step with a norm.
     """
 
     step: int
@@ -70,35 +45,15 @@ class Entry:
     verdict: str
     summary: str
     evidence: tuple[Evidence, ...]
-    norms: NormQuantiles | None
+    norms: NormSummary | None
 
     def to_json(self) -> str:
         """One line of ASCII, without its end; numbers that JSON lacks as "nan", "inf" and "-inf"."""
-        norms = self.norms
-        content: dict[str, Any] = {
-            "rnncore_monitor": VERSION,
-            "step": self.step,
-            "loss": None if self.loss is None else _out(self.loss),
-            "verdict": self.verdict,
-            "summary": self.summary,
-            "evidence": [
-                {"metric": e.metric, "value": _out(e.value), "threshold": _out(e.threshold), "where": e.where}
-                for e in self.evidence
-            ],
-            "norms": norms
-            and {
-                "steps": norms.steps,
-                "nonfinite": norms.nonfinite,
-                "first_nonfinite": norms.first_nonfinite,
-                "mean": _out(norms.mean),
-                "quantiles": {str(q): _out(v) for q, v in norms.quantiles.items()},
-            },
-        }
-        return json.dumps(content, allow_nan=False)
+        return json.dumps({"rnncore_monitor": VERSION, **plain(self)}, allow_nan=False)
 
 
 class LogFile:
-    """A file that lines are appended to, each with one write to the system, behind whatever a crash has left."""
+    """A file to which lines are appended, each with one system call, after a line that a crash has torn."""
 
     def __init__(self, path: os.PathLike[str]) -> None:
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
@@ -125,14 +80,6 @@ class LogFile:
         self._file.close()
 
 
-def quantiles_of(norms: GradientNorms) -> NormQuantiles | None:
-    """What an entry says of the norms."""
-    if norms.steps == 0:
-        return None
-    s = norms.summary()
-    return NormQuantiles(s.steps, s.nonfinite, s.first_nonfinite, s.mean, s.quantiles)
-
-
 def read_log(path: str | os.PathLike[str]) -> list[Entry]:
     """The entries of a log, in order. A line that was torn by a crash is left out.
 
@@ -150,7 +97,7 @@ def read_log(path: str | os.PathLike[str]) -> list[Entry]:
     ------
     FileNotFoundError
     FileFormatError
-        If there is a line that no monitor writes, with its number.
+        For a line that is no entry, with its number.
 
     Examples
     --------
@@ -191,7 +138,7 @@ def read_log(path: str | os.PathLike[str]) -> list[Entry]:
 
 
 def _entry(content: Any) -> Entry:
-    """Raises KeyError, TypeError, ValueError or AttributeError for what no monitor writes."""
+    """Read an entry; raises KeyError, TypeError, ValueError or AttributeError for anything else."""
     if content["rnncore_monitor"] != VERSION:
         raise ValueError
     norms = content["norms"]
@@ -206,7 +153,7 @@ def _entry(content: Any) -> Entry:
         ),
         None
         if norms is None
-        else NormQuantiles(
+        else NormSummary(
             _int(norms["steps"]),
             _int(norms["nonfinite"]),
             None if norms["first_nonfinite"] is None else _int(norms["first_nonfinite"]),
@@ -214,11 +161,6 @@ def _entry(content: Any) -> Entry:
             {float(q): _in(v) for q, v in norms["quantiles"].items()},
         ),
     )
-
-
-def _out(value: float) -> float | str:
-    number = float(value)
-    return number if math.isfinite(number) else str(number)
 
 
 def _in(value: Any) -> float:

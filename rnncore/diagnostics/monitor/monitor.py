@@ -1,4 +1,4 @@
-"""Monitor: diagnose a network while it trains, every so many steps, in constant memory, with one line of JSON for each."""
+"""Diagnose a network every n steps of its training, in constant memory, with one line of JSON each time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rnncore.arguments import describe, positive_int
 from rnncore.diagnostics.foreign import as_rnn
 from rnncore.diagnostics.monitor import callbacks
 from rnncore.diagnostics.monitor.callbacks import Find, keras, lightning
-from rnncore.diagnostics.monitor.log import Entry, LogFile, quantiles_of
+from rnncore.diagnostics.monitor.log import Entry, LogFile
 from rnncore.diagnostics.monitor.norms import GradientNorms
 from rnncore.diagnostics.report.report import Report
 from rnncore.diagnostics.run import Level, check_level, diagnose
@@ -23,7 +23,7 @@ from rnncore.typing import Array
 
 __all__ = ["Monitor", "VerdictChange"]
 
-# Whose frames are passed over on the way from a warning to its cause.
+# Modules whose frames a warning skips, so that it points to the training loop.
 OWN = (__name__, callbacks.__name__)
 
 
@@ -35,11 +35,11 @@ Sink: TypeAlias = "str | os.PathLike[str] | _Text | Callable[[Entry], Any] | Non
 
 
 class VerdictChange(UserWarning):
-    """The verdict of a network in training is another one than at the diagnosis before."""
+    """The verdict of a network in training has changed since the last diagnosis."""
 
 
 class Monitor:
-    """Diagnoses a network every so many steps of its training.
+    """Diagnose a network every n steps of its training.
 
     Parameters
     ----------
@@ -50,16 +50,16 @@ class Monitor:
         `step` returns; so is a text file, which stays open; a function gets the entry itself.
     level : {"cheap", "standard", "deep"}
     rows : int, optional
-        Look at the first so many rows of a batch only; a `cotangent` that is a function then gets only those.
+        Use only the first `rows` rows of a batch; a `cotangent` that is a function then gets only those.
     dependency_length, rng, max_bytes
         As for :func:`diagnose`.
 
     Attributes
     ----------
     steps : int
-        How many there were.
+        Number of steps so far.
     norms : GradientNorms
-        Of all steps that came with a `grad_norm`, not only those that were diagnosed.
+        Of all steps with a `grad_norm`, diagnosed or not.
     last : Entry or None
         The latest.
 
@@ -150,7 +150,7 @@ class Monitor:
         RnncoreError, OSError
         """
         if self.steps == 0:
-            as_rnn(rnn)  # what is no network is said at once, not at step `every`
+            as_rnn(rnn)  # report a wrong type at once, not at step `every`
         if not self._advance(grad_norm):
             return None
         return self._look(rnn, x, cotangent, loss, lengths, h0)
@@ -168,7 +168,7 @@ class Monitor:
         inputs : callable, optional
             A function of the batch that returns x; by default the batch itself, or the first of a tuple or list.
         base : type
-            Give ``lightning.Callback``: a Trainer asks for more methods than the two that do something here.
+            Pass ``lightning.Callback``: a Trainer needs more methods than the two defined here.
 
         Returns
         -------
@@ -193,9 +193,9 @@ class Monitor:
             A function of the Keras model that returns a network with its weights, or the network itself. A SimpleRNN's
             ``kernel``, ``recurrent_kernel`` and ``bias`` are weight_ih transposed, weight_hh transposed and bias_ih.
         x : array or callable
-            What to look at, as Keras hands no batch to a callback; or a function without arguments that returns it.
+            The input to diagnose, as Keras gives no batch to a callback; or a function without arguments that returns it.
         base : type
-            Give ``keras.callbacks.Callback``: ``fit`` asks for more methods than the three here.
+            Pass ``keras.callbacks.Callback``: ``fit`` needs more methods than the three defined here.
 
         Returns
         -------
@@ -253,7 +253,7 @@ class Monitor:
         raise ArgumentTypeError(f"sink: expected a path, a text file, a callable or None, got {describe(sink)}")
 
     def _advance(self, grad_norm: Any) -> bool:
-        """Count a step; whether it is due."""
+        """Count a step, and return whether it is due."""
         if self._closed:
             raise ArgumentValueError("this monitor is closed: expected no step after close(), or the end of its with")
         if grad_norm is not None:
@@ -271,7 +271,8 @@ class Monitor:
             x, cotangent, lengths, h0 = _part(network.spec.batch_first, self._rows, x, cotangent, lengths, h0)
         report = diagnose(network, x, cotangent, h0=h0, lengths=lengths, **self._options)
         verdict, before = report.verdict, self.last
-        self.last = Entry(self.steps, value, verdict.label, verdict.summary, verdict.evidence, quantiles_of(self.norms))
+        norms = self.norms.summary() if self.norms.steps else None
+        self.last = Entry(self.steps, value, verdict.label, verdict.summary, verdict.evidence, norms)
         self._write(self.last)
         if before is not None and before.verdict != verdict.label:
             _warn(
@@ -282,7 +283,7 @@ class Monitor:
 
 
 def _warn(text: str) -> None:
-    """At the caller's line, each time, and without a trace in its module's registry, which would grow."""
+    """Warn at the caller's line, every time, without an entry in its module's registry, which would grow."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__") in OWN:
         frame = frame.f_back
@@ -306,7 +307,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def _part(batch_first: bool, rows: int, x: Any, cotangent: Any, lengths: Any, h0: Any) -> tuple[Any, Any, Any, Any]:
-    """The first rows of everything that has them. What has an odd shape stays: the call will say what is wrong with it."""
+    """Take the first rows of every argument. An argument with a wrong shape stays, for the call to report."""
 
     def cut(value: Any, axis: int) -> Any:
         if len(getattr(value, "shape", ())) != 3:

@@ -1,4 +1,4 @@
-"""clip: where to clip gradients, from the norms that training has had, in constant memory.
+"""Running quantiles of gradient norms, for choosing a clipping threshold, in constant memory.
 
 The norms of an RNN's gradients are spread like a log-normal, so a mean says little and a threshold has to come from their
 quantiles. Those are kept as in DDSketch (Masson, Rim and Lee 2019, "DDSketch: a fast and fully-mergeable quantile sketch
@@ -31,36 +31,46 @@ RECOMMENDED = (0.9, 0.95)
 
 @dataclass(frozen=True)
 class NormSummary:
-    """What the norms say.
+    """Statistics of the norms so far.
 
     Attributes
     ----------
-    steps, finite : int
-        Steps that were added, and those of them whose norm was a number.
+    steps : int
+        Steps with a norm.
     nonfinite : int
-        The others: NaN or infinite.
+        Those of them whose norm is NaN or infinite.
     first_nonfinite : int or None
-        The first such step, counted from 0.
+        The first such step, counted from 0; None without any.
     mean : float
-        Of the finite norms; NaN without any, as are the next three.
+        Of the finite norms; NaN without any, as are the quantiles.
     quantiles : dict of float to float
         0.5, 0.9, 0.95 and 0.99 of the finite norms, each within 1 % of a norm of that rank.
-    band : (float, float)
-        [0.5, 10] times the mean: Pascanu, Mikolov and Bengio (2013), "On the difficulty of training recurrent neural
-        networks", section 3.2.
-    recommended : (float, float)
-        The 0.9 and the 0.95 quantile: a threshold between them clips a step in ten to one in twenty, the rare cliffs, and
-        leaves the others their direction and length.
     """
 
     steps: int
-    finite: int
     nonfinite: int
     first_nonfinite: int | None
     mean: float
     quantiles: dict[float, float]
-    band: tuple[float, float]
-    recommended: tuple[float, float]
+
+    @property
+    def finite(self) -> int:
+        """Steps with a finite norm."""
+        return self.steps - self.nonfinite
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """[0.5, 10] times the mean: Pascanu, Mikolov and Bengio (2013), "On the difficulty of training recurrent neural
+        networks", section 3.2.
+        """
+        return BAND[0] * self.mean, BAND[1] * self.mean
+
+    @property
+    def recommended(self) -> tuple[float, float]:
+        """The 0.9 and the 0.95 quantile: a threshold between them clips one step in ten to one in twenty, the rare cliffs,
+        and leaves the others unchanged.
+        """
+        return self.quantiles[RECOMMENDED[0]], self.quantiles[RECOMMENDED[1]]
 
 
 class GradientNorms:
@@ -98,11 +108,11 @@ class GradientNorms:
 
     @property
     def steps(self) -> int:
-        """How many were added."""
+        """Number of steps that were added."""
         return self._finite + self._nonfinite
 
     def add(self, gradient: float | Mapping[str, Array]) -> float:
-        """Take in one step.
+        """Add the gradient of one step.
 
         Parameters
         ----------
@@ -139,7 +149,7 @@ class GradientNorms:
         return norm
 
     def merge(self, other: GradientNorms) -> None:
-        """Take in all that another has seen, as if its steps had come after these."""
+        """Add all steps of another, as if they had come after these."""
         if other._first_nonfinite is not None and self._first_nonfinite is None:
             self._first_nonfinite = self.steps + other._first_nonfinite
         self._nonfinite += other._nonfinite
@@ -176,21 +186,13 @@ class GradientNorms:
         return above / self._finite
 
     def summary(self) -> NormSummary:
-        """All of it."""
+        """Statistics of all steps so far."""
         mean = self._mean if self._finite else math.nan
-        return NormSummary(
-            self.steps,
-            self._finite,
-            self._nonfinite,
-            self._first_nonfinite,
-            mean,
-            {q: self.quantile(q) for q in QUANTILES},
-            (BAND[0] * mean, BAND[1] * mean),
-            (self.quantile(RECOMMENDED[0]), self.quantile(RECOMMENDED[1])),
-        )
+        quantiles = {q: self.quantile(q) for q in QUANTILES}
+        return NormSummary(self.steps, self._nonfinite, self._first_nonfinite, mean, quantiles)
 
     def _bound(self) -> None:
-        """The lowest bins are joined where there are too many: what one wants to know are the high quantiles."""
+        """Join the lowest bins while there are too many; the high quantiles are the ones that matter."""
         while len(self._bins) > MAX_BINS:
             lowest, second = sorted(self._bins)[:2]
             self._bins[second] += self._bins.pop(lowest)

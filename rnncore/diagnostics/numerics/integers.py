@@ -1,4 +1,4 @@
-"""exact: sums of products of floats in integers, which neither round nor overflow, and why the sum in floats did not survive.
+"""Exact sums of products of floats, by integers that neither round nor overflow, and why the sum in floats overflowed.
 
 Every float64 is an integer times 2^-1074, so a product of two is one times 2^-2148, and Python's integers hold it and any sum
 of such products.
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from rnncore.diagnostics.recording import Record
+from rnncore.network.engine import Engine
 from rnncore.typing import Host
 
-__all__ = ["UNIT_BITS", "Cause", "Share", "explain", "log_of", "overflow_limit", "products", "signs", "whole"]
+__all__ = ["UNIT_BITS", "Cause", "Share", "explain", "log_of", "overflow_limit", "signs", "whole"]
 
 Cause: TypeAlias = Literal[
     "input", "initial state", "parameter", "cotangent", "overflow", "inf - inf", "0 * inf", "nonlinearity"
@@ -30,6 +30,17 @@ class Share:
     labels: list[str]
     terms: list[int]
 
+    @classmethod
+    def of_products(cls, label: str, term: str, a: Host, b: Host) -> Share:
+        """The terms a_i b_i; `term` is their name with {0} for i."""
+        terms = [whole(v) * whole(w) for v, w in zip(a.tolist(), b.tolist(), strict=True)]
+        return cls(label, [term.format(i) for i in range(len(terms))], terms)
+
+    @classmethod
+    def of_numbers(cls, label: str, labels: list[str], numbers: Sequence[float]) -> Share:
+        """Terms that are no products."""
+        return cls(label, labels, [whole(v) << UNIT_BITS for v in numbers])
+
     @property
     def total(self) -> int:
         """The exact sum, in units of 2^-2148."""
@@ -37,7 +48,7 @@ class Share:
 
 
 def explain(shares: Sequence[Share], value: float, limit: int) -> tuple[Cause, str]:
-    """Why a sum of shares is not finite, from its exact terms."""
+    """Say why a sum of shares is not finite, from its exact terms."""
     found = _overflows(shares, limit)
     if math.isnan(value):
         both = [next((label for sign, label in found if sign == s), None) for s in (1, -1)]
@@ -52,7 +63,7 @@ def explain(shares: Sequence[Share], value: float, limit: int) -> tuple[Cause, s
 
 
 def signs(shares: Sequence[Share], limit: int) -> list[int]:
-    """Of every product and every share that overflows."""
+    """The signs of all products and shares that overflow."""
     return [sign for sign, _ in _overflows(shares, limit)]
 
 
@@ -69,11 +80,6 @@ def whole(x: float) -> int:
     return n * ((1 << UNIT_BITS) // d)
 
 
-def products(a: Host, b: Host) -> list[int]:
-    """a_i b_i in units of 2^-2148."""
-    return [whole(v) * whole(w) for v, w in zip(a.tolist(), b.tolist(), strict=True)]
-
-
 def log_of(n: int, factors: int) -> float:
     """ln |n 2^(-1074 factors)|."""
     if n == 0:
@@ -82,9 +88,9 @@ def log_of(n: int, factors: int) -> float:
     return math.log(abs(n) / (1 << bits)) + (bits - UNIT_BITS * factors) * math.log(2.0)
 
 
-def overflow_limit(record: Record, factors: int) -> int:
+def overflow_limit(engine: Engine, factors: int) -> int:
     """The magnitude from which on a result rounds to infinity in the network's dtype: half a step above the largest."""
-    info = record.xp.finfo(record.engine.dtype)
+    info = engine.xp.finfo(engine.dtype)
     top, eps = float(info.max), float(info.eps)
     half_step = whole(top / (2 - eps) * eps) // 2
     return (whole(top) + half_step) << (UNIT_BITS * (factors - 1))

@@ -6,18 +6,9 @@ import math
 
 import numpy as np
 
-from rnncore.diagnostics.recording import Record
+from rnncore.diagnostics.numerics.device import on_device, on_host
+from rnncore.network.engine import Engine
 from rnncore.typing import Array, Host
-
-
-def log_slopes(record: Record, layer: int, direction: int) -> Array:
-    """ln |f'(z)| (T, B, H), accurate where f' has rounded to 0; meaningless in the padding."""
-    return record.nonlinearity.log_derivative(record.z[layer][direction], xp=record.xp)
-
-
-def recurrent_matrix(record: Record, layer: int, direction: int) -> Host:
-    """W_hh (H, H) on the host in float64."""
-    return record.host(record.weights[layer][direction].weight_hh)
 
 
 def row_scales(w: Host) -> tuple[Host, Host]:
@@ -28,15 +19,12 @@ def row_scales(w: Host) -> tuple[Host, Host]:
         return np.log(largest), w / np.where(usable, largest, 1.0)[:, None]
 
 
-def log_frobenius(log_d: Array, log_rows: Host, record: Record) -> Host:
+def log_frobenius(log_d: Array, log_rows: Host, engine: Engine) -> Host:
     """``ln sqrt(sum_i d_i^2 r_i)`` from ln |d_i| (T, B, H) and ln sqrt(r_i) (H,): host (T, B)."""
-    xp = record.xp
-    terms = log_d + on_device(log_rows, record)
-    largest, unit = _split(terms, record)
-    squares = xp.sum(unit * unit, axis=-1)
+    largest, unit = split(log_d + on_device(log_rows, engine), engine)
+    squares = engine.xp.sum(unit * unit, axis=-1)
     with np.errstate(divide="ignore"):
-        logs: Host = record.host(largest) + 0.5 * np.log(record.host(squares))
-    return logs
+        return np.asarray(on_host(largest, engine) + 0.5 * np.log(on_host(squares, engine)))
 
 
 def log_norms(w: Host) -> Host:
@@ -70,14 +58,9 @@ def log_abs_det(w: Host) -> float:
     return float(scale.sum()) + float(np.linalg.slogdet(unit)[1])
 
 
-def on_device(x: Host, record: Record) -> Array:
-    """Host numbers in the network's dtype on its device."""
-    return record.engine.backend.asarray(x, dtype=record.engine.dtype, device=record.engine.device)
-
-
-def _split(logs: Array, record: Record) -> tuple[Array, Array]:
+def split(logs: Array, engine: Engine) -> tuple[Array, Array]:
     """(the largest over the last axis, exp(logs - largest)): all factors 0 where the largest is -inf."""
-    xp = record.xp
+    xp = engine.xp
     largest = xp.max(logs, axis=-1)
     usable = xp.isfinite(largest)
     shift = xp.expand_dims(xp.where(usable, largest, xp.zeros_like(largest)), axis=-1)

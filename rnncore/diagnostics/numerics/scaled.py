@@ -1,8 +1,8 @@
-"""Sequences of vectors beyond the range of any dtype: each carries the logarithm of its scale, so 10,000 steps lose nothing.
+"""Sequences of vectors beyond the range of any dtype: each vector carries the logarithm of its scale.
 
 A :class:`Scaled` is ``values * exp(log)``, with one scale for each step and row. :func:`linear` is the linear scan on such
-sequences: it runs the backend's own scan over a piece of time, and keeps of it what stayed within a safe range; the rest is
-run again from there with another scale. So the work is that of one scan, and the host is asked once for each piece.
+sequences: it runs the backend's own scan over a piece of time, keeps the steps that stay within a safe range, and runs the
+rest again with another scale. The work is that of one scan, and the host is asked once for each piece.
 """
 
 from __future__ import annotations
@@ -12,28 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnncore.backend.arrays import index_dtype
+from rnncore.diagnostics.numerics.device import on_device, take_rows
 from rnncore.network.engine import Engine
 from rnncore.typing import Array, Host
-
-__all__ = [
-    "EPS",
-    "SAFE",
-    "Scaled",
-    "add",
-    "divided",
-    "from_array",
-    "linear",
-    "log_norm",
-    "rescaled",
-    "take_rows",
-    "times",
-]
 
 # Numbers are rescaled before they leave [1 / SAFE, SAFE]: far from both ends of the dtype, so that what is added to them
 # and is too small for the dtype is too small to matter.
 SAFE = {"float64": 1e100, "float32": 1e12, "float16": 1e1, "bfloat16": 1e12}
-EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 FIRST_PIECE = 32
 LONGEST_PIECE = 1024
 # A source that is smaller than this power of SAFE in units of the scale is not on it; smaller ones are looked for only
@@ -51,7 +36,7 @@ class Scaled:
     ----------
     values : array (T, B, H)
     log : host array (T, B) of float64
-        Natural logarithm of the scale; what it is where the values are 0 does not matter.
+        Natural logarithm of the scale; arbitrary where the values are 0.
     """
 
     values: Array
@@ -75,16 +60,9 @@ def log_norm(x: Scaled, *, engine: Engine) -> Host:
         ln[zero] = -np.inf
         rest = np.flatnonzero(unsure & ~zero)
         if len(rest):
-            found = _log_norm_on_own_scale(take_rows(x.values, rest, engine=engine), engine)[0]
+            found = _log_norm_on_own_scale(take_rows(x.values, rest, engine), engine)[0]
             ln.reshape(-1)[rest] = found + x.log.reshape(-1)[rest]
     return ln
-
-
-def take_rows(x: Array, at: Host, *, engine: Engine) -> Array:
-    """The rows x (T, B, H) has at the positions `at` (n,) of its flattened (T, B): (1, n, H)."""
-    xp, width = engine.xp, int(x.shape[2])
-    where = engine.backend.asarray(at, dtype=index_dtype(xp=xp, device=engine.device), device=engine.device)
-    return xp.expand_dims(xp.take(xp.reshape(x, (-1, width)), where, axis=0), axis=0)
 
 
 def add(a: Scaled, b: Scaled, *, engine: Engine) -> Scaled:
@@ -258,7 +236,5 @@ def rescaled(values: Array, log: Host, *, engine: Engine) -> Array:
         return values
     safe = bool((np.abs(log) < math.log(SAFE[engine.dtype_name])).all())
     # In two factors: the scale alone may lie outside of the dtype where the product does not.
-    factor = engine.backend.asarray(
-        np.exp(log if safe else log / 2)[..., None], dtype=engine.dtype, device=engine.device
-    )
+    factor = on_device(np.exp(log if safe else log / 2)[..., None], engine)
     return values * factor if safe else values * factor * factor

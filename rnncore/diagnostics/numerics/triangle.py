@@ -1,4 +1,4 @@
-"""triangle: a product of small triangular factors, however graded, and its singular values to nearly full relative accuracy.
+"""A product of small triangular factors, however graded, and its singular values to nearly full relative accuracy.
 
 Host numbers in float64: every row of the product is a logarithm and a unit vector, so that neither a thousand small factors
 nor a row that is 1e-1000 of another is lost. The singular values are those of one-sided Jacobi, which is accurate for each

@@ -1,31 +1,30 @@
-"""compare: what changed between two reports of networks of the same shape, or whether two backends found the same numbers."""
+"""Two reports side by side: what changed after a repair, or whether two backends found the same numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from rnncore.arguments import describe
-from rnncore.diagnostics.findings.findings import plain
-from rnncore.diagnostics.gradient.horizon import Horizon
 from rnncore.diagnostics.report.report import Report
+from rnncore.diagnostics.results import leaves, plain
 from rnncore.errors import ArgumentTypeError, ArgumentValueError
 from rnncore.typing import Host
 
 __all__ = ["Change", "Comparison", "compare"]
 
-# On a device and of arbitrary sign: vectors are no numbers to compare.
+# Singular vectors are on a device and have an arbitrary sign, so they are not compared.
 VECTORS = ("left", "right")
 SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Change:
-    """Of one layer and direction, pairs of before and after. NaN where not measured.
+    """Pairs of before and after for one layer and direction. NaN where not measured.
 
     Attributes
     ----------
@@ -173,26 +172,23 @@ def _described(report: Report) -> str:
 
 
 def _change(before: Report, after: Report, k: int, d: int) -> Change:
-    a, b = ((None if r.horizon is None else r.horizon[k][d]) for r in (before, after))
-    lags = () if a is None or b is None else _lags(min(len(a.median), len(b.median)))
-    gains = () if a is None or b is None else tuple((float(a.median[n]), float(b.median[n])) for n in lags)
-    return Change(
-        layer=k,
-        direction=d,
-        lags=lags,
-        log_gain=gains,
-        lag_small=(_of(a, "lag_small", None), _of(b, "lag_small", None)),
-        lag_eps=(_of(a, "lag_eps", None), _of(b, "lag_eps", None)),
-        slope=(_of(a, "slope", math.nan), _of(b, "slope", math.nan)),
-        weights=(_nats(before, "weights", k, d), _nats(after, "weights", k, d)),
-        saturation=(_nats(before, "saturation", k, d), _nats(after, "saturation", k, d)),
-        alignment=(_nats(before, "alignment", k, d), _nats(after, "alignment", k, d)),
-        saturated=(_saturated(before, k, d), _saturated(after, k, d)),
-    )
+    found = [_numbers_of(report, k, d) for report in (before, after)]
+    medians = [own.pop("median") for own in found]
+    lags = _lags(min(map(len, medians)))
+    gains = tuple((float(medians[0][n]), float(medians[1][n])) for n in lags)
+    return Change(k, d, lags, gains, **{name: (found[0][name], found[1][name]) for name in found[0]})
 
 
-def _of(found: Horizon | None, name: str, otherwise: Any) -> Any:
-    return otherwise if found is None else getattr(found, name)
+def _numbers_of(report: Report, k: int, d: int) -> dict[str, Any]:
+    """The compared numbers of one lane; NaN or None where not measured."""
+    found: dict[str, Any] = {"median": (), "lag_small": None, "lag_eps": None, "slope": math.nan}
+    if report.horizon is not None:
+        found = {name: getattr(report.horizon[k][d], name) for name in found}
+    for name in ("weights", "saturation", "alignment"):
+        parts = report.decomposition
+        found[name] = math.nan if parts is None else _mean(np.asarray(getattr(parts[k][d], name)))
+    found["saturated"] = math.nan if report.saturation is None else float(report.saturation[k][d].saturated)
+    return found
 
 
 def _lags(count: int) -> tuple[int, ...]:
@@ -200,14 +196,7 @@ def _lags(count: int) -> tuple[int, ...]:
     return (*powers, count - 1) if count > 1 else ()
 
 
-def _saturated(report: Report, k: int, d: int) -> float:
-    return math.nan if report.saturation is None else float(report.saturation.saturated[k][d])
-
-
-def _nats(report: Report, name: str, k: int, d: int) -> float:
-    if report.decomposition is None:
-        return math.nan
-    x = np.asarray(getattr(report.decomposition, name)[k][d])
+def _mean(x: Host) -> float:
     finite = x[np.isfinite(x)]
     if finite.size:
         return float(finite.mean())
@@ -218,28 +207,19 @@ def _nats(report: Report, name: str, k: int, d: int) -> float:
 
 
 def _differences(before: Report, after: Report) -> tuple[dict[str, float], tuple[str, ...]]:
-    a, b = dict(_numbers(before, "")), dict(_numbers(after, ""))
+    a, b = _numbers(before), _numbers(after)
     both = {name: (a[name], b[name]) for name in a if name in b and a[name].shape == b[name].shape}
     unlike = tuple(name for name in dict.fromkeys([*a, *b]) if name not in both)
     return {name: _difference(*pair) for name, pair in both.items()}, unlike
 
 
-def _numbers(value: Any, path: str) -> Iterator[tuple[str, Host]]:
+def _numbers(report: Report) -> dict[str, Host]:
     """Every number and array on the host, by its path."""
-    if is_dataclass(value) and not isinstance(value, type):
-        for f in fields(value):
-            if f.name not in VECTORS:
-                yield from _numbers(getattr(value, f.name), f"{path}.{f.name}" if path else f.name)
-    elif isinstance(value, np.ndarray):
-        yield path, value.astype(np.float64)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _numbers(item, f"{path}[{key!r}]")
-    elif isinstance(value, (tuple, list)):
-        for i, item in enumerate(value):
-            yield from _numbers(item, f"{path}[{i}]")
-    elif isinstance(value, (bool, int, float, np.bool_, np.number)):
-        yield path, np.asarray(value, dtype=np.float64)
+    return {
+        path: np.asarray(value, dtype=np.float64)
+        for path, value in leaves(report)
+        if isinstance(value, (bool, int, float, np.generic, np.ndarray)) and path.rpartition(".")[2] not in VECTORS
+    }
 
 
 def _difference(a: Host, b: Host) -> float:

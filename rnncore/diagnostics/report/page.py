@@ -1,4 +1,4 @@
-"""page: a report as one HTML file that needs nothing else: no network, no script; light or dark as the reader's system is."""
+"""A report as one HTML file, without scripts or other files, in the light or dark scheme of the reader's system."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,15 @@ WIDTH = 4.2
 READ = {
     "flow": "Each row is a layer and direction, each column a step; the loss pulls where the map is brightest, and where the "
     "map fades the weights hardly learn from that step.",
-    "horizon": "How much of the gradient is left so many steps before the loss: a falling line vanishes, a rising one "
-    "explodes, and no gradient is ever above a line that is certain.",
+    "horizon": "How much of the gradient is left n steps before the loss: a falling line vanishes, a rising one explodes, "
+    "and no gradient is ever above a line that is certain.",
     "decomposition": "Above 0 a part makes the gradient grow at that step, below 0 it makes it shrink; the line is the sum, "
-    "and weights, saturation and alignment say whose doing it is.",
+    "of weights, saturation and alignment.",
     "spectrum": "Singular values above 0 on this scale are directions that grew over the whole run; a positive Lyapunov "
     "exponent is chaos, all negative ones forget.",
     "eigenvalues": "Inside the unit circle a linear recurrence forgets, outside it explodes; for a nonlinear one this is a "
     "hint and proves nothing.",
-    "saturation": "First the fraction of a layer that hardly reacts or not at all, then how large its pre-activations are.",
+    "saturation": "First the fractions of saturated states, dead units and lost slopes, then the size of the pre-activations.",
 }
 
 PAGE = """<!doctype html>
@@ -100,13 +100,13 @@ table.pairs {{ width: auto; }}
 
 
 def page(report: Findings, path: str | Path | None = None) -> str:
-    """The page: the verdict first, then the figures, each with how to read it, the numbers, and what was left out.
+    """Write a report as a page: the verdict, the figures, each with how to read it, the numbers, and the omitted probes.
 
     Parameters
     ----------
     report : Report
     path : str or Path, optional
-        Where to write it: a whole file or none.
+        File to write: complete, or not at all.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def page(report: Findings, path: str | Path | None = None) -> str:
     ImportError
         Without matplotlib.
     ArgumentValueError
-        If something stands at the path that is not a regular file.
+        If the path exists and is not a regular file.
     OSError
         If it cannot be written.
 
@@ -151,7 +151,7 @@ def page(report: Findings, path: str | Path | None = None) -> str:
         ),
         verdict=_list("Because", verdict.evidence) + _list("Try", verdict.remedies),
         figures="\n".join(figures),
-        tables=_tables(report) or "<p>None: see what was left out.</p>",
+        tables=_tables(report) or "<p>None: see the list below.</p>",
         left_out=_list("Left out", (f"{name}: {reason}" for name, reason in missing.items())),
     )
     if path is not None:
@@ -170,7 +170,7 @@ def _figure(report: Findings, kind: str) -> str:
 
 
 def _inline(svg: str, kind: str) -> str:
-    """As an element of a page that has others: names of its own, and ink of the page's colour."""
+    """Make the figure an element of a page: unique names, and ink of the page's colour."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
@@ -186,15 +186,20 @@ def _inline(svg: str, kind: str) -> str:
 
 
 def _tables(report: Findings) -> str:
-    places = [(k, d) for k, row in enumerate(report.eigenvalues) for d in range(len(row))]
-    names = [f"layer {k}" + (", reverse" if d else "") for k, d in places]
-    out = [_table(title, names, columns) for title, columns in _columns(report, places) if columns]
+    names = [
+        f"layer {k}" + (", reverse" if d else "") for k, row in enumerate(report.eigenvalues) for d in range(len(row))
+    ]
+    out = []
+    for probe, title, columns in TABLES:
+        if (found := getattr(report, probe)) is not None:
+            lanes = [lane for row in found for lane in row]
+            cells = {text: [_cell(lane, value) for lane in lanes] for text, value in columns(lanes[0]).items()}
+            out.append(_table(title.format(gamma=_number(getattr(lanes[0], "gamma", None))), names, cells))
     if (check := report.gradcheck) is not None:
         rows = {**check.checks, "adjoint": check.adjoint}
-        fields = ("analytic", "numeric", "error", "tolerance")
-        columns = {n: [getattr(c, n) for c in rows.values()] for n in fields}
-        columns["passed"] = [("yes, at a kink" if c.kink else "yes") if c.passed else "NO" for c in rows.values()]
-        out.append(_table(f"Gradients checked by {check.method}", list(rows), columns))
+        cells = {n: [getattr(c, n) for c in rows.values()] for n in ("analytic", "numeric", "error", "tolerance")}
+        cells["passed"] = [("yes, at a kink" if c.kink else "yes") if c.passed else "NO" for c in rows.values()]
+        out.append(_table(f"Gradients checked by {check.method}", list(rows), cells))
     if (bad := report.nonfinite) is not None:
         asked = ("phase", "cause", "quantity", "where", "layer", "direction", "step", "row", "unit", "value", "growth")
         shown: dict[str, Any] = {n: getattr(bad, n) for n in (*asked, "log_value")}
@@ -203,80 +208,102 @@ def _tables(report: Findings) -> str:
     return "\n".join(out)
 
 
-def _columns(report: Findings, places: Sequence[tuple[int, int]]) -> Iterable[tuple[str, dict[str, list[Any]]]]:
-    if report.horizon is not None:
-        lags = [report.horizon[k][d] for k, d in places]
-        fields = {
+def _cell(lane: Any, value: str | Callable[[Any], Any]) -> Any:
+    """A column's number of one lane: an attribute by its name, or a function of the result."""
+    return getattr(lane, value) if isinstance(value, str) else value(lane)
+
+
+def _saturation_columns(first: Any) -> dict[str, Any]:
+    quantiles = {f"|z|, {100 * q:g} %": lambda s, i=i: s.quantiles[i] for i, q in enumerate(first.q)}
+    return {
+        f"saturated states (> {first.threshold:g})": "saturated",
+        "dead units": "dead",
+        "slopes that round to 0": "arithmetically_dead",
+        **quantiles,
+    }
+
+
+# For each probe the title of its table and, from the first lane's result, the columns.
+TABLES: tuple[tuple[str, str, Callable[[Any], dict[str, Any]]], ...] = (
+    (
+        "horizon",
+        "Horizon",
+        lambda _: {
             "below 1e-3 from lag": "lag_small",
             "below eps from lag": "lag_eps",
             "slope, nats per step": "slope",
             "e-fold, steps": "e_fold",
             "bias of truncation 10 % from K": "k_10",
             "1 % from K": "k_1",
-        }
-        yield "Horizon", {text: [getattr(h, n) for h in lags] for text, n in fields.items()}
-    if (parts := report.decomposition) is not None:
-        nats = {n: [_mean(getattr(parts, n)[k][d]) for k, d in places] for n in ("weights", "saturation", "alignment")}
-        yield "Nats per step (mean of what is finite)", {**nats, "gain": [_mean(parts.gain[k][d]) for k, d in places]}
-    if (found := report.saturation) is not None:
-        columns = {
-            f"near the ends of the range (> {found.threshold:g})": [found.saturated[k][d] for k, d in places],
-            "dead units": [found.dead[k][d] for k, d in places],
-            "slopes that round to 0": [found.arithmetically_dead[k][d] for k, d in places],
-        }
-        columns |= {f"|z|, {100 * q:g} %": [found.quantiles[k][d][i] for k, d in places] for i, q in enumerate(found.q)}
-        yield "Saturation (fractions)", columns
-    if (bound := report.bounds) is not None:
-        columns = {
-            "sigma_max": [math.exp(min(bound.log_sigma_max[k][d], 700.0)) for k, d in places],
-            "spectral radius": [math.exp(min(bound.log_spectral_radius[k][d], 700.0)) for k, d in places],
-            "ln |det|": [bound.log_det[k][d] for k, d in places],
-            "vanishes for certain": ["yes" if bound.vanishes[k][d] else "no" for k, d in places],
-            "may explode": ["yes" if bound.may_explode[k][d] else "no" for k, d in places],
-        }
-        yield f"Recurrent weights (gamma = {_number(bound.gamma)})", columns
-    if (start := report.initial) is not None:
-        columns = {
-            "gain g now": [start.gain[k][d] for k, d in places],
-            "critical g": [start.critical[k][d].g for k, d in places],
-            "chi now": [start.now[k][d].chi for k, d in places],
-            "variance of the input": [start.input_variance[k][d] for k, d in places],
-        }
-        yield "Initial state by mean-field theory", columns
-    if (steps := report.weight_gradient) is not None:
-        columns = {
-            "weight_hh": [steps.share_hh[k][d] for k, d in places],
-            "weight_ih": [steps.share_ih[k][d] for k, d in places],
-        }
-        yield "Share of the steps that make up 90 % of the gradient", columns
-    if (jacobian := report.jacobian) is not None:
-        columns = {
-            "ln chi / 2, nats per step": [_mean(jacobian.log_chi[k][d]) / 2 for k, d in places],
-            "isometry gap": [_mean(jacobian.isometry_gap[k][d]) for k, d in places],
-            "largest slope": [_largest_slope(jacobian.log_max_slope[k][d]) for k, d in places],
-        }
-        yield "Jacobians of the steps (means of what is finite)", columns
-    if (product := report.product) is not None:
-        columns = {
-            "ln sigma_1, median of rows": [_middle(product[k][d].log_singular[:, 0]) for k, d in places],
-            "ln of the condition, median": [_middle(product[k][d].log_condition) for k, d in places],
-            "directions": [product[k][d].log_singular.shape[1] for k, d in places],
-            "rows converged": [f"{product[k][d].converged.sum()} of {len(product[k][d].converged)}" for k, d in places],
-        }
-        yield "Product of the Jacobians", columns
-    if (spectrum := report.lyapunov) is not None:
-        columns = {
-            "lambda_1, nats per step": [spectrum[k][d].exponents[0] for k, d in places],
-            "its interval": [" to ".join(_number(x) for x in spectrum[k][d].interval[:, 0]) for k, d in places],
-            "Kaplan-Yorke dimension": [spectrum[k][d].kaplan_yorke for k, d in places],
-            "entropy rate, nats per step": [spectrum[k][d].entropy_rate for k, d in places],
-            "an error doubles in, steps": [spectrum[k][d].predictability for k, d in places],
-        }
-        yield "Lyapunov exponents", columns
+        },
+    ),
+    (
+        "decomposition",
+        "Nats per step (mean of what is finite)",
+        lambda _: {n: lambda x, n=n: _mean(getattr(x, n)) for n in ("weights", "saturation", "alignment", "gain")},
+    ),
+    ("saturation", "Saturation (fractions)", _saturation_columns),
+    (
+        "bounds",
+        "Recurrent weights (gamma = {gamma})",
+        lambda _: {
+            "sigma_max": lambda x: _exp(x.log_sigma_max),
+            "spectral radius": lambda x: _exp(x.log_spectral_radius),
+            "ln |det|": "log_det",
+            "vanishes for certain": lambda x: "yes" if x.vanishes else "no",
+            "may explode": lambda x: "yes" if x.may_explode else "no",
+        },
+    ),
+    (
+        "initial",
+        "Initial state by mean-field theory",
+        lambda _: {
+            "gain g now": "gain",
+            "critical g": lambda x: x.critical.g,
+            "chi now": lambda x: x.now.chi,
+            "variance of the input": "input_variance",
+        },
+    ),
+    (
+        "weight_gradient",
+        "Fraction of the steps that make up 90 % of the gradient",
+        lambda _: {"weight_hh": "share_hh", "weight_ih": "share_ih"},
+    ),
+    (
+        "jacobian",
+        "Jacobians of the steps (means of what is finite)",
+        lambda _: {
+            "ln chi / 2, nats per step": lambda x: _mean(x.log_chi) / 2,
+            "isometry gap": lambda x: _mean(x.isometry_gap),
+            "largest slope": lambda x: _exp(np.fmax.reduce(x.log_max_slope, axis=None, initial=-math.inf)),
+        },
+    ),
+    (
+        "product",
+        "Product of the Jacobians",
+        lambda _: {
+            "ln sigma_1, median of rows": lambda x: _middle(x.log_singular[:, 0]),
+            "ln of the condition, median": lambda x: _middle(x.log_condition),
+            "directions": lambda x: x.log_singular.shape[1],
+            "rows converged": lambda x: f"{x.converged.sum()} of {len(x.converged)}",
+        },
+    ),
+    (
+        "lyapunov",
+        "Lyapunov exponents",
+        lambda _: {
+            "lambda_1, nats per step": lambda x: x.exponents[0],
+            "its interval": lambda x: " to ".join(_number(end) for end in x.interval[:, 0]),
+            "Kaplan-Yorke dimension": "kaplan_yorke",
+            "entropy rate, nats per step": "entropy_rate",
+            "an error doubles in, steps": "predictability",
+        },
+    ),
+)
 
 
-def _largest_slope(log: Any) -> float:
-    return math.exp(min(float(np.max(log, initial=-math.inf, where=~np.isnan(log))), 700.0))
+def _exp(log: Any) -> float:
+    return math.exp(min(float(log), 700.0))
 
 
 def _mean(x: Any) -> float:

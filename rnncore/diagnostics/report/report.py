@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rnncore.diagnostics.figures.plot import plot as draw
-from rnncore.diagnostics.findings.findings import SCHEMA_VERSION, Findings, plain
+from rnncore.diagnostics.findings.findings import SCHEMA_VERSION, Findings
 from rnncore.diagnostics.report.page import page
+from rnncore.diagnostics.results import plain
 from rnncore.errors import ArgumentValueError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ __all__ = ["Report"]
 
 @dataclass(frozen=True)
 class Report(Findings):
-    """What :func:`rnncore.diagnostics.diagnose` found. ``print`` it, :meth:`plot` it, save it with :meth:`to_json`.
+    """The result of :func:`rnncore.diagnostics.diagnose`. ``print`` it, :meth:`plot` it, save it with :meth:`to_json`.
 
     The attributes are those of :class:`rnncore.diagnostics.findings.findings.Findings`: `verdict`, and one for each probe.
     """
@@ -58,7 +59,7 @@ class Report(Findings):
     def to_dict(self) -> dict[str, Any]:
         """Plain data with a schema version: arrays as nested lists, numbers that JSON lacks as "nan", "inf" and "-inf".
 
-        "missing" says of every field with a "nan" or a null why, by its path; "left_out" says it of whole probes.
+        "missing" gives the reason for every field with a "nan" or a null, by its path; "left_out" that for whole probes.
         """
         return {"schema_version": SCHEMA_VERSION, **plain(self), "missing": self.missing}
 
@@ -67,12 +68,12 @@ class Report(Findings):
         return json.dumps(self.to_dict(), allow_nan=False, indent=indent)
 
     def assert_healthy(self, min_horizon: int | None = None) -> None:
-        """For a test suite: that the verdict is healthy and that gradients reach so many steps back.
+        """Assert, in a test suite, that the verdict is healthy and that gradients reach `min_horizon` steps back.
 
         Parameters
         ----------
         min_horizon : int, optional
-            The gain must not have fallen below 1e-3 for good within so many steps; no more than the run has.
+            The gain must not stay below 1e-3 from any lag below this; at most the steps of the run.
 
         Raises
         ------
@@ -94,11 +95,11 @@ class Report(Findings):
                 if found.lag_small is not None and found.lag_small < min_horizon:
                     raise AssertionError(
                         f"layer {k}, direction {d}: the gradient falls below 1e-3 after {found.lag_small} steps, and "
-                        f"{min_horizon} were asked for\n{self}"
+                        f"min_horizon is {min_horizon}\n{self}"
                     )
                 followed = len(found.median) - 1
                 if not found.complete and found.lag_small is None and followed < min_horizon:
                     raise AssertionError(
-                        f"layer {k}, direction {d}: the losses were followed over {followed} steps, and {min_horizon} "
-                        f"were asked for: give diagnose dependency_length={min_horizon}\n{self}"
+                        f"layer {k}, direction {d}: the losses were followed over {followed} steps, and min_horizon is "
+                        f"{min_horizon}: give diagnose dependency_length={min_horizon}\n{self}"
                     )

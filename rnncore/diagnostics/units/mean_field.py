@@ -29,7 +29,17 @@ from rnncore.errors import ArgumentValueError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity, get_nonlinearity
 from rnncore.typing import Host, Namespace
 
-__all__ = ["CriticalGain", "MeanField", "Moments", "critical", "critical_gain", "mean_field", "on_host", "state"]
+__all__ = [
+    "CriticalGain",
+    "MeanField",
+    "Moments",
+    "critical",
+    "critical_gain",
+    "kinks",
+    "mean_field",
+    "on_host",
+    "state",
+]
 
 # Of each piece; pieces halve towards 0 down to 2**-60, where a slope as narrow as a q of 1e36 makes is still seen.
 NODE, WEIGHT = np.polynomial.legendre.leggauss(24)
@@ -159,7 +169,7 @@ class Moments:
         return _plain_rule()
 
     def _with_kinks(self, root: float) -> tuple[Host, Host]:
-        at = [z / root for z in _kinks(self.f) if z != 0 and abs(z / root) < REACH]
+        at = [z / root for z in kinks(self.f) if z != 0 and abs(z / root) < REACH]
         return _gauss(np.unique(np.concatenate([_edges(), at]))) if at else self._rule
 
 
@@ -194,11 +204,13 @@ def _gauss(edges: Host) -> tuple[Host, Host]:
     return x, w / w.sum()
 
 
-def _kinks(f: Nonlinearity) -> list[float]:
-    """Where a named function or its slope jumps, other than at 0."""
+def kinks(f: Nonlinearity) -> list[float]:
+    """Where the slope of a named function jumps, as far as it is known."""
     found = [-f.clip, f.clip] if f.clip is not None else []
     if f.is_custom:
         return found
+    if f.name in ("relu", "leaky_relu") or (f.name == "elu" and f.alpha != 1):
+        found.append(0.0)
     if f.name == "thresholded_relu" and f.alpha is not None:
         found.append(f.alpha)
     if f.name == "hard_sigmoid" and f.alpha and f.beta is not None:

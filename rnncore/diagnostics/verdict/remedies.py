@@ -1,35 +1,37 @@
-"""Remedies: what to change in a layer, by which number, from the measured parts of what drives it.
+"""Remedies: the changes to make in a layer, with numbers, from the measured parts of its input W_ih x + b.
 
-A layer is driven by W_ih x + b. Where that is loud the states sit at the ends of their range, whatever W_hh does: so the bias
-and the input come first, and the gain of W_hh is the critical one for what is left of them. Layers are gone through from
-below, as a repaired layer sends other states up.
+Where the variance of W_ih x + b is too large the states saturate, whatever W_hh does. So the bias and the input come first,
+and the gain of W_hh is the critical one for the rest. Layers are repaired from below, as a repaired layer sends other states
+to the next.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 
 import numpy as np
 
 from rnncore.backend.registry import get_backend
+from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.recording import Record
+from rnncore.diagnostics.results import Lanes
 from rnncore.diagnostics.units.initial import Initial
 from rnncore.diagnostics.units.mean_field import CriticalGain, critical_gain
 from rnncore.diagnostics.units.saturation import THRESHOLD, Saturation, value_range
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 
-__all__ = ["LOUD", "QUIET", "SOME", "Remedy", "clip_the_norm", "free_gain", "new_gain", "place", "repair", "wake_up"]
+__all__ = ["LOUD", "QUIET", "SOME", "Remedy", "clip_the_norm", "free_gain", "new_gain", "place", "repair", "revive"]
 
 Place = tuple[int, int]
 
-# Of the states at an end of their range: fewer is what a network at its critical gain has anyway.
+# Fraction of saturated states: a network at its critical gain has fewer.
 SOME = 0.1
-# Variance of what drives a layer. Above LOUD the input alone takes tanh out of its linear part. QUIET is what an input is
-# scaled to: with it, and the critical gain that belongs to it, tanh's pre-activations have variance 1 (LeCun et al. 1998,
-# "Efficient BackProp", section 4.4), and 1 % of the states is at an end; with LOUD it would be 13 %.
+# Variance of W_ih x + b. Above LOUD the input alone takes tanh out of its linear part. An input is scaled to QUIET: with it,
+# and its critical gain, tanh's pre-activations have variance 1 (LeCun et al. 1998, "Efficient BackProp", section 4.4), and
+# 1 % of the states are saturated; with LOUD 13 % would be.
 LOUD, QUIET = 1.0, 0.15
 # Points of the normal distribution at which the theory's share of saturated states is counted.
 POINTS = 999
@@ -37,13 +39,13 @@ POINTS = 999
 
 @dataclass(frozen=True)
 class Remedy:
-    """What to change, and what that is expected to do.
+    """A change to make, and its expected effect.
 
     Attributes
     ----------
     action, expected : str
     parameter : str
-        What it acts on: "weight_hh gain", "input scale", "weight_ih scale", "input mean", "bias", "nonlinearity",
+        The quantity to change: "weight_hh gain", "input scale", "weight_ih scale", "input mean", "bias", "nonlinearity",
         "clip_grad_norm", "clip", "data".
     value : float or None
         The number to use, where there is one: the factor of an orthogonal weight_hh, the factor of the input or of
@@ -65,10 +67,9 @@ class Remedy:
 
 @dataclass(frozen=True)
 class _Drive:
-    """The sizes over steps, rows and units of the parts of W_ih x + b; `cross` is the mean of mean(W_ih x) times b.
+    """Mean squares over steps, rows and units of the parts of W_ih x + b; `cross` is the mean of mean(W_ih x) times b.
 
-    `bias` is a mean square, as are `varying` and `mean`; these two are kept as their roots, which no input takes out of
-    float64's range.
+    `varying` and `mean` are kept as their roots, which stay in float64's range for any input.
     """
 
     varying_root: float
@@ -93,43 +94,50 @@ class _Drive:
 
 
 def place(layer: int, direction: int) -> str:
-    """As evidence names it."""
+    """The name of a lane in evidence and remedies."""
     return f"layer {layer}" + (", reverse" if direction else "")
 
 
-def repair(record: Record, initial: Initial, saturation: Saturation, where: Collection[Place]) -> tuple[Remedy, ...]:
+def repair(
+    record: Record, initial: Lanes[Initial], saturation: Lanes[Saturation], where: Collection[Place]
+) -> tuple[Remedy, ...]:
     """The bias, the input and the gain of each of these layers and directions, in the order in which to change them."""
     out: list[Remedy] = []
-    sent = 1.0  # what the layer below sends up after its repair, in units of the mean square that it sends now
+    sent = 1.0  # the mean square that the repaired layer below sends up, in units of the present one
     for k in range(record.spec.num_layers):
-        failing = [d for d in range(record.directions) if (k, d) in where]
+        lanes = record.layer(k)
+        failing = [lane.direction for lane in lanes if (k, lane.direction) in where]
         if not failing:
             sent = 1.0
             continue
-        drives = [_drive(record, k, d, sent) for d in range(record.directions)]
-        found, scale, centred, unbiased = _quieter(record, saturation, k, failing, drives, sent)
-        out += found
+        drives = [_drive(lane, sent) for lane in lanes]
+        share = max(float(np.nan_to_num(saturation[k][d].saturated)) for d in failing)
+        change = _Change(k, failing, drives)
+        if value_range(record.nonlinearity) is not None:
+            # A layer whose input will change is judged by that: its states will change too.
+            change.quieten(QUIET if share > SOME and sent == 1 else LOUD)
+        out += change.remedies
+        changed = bool(change.remedies)
         # One input feeds both directions.
-        touched = range(record.directions) if k == 0 and (scale != 1 or centred) else failing
+        touched = range(record.directions) if k == 0 and (change.scale != 1 or change.centred) else failing
         ratios = []
         for d in touched:
-            unbiased_here = unbiased and d in failing
-            v = drives[d].variance(scale=scale, centred=centred, unbiased=unbiased_here)
-            changed = bool(found) or sent != 1
-            critical = critical_gain(record.nonlinearity, v) if changed else initial.critical[k][d]
-            out += _gain(record, initial, (k, d), critical, changed=bool(found))
-            ratios.append(_sent(record, (k, d), critical, v))
+            unbiased = change.unbiased and d in failing
+            v = drives[d].variance(scale=change.scale, centred=change.centred, unbiased=unbiased)
+            new = critical_gain(record.nonlinearity, v) if changed or sent != 1 else initial[k][d].critical
+            out += _gain(initial[k][d], (k, d), new, record.nonlinearity, changed=changed)
+            ratios.append(_sent(lanes[d], new, v))
         sent = float(np.mean(ratios))
     return tuple(out)
 
 
-def new_gain(record: Record, initial: Initial, where: Collection[Place]) -> tuple[Remedy, ...]:
-    """The critical gain alone, for what drives the layer now."""
-    return tuple(r for k, d in sorted(where) for r in _gain(record, initial, (k, d), initial.critical[k][d]))
+def new_gain(initial: Lanes[Initial], where: Collection[Place], f: Nonlinearity) -> tuple[Remedy, ...]:
+    """The critical gain alone, for the present input of the layer."""
+    return tuple(r for k, d in sorted(where) for r in _gain(initial[k][d], (k, d), initial[k][d].critical, f))
 
 
 def clip_the_norm() -> Remedy:
-    """It goes with a new gain and does not replace it."""
+    """Clip gradients: in addition to a new gain, not in its place."""
     return Remedy(
         "clip the gradient's norm (optim.clip_grad_norm), at a threshold taken from diagnostics.GradientNorms",
         "a step of the optimiser stays bounded; clipping alone does not repair a recurrence",
@@ -137,22 +145,25 @@ def clip_the_norm() -> Remedy:
     )
 
 
-def wake_up(record: Record, initial: Initial, saturation: Saturation, where: Collection[Place]) -> tuple[Remedy, ...]:
-    """For units without a slope: what holds them there first."""
+def revive(
+    record: Record, initial: Lanes[Initial], saturation: Lanes[Saturation], where: Collection[Place]
+) -> tuple[Remedy, ...]:
+    """For dead units: first the input and the bias that keep them dead."""
     out: list[Remedy] = []
-    if value_range(record.nonlinearity) is not None:
+    f = record.nonlinearity
+    if value_range(f) is not None:
         out += repair(record, initial, saturation, where)
     else:
         for k, d in sorted(where):
-            drive = _drive(record, k, d, 1.0)
+            drive = _drive(record.lane(k, d), 1.0)
             if drive.bias > 0 and drive.bias >= drive.varying:
                 out.append(_zero_bias(k, d, drive, "a unit that is never active has no gradient and stays as it is"))
             if k == 0 and drive.mean > max(drive.varying, drive.bias):
                 out.append(_centre(drive))
-            out += _gain(record, initial, (k, d), initial.critical[k][d])
-    if record.nonlinearity.name == "relu":
+            out += _gain(initial[k][d], (k, d), initial[k][d].critical, f)
+    if f.name == "relu":
         out.append(Remedy("or use leaky_relu", "its slope is nowhere 0", "nonlinearity"))
-    return tuple(dict.fromkeys(out))  # both directions may ask for the same of their input
+    return tuple(dict.fromkeys(out))  # both directions may need the same change of their input
 
 
 def free_gain(f: Nonlinearity) -> float | None:
@@ -163,52 +174,49 @@ def free_gain(f: Nonlinearity) -> float | None:
     return silent if silent is not None and loud is not None and math.isclose(silent, loud) else None
 
 
-def _quieter(
-    record: Record,
-    saturation: Saturation,
-    k: int,
-    failing: list[int],
-    drives: list[_Drive],
-    sent: float,
-) -> tuple[list[Remedy], float, bool, bool]:
-    """What to do about a loud input or bias: the remedies, the factor, whether to subtract means and to drop the biases."""
-    share = max(float(np.nan_to_num(saturation.saturated[k][d])) for d in failing)
-    # A layer whose input will be another one is judged by that: its states will be other ones too.
-    limit = QUIET if share > SOME and sent == 1 else LOUD
-    now = max(drives[d].variance(scale=1.0, centred=False, unbiased=False) for d in failing)
-    if value_range(record.nonlinearity) is None or not now > limit:
-        return [], 1.0, False, False
-    out: list[Remedy] = []
-    input_part = float(np.mean([drives[d].varying + drives[d].mean for d in failing]))
-    # A bias that is not loud stays, as the input is scaled to what it adds to; one that outweighs the input does not.
-    unbiased = any(drives[d].bias > min(LOUD, drives[d].varying + drives[d].mean) for d in failing)
-    if unbiased:
-        reason = "they drive the states to the ends of their range whatever the input is"
-        out += [_zero_bias(k, d, drives[d], reason) for d in failing]
-    varying = float(np.mean([drives[d].varying for d in failing]))
-    # Above the first layer the mean is that of states, and not the user's to subtract.
-    centred = k == 0 and input_part > limit and input_part > 2 * varying
-    if centred:
-        out.append(_centre(drives[failing[0]]))
-    left = varying if centred else input_part
-    if not left > limit:
-        return out, 1.0, centred, unbiased
-    scale = math.sqrt(QUIET) / _root_mean([r for d in failing for r in _roots(drives[d], centred)], len(failing))
-    what = "the input" if k == 0 else f"weight_ih_l{k}"
-    out.append(
-        Remedy(
-            f"scale {what} by {scale:.3g}" + (", or normalise its features" if k == 0 else ""),
-            f"what it gives to the pre-activations of layer {k} has variance {left:.3g} now, and {QUIET:.3g} then",
-            "input scale" if k == 0 else "weight_ih scale",
-            scale,
-            k,
+@dataclass
+class _Change:
+    """The changes to the bias and the input of a layer whose W_ih x + b is too large."""
+
+    k: int
+    failing: list[int]
+    drives: list[_Drive]
+    remedies: list[Remedy] = field(default_factory=list)
+    scale: float = 1.0
+    centred: bool = False
+    unbiased: bool = False
+
+    def quieten(self, limit: float) -> None:
+        """Bring the variance of W_ih x + b below the limit."""
+        k, failing, drives = self.k, self.failing, [self.drives[d] for d in self.failing]
+        if not max(drive.variance(scale=1.0, centred=False, unbiased=False) for drive in drives) > limit:
+            return
+        # Keep a small bias (the input is scaled around it); zero one that outweighs the input.
+        self.unbiased = any(drive.bias > min(LOUD, drive.varying + drive.mean) for drive in drives)
+        if self.unbiased:
+            reason = "they saturate the states whatever the input is"
+            self.remedies += [_zero_bias(k, d, drive, reason) for d, drive in zip(failing, drives, strict=True)]
+        varying = float(np.mean([drive.varying for drive in drives]))
+        whole = float(np.mean([drive.varying + drive.mean for drive in drives]))
+        # Above the first layer the mean is that of states, which the user cannot subtract.
+        self.centred = k == 0 and whole > limit and whole > 2 * varying
+        if self.centred:
+            self.remedies.append(_centre(drives[0]))
+        left = varying if self.centred else whole
+        if not left > limit:
+            return
+        roots = [r for drive in drives for r in (drive.varying_root, 0.0 if self.centred else drive.mean_root)]
+        self.scale = math.sqrt(QUIET) / _root_mean(roots, len(failing))
+        what = "the input" if k == 0 else f"weight_ih_l{k}"
+        self.remedies.append(
+            Remedy(
+                f"scale {what} by {self.scale:.3g}" + (", or normalise its features" if k == 0 else ""),
+                f"its share in the pre-activations of layer {k} has variance {left:.3g} now, and {QUIET:.3g} then",
+                "input scale" if k == 0 else "weight_ih scale",
+                self.scale,
+                k,
+            )
         )
-    )
-    return out, scale, centred, unbiased
-
-
-def _roots(drive: _Drive, centred: bool) -> tuple[float, ...]:
-    return (drive.varying_root,) if centred else (drive.varying_root, drive.mean_root)
 
 
 def _root_mean(roots: list[float], count: int) -> float:
@@ -239,10 +247,10 @@ def _centre(drive: _Drive) -> Remedy:
 
 
 def _gain(
-    record: Record, initial: Initial, at: Place, critical: CriticalGain, *, changed: bool = False
+    initial: Initial, at: Place, critical: CriticalGain, f: Nonlinearity, *, changed: bool = False
 ) -> list[Remedy]:
     k, d = at
-    now, rate = initial.gain[k][d], initial.now[k][d].rate
+    now, rate = initial.gain, initial.now.rate
     if critical.g is None:
         return [
             Remedy(
@@ -264,30 +272,29 @@ def _gain(
             d,
         )
     ]
-    share = _theory_share(record.nonlinearity, critical.q)
-    if share > SOME and _is_offset(record.nonlinearity):
+    share = _theory_share(f, critical.q)
+    if share > SOME and _is_offset(f):
         better = Remedy(
-            f"use tanh instead of {record.nonlinearity.name}",
-            f"at the gain that keeps the gradient's size {share:.0%} of its states are at an end of their range",
+            f"use tanh instead of {f.name}",
+            f"at the gain that keeps the gradient's size {share:.0%} of its states are saturated",
             "nonlinearity",
         )
         out.insert(0, better)
     return out
 
 
-def _drive(record: Record, k: int, d: int, sent: float) -> _Drive:
-    xp, w = record.xp, record.weights[k][d]
-    width, count = int(w.weight_hh.shape[0]), sum(record.lengths)
-    bias = np.zeros(width) if w.bias is None else record.host(w.bias)
-    share = xp.matmul(record.inputs[k], xp.matrix_transpose(w.weight_ih))
+def _drive(lane: Lane, sent: float) -> _Drive:
+    xp, w = lane.xp, lane.weights
+    count = sum(lane.lengths)
+    bias = np.zeros(lane.width) if w.bias is None else lane.host(w.bias)
+    share = xp.matmul(lane.x, xp.matrix_transpose(w.weight_ih))
     # The padding of an input is 0, and so is its share. Squares of float32 leave their range from 1e19 on, and squares of
     # large numbers near each other lose what varies.
-    largest = float(record.host(xp.max(xp.abs(share)))) or 1.0
+    largest = float(lane.host(xp.max(xp.abs(share)))) or 1.0
     unit = share / largest
-    mean = record.host(xp.sum(xp.mean(unit, axis=0), axis=0)) * (record.steps / count)
-    about = unit - record.engine.backend.asarray(mean, dtype=record.engine.dtype, device=record.engine.device)
-    about = about if record.ragged is None else record.ragged.masked(about)
-    varying = float(record.host(xp.sum(xp.mean(about * about, axis=-1), axis=1)).sum()) / count
+    mean = lane.host(xp.sum(xp.mean(unit, axis=0), axis=0)) * (lane.steps / count)
+    about = lane.masked(unit - lane.on_device(mean))
+    varying = float(lane.host(xp.sum(xp.mean(about * about, axis=-1), axis=1)).sum()) / count
     size = largest * math.sqrt(sent)
     return _Drive(
         varying_root=size * math.sqrt(varying),
@@ -297,20 +304,19 @@ def _drive(record: Record, k: int, d: int, sent: float) -> _Drive:
     )
 
 
-def _sent(record: Record, at: Place, critical: CriticalGain, v: float) -> float:
-    """E h^2 of the theory at its critical gain, in units of what the states' mean square is now; 1 where one is unknown."""
-    k, d = at
-    xp, h = record.xp, record.h[k][d]  # 0 in the padding
+def _sent(lane: Lane, critical: CriticalGain, v: float) -> float:
+    """E h^2 of the theory at its critical gain, in units of the states' present mean square; 1 where one is unknown."""
+    xp, h = lane.xp, lane.h  # 0 in the padding
     if critical.g is None or critical.q is None or not math.isfinite(critical.q):
         return 1.0
-    # Bounded functions only come here with a finite q; their squares do not overflow.
-    now = float(record.host(xp.sum(xp.mean(h * h, axis=-1), axis=1)).sum()) / sum(record.lengths)
+    # A finite q means a bounded function, whose squares do not overflow.
+    now = float(lane.host(xp.sum(xp.mean(h * h, axis=-1), axis=1)).sum()) / sum(lane.lengths)
     then = (critical.q - v) / critical.g**2
     return then / now if then > 0 and now > 0 and math.isfinite(now) else 1.0
 
 
 def _theory_share(f: Nonlinearity, q: float | None) -> float:
-    """Of states at an end of their range, for pre-activations N(0, q)."""
+    """The fraction of saturated states for pre-activations N(0, q)."""
     ends = value_range(f)
     if ends is None or q is None or not math.isfinite(q):
         return 0.0
@@ -322,6 +328,6 @@ def _theory_share(f: Nonlinearity, q: float | None) -> float:
 
 
 def _is_offset(f: Nonlinearity) -> bool:
-    """Whether f(0) is not 0, as with the logistic function: its states have a mean, and tanh is the same without it."""
+    """Whether the middle of the range is not 0, as with the logistic function. tanh is the same without that offset."""
     ends = value_range(f)
     return ends is not None and ends[0] + ends[1] != 0

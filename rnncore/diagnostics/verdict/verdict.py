@@ -1,27 +1,23 @@
-"""The verdict: a label from what was measured, with the evidence that decided it and remedies that quote the numbers.
+"""The verdict: a label from the measurements, the evidence for it, and remedies with numbers.
 
-Bounds and eigenvalues never decide: they are certificates. What decides is how much of the gradient was left after as many
+Bounds and eigenvalues never decide: they are certificates. What decides is how much of the gradient is left after as many
 steps as a dependency has to reach over.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from rnncore.diagnostics.faults.first import NonFinite
-from rnncore.diagnostics.gradient.decomposition import Decomposition
-from rnncore.diagnostics.gradient.flow import Flow
-from rnncore.diagnostics.gradient.horizon import EPS, SMALL, Horizon
-from rnncore.diagnostics.jacobians.jacobian import Jacobian
-from rnncore.diagnostics.jacobians.product import Product
+from rnncore.diagnostics.faults.fault import NonFinite
+from rnncore.diagnostics.gradient.horizon import SMALL, Horizon
+from rnncore.diagnostics.numerics.device import EPS
 from rnncore.diagnostics.recording import Record
-from rnncore.diagnostics.units.initial import Initial
-from rnncore.diagnostics.units.saturation import Saturation
 from rnncore.diagnostics.verdict.remedies import (
     LOUD,
     SOME,
@@ -31,7 +27,7 @@ from rnncore.diagnostics.verdict.remedies import (
     new_gain,
     place,
     repair,
-    wake_up,
+    revive,
 )
 
 __all__ = ["Evidence", "Label", "Remedy", "Verdict", "decide"]
@@ -41,15 +37,16 @@ Label: TypeAlias = Literal[
 ]
 
 LARGE = 1e3
-# More than half: then what most units do is what the layer does.
+FLOOR, CEILING = math.log(SMALL), math.log(LARGE)
+# A fraction of units or states above which the whole layer counts as dead or saturated.
 MOST = 0.5
 FEW = 3
-AT_AN_END = "fraction of states at an end of their range"
+SATURATED = "fraction of saturated states"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One measured number that spoke for the label.
+    """One measured number that supports the label.
 
     Attributes
     ----------
@@ -69,18 +66,18 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What :func:`rnncore.diagnostics.diagnose` makes of what the probes found.
+    """The conclusion of :func:`rnncore.diagnostics.diagnose` from the probes.
 
     Attributes
     ----------
     label : {"healthy", "vanishing", "exploding", "mixed", "saturated", "dead", "nonfinite", "inconclusive"}
-        Their rules stand in docs/diagnostics.md, in the order in which they are tried.
+        docs/diagnostics.md lists their rules, in the order in which they are tried.
     summary : str
         One line.
     evidence : tuple of Evidence
         The numbers that decided it. Empty where there was nothing to measure.
     remedies : tuple of Remedy
-        What to change, in the order in which to do it. Empty where nothing is wrong or nothing is known.
+        The changes to make, in order. Empty where nothing is wrong, or no remedy is known.
     """
 
     label: Label
@@ -91,9 +88,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class _Reach:
-    """What is left of the gradient of one layer and direction after the steps that count."""
+    """The gradient of one lane after the steps that count."""
 
-    where: str
     layer: int
     direction: int
     lag: int
@@ -108,222 +104,242 @@ class _Reach:
     def place(self) -> tuple[int, int]:
         return self.layer, self.direction
 
+    @property
+    def where(self) -> str:
+        return f"{place(*self.place)}, lag {self.lag}"
 
-def decide(
-    record: Record,
-    *,
-    dependency_length: int,
-    asked: bool,
-    nonfinite: NonFinite | None,
-    flow: Flow | None,
-    horizon: Sequence[Sequence[Horizon]] | None,
-    saturation: Saturation | None,
-    decomposition: Decomposition | None,
-    jacobian: Jacobian | None,
-    initial: Initial | None,
-    product: Sequence[Sequence[Product]] | None,
-) -> Verdict:
-    """The label. What was not measured is None and does not count; `asked` is whether the caller gave dependency_length."""
-    if nonfinite is not None:
-        return _not_finite(record, nonfinite)
-    if record.batch == 0 or max(record.lengths, default=0) < 2:
-        return Verdict(
-            "inconclusive", "a run of at least two steps and one row is needed to see a gradient move", (), ()
-        )
-    if flow is None or horizon is None or saturation is None or initial is None or decomposition is None:
-        return Verdict("inconclusive", "the gradients could not be measured", (), ())
-    if all(np.isneginf(t[~np.isnan(t)]).all() for t in flow.direct):
-        return Verdict("inconclusive", "the cotangent is zero: there is no gradient to follow", (), ())
-    reaches = [
-        _reach(found, dependency_length, jacobian, product, k, d)
-        for k, row in enumerate(horizon)
-        for d, found in enumerate(row)
-        if _can_be_judged(found, min(dependency_length, max(record.lengths)))
+
+@dataclass(frozen=True)
+class _Case:
+    """The measurements that the rules look at. A probe that did not run is None and does not count.
+
+    `asked` is whether the caller gave the dependency length.
+    """
+
+    record: Record
+    found: Mapping[str, Any]
+    fault: NonFinite | None
+    wanted: int
+    asked: bool
+
+    @property
+    def saturation(self) -> Any:
+        return self.found["saturation"]
+
+    @property
+    def initial(self) -> Any:
+        return self.found["initial"]
+
+    @cached_property
+    def longest(self) -> int:
+        return max(self.record.lengths, default=0)
+
+    @cached_property
+    def reaches(self) -> list[_Reach]:
+        return [
+            self._reach(h)
+            for row in self.found["horizon"]
+            for h in row
+            if _can_be_judged(h, min(self.wanted, self.longest))
+        ]
+
+    def _reach(self, h: Horizon) -> _Reach:
+        k, d = h.layer, h.direction
+        lag = min(self.wanted, len(h.median) - 1)
+        rows = h.gain[lag][~np.isnan(h.gain[lag])]
+        low, high = np.quantile(rows, (0.25, 0.75), method="nearest") if len(rows) else (math.nan, math.nan)
+        rate = top = math.nan
+        if (jacobian := self.found["jacobian"]) is not None:
+            chi = jacobian[k][d].log_chi
+            chi = chi[np.isfinite(chi)]
+            rate = 0.5 * float(chi.mean()) if len(chi) else math.nan
+        if (product := self.found["product"]) is not None and len(product[k][d].log_singular):
+            top = float(np.median(product[k][d].log_singular[:, 0]))
+        return _Reach(k, d, lag, float(h.median[lag]), float(low), float(high), h.slope, rate, top)
+
+    @cached_property
+    def grown(self) -> list[_Reach]:
+        return [r for r in self.reaches if (r.median > CEILING or r.top > CEILING) and (r.slope > 0 or r.top > CEILING)]
+
+    @cached_property
+    def shrunk(self) -> list[_Reach]:
+        return [r for r in self.reaches if r.median < FLOOR]
+
+    def losses(self, r: _Reach) -> tuple[float, float]:
+        """Nats per step by the weights with every slope at its largest, and by the slopes that are below that."""
+        # The slope of a logistic function is 1/4 where it is farthest from its ends: that is no saturation.
+        largest = math.log(self.record.nonlinearity.gamma or 1.0)
+        parts = self.found["decomposition"][r.layer][r.direction]
+        rows = np.asarray(self.record.lengths) > 0
+        # A row's mean is -inf where a single step lets nothing through.
+        mean = float(np.median(np.nanmean(parts.saturation[:, rows], axis=0)))
+        return float(parts.weights) + largest, mean - largest
+
+
+def decide(record: Record, found: Mapping[str, Any], fault: NonFinite | None, wanted: int, asked: bool) -> Verdict:
+    """Try the rules in order; the first that applies gives the verdict.
+
+    Parameters
+    ----------
+    record : Record
+    found : mapping of str to result
+        By probe; None for one that did not run.
+    fault : NonFinite or None
+    wanted : int
+        Steps over which a dependency has to reach.
+    asked : bool
+        Whether the caller gave that number.
+    """
+    case = _Case(record, found, fault, wanted, asked)
+    return next(verdict for rule in RULES if (verdict := rule(case)) is not None)
+
+
+def _not_measured(c: _Case) -> Verdict | None:
+    def inconclusive(summary: str) -> Verdict:
+        return Verdict("inconclusive", summary, (), ())
+
+    if c.record.batch == 0 or c.longest < 2:
+        return inconclusive("a run of at least two steps and one row is needed to see a gradient move")
+    if any(c.found[n] is None for n in ("flow", "horizon", "saturation", "initial", "decomposition")):
+        return inconclusive("the gradients could not be measured")
+    if all(np.isneginf(t[~np.isnan(t)]).all() for t in c.found["flow"].direct):
+        return inconclusive("the cotangent is zero: there is no gradient to follow")
+    if not c.reaches:
+        return inconclusive("no state is far enough from the loss to see a gradient move")
+    return None
+
+
+def _dead(c: _Case) -> Verdict | None:
+    dead = {(k, d): float(s.dead) for k, row in enumerate(c.saturation) for d, s in enumerate(row) if s.dead > MOST}
+    if not dead:
+        return None
+    evidence = [
+        Evidence("fraction of units whose slope is 0 at every step and row", share, MOST, place(*at))
+        for at, share in dead.items()
     ]
-    if not reaches:
-        return Verdict("inconclusive", "no state is far enough from the loss to see a gradient move", (), ())
-    if dead := _dead(saturation):
-        places = [(k, d) for k, d, _ in dead]
-        evidence = tuple(
-            Evidence("fraction of units whose slope is 0 at every step and row", share, MOST, place(k, d))
-            for k, d, share in dead
-        )
-        remedies = wake_up(record, initial, saturation, places)
-        return Verdict("dead", "most units never react to anything", evidence, remedies)
-    floor, ceiling = math.log(SMALL), math.log(LARGE)
-    grown = [r for r in reaches if (r.median > ceiling or r.top > ceiling) and (r.slope > 0 or r.top > ceiling)]
-    shrunk = [r for r in reaches if r.median < floor]
-    torn = [r for r in reaches if r.low < floor and r.high > ceiling]
-    torn += [r for r in grown if r.median < ceiling and r.rate < 0]
-    if torn or (grown and shrunk):
-        chosen = torn or [*grown, *shrunk]
-        return Verdict(
-            "mixed",
-            "some directions or rows explode while others vanish",
-            tuple(_evidence(r) for r in chosen),
-            (*repair(record, initial, saturation, {r.place for r in chosen}), clip_the_norm()),
-        )
-    if grown:
-        worst = max(grown, key=lambda r: max(r.median, r.top))
-        return Verdict(
-            "exploding",
-            f"the gradient grows by e^{max(worst.median, worst.top):.0f} over {worst.lag} steps",
-            tuple(_evidence(r) for r in grown),
-            (*new_gain(record, initial, {r.place for r in grown}), clip_the_norm()),
-        )
-    if shrunk:
-        return _shrunk(record, shrunk, saturation, decomposition, initial)
-    seen = max(r.lag for r in reaches)
-    if not _reaches_far_enough(reaches, dependency_length, max(record.lengths), asked):
-        return Verdict(
-            "inconclusive",
-            f"a dependency of {dependency_length} steps cannot be judged: the gradient is seen over {seen} steps, and has "
-            "neither grown nor shrunk so far",
-            tuple(_evidence(r) for r in reaches),
-            (),
-        )
-    return _healthy(record, reaches, saturation, initial)
+    remedies = revive(c.record, c.initial, c.saturation, list(dead))
+    return Verdict("dead", "most units never react to anything", tuple(evidence), remedies)
 
 
-def _reaches_far_enough(reaches: list[_Reach], wanted: int, longest: int, asked: bool) -> bool:
-    """Whether what is healthy so far may be called so: by the lags that are seen, or by where they lead if nobody asked."""
-    seen = max(r.lag for r in reaches)
+def _mixed(c: _Case) -> Verdict | None:
+    torn = [r for r in c.reaches if r.low < FLOOR and r.high > CEILING]
+    torn += [r for r in c.grown if r.median < CEILING and r.rate < 0]
+    if not torn and not (c.grown and c.shrunk):
+        return None
+    chosen = torn or [*c.grown, *c.shrunk]
+    return Verdict(
+        "mixed",
+        "some directions or rows explode while others vanish",
+        tuple(map(_evidence, chosen)),
+        (*repair(c.record, c.initial, c.saturation, {r.place for r in chosen}), clip_the_norm()),
+    )
+
+
+def _exploding(c: _Case) -> Verdict | None:
+    if not c.grown:
+        return None
+    worst = max(c.grown, key=lambda r: max(r.median, r.top))
+    return Verdict(
+        "exploding",
+        f"the gradient grows by e^{max(worst.median, worst.top):.0f} over {worst.lag} steps",
+        tuple(map(_evidence, c.grown)),
+        (*new_gain(c.initial, {r.place for r in c.grown}, c.record.nonlinearity), clip_the_norm()),
+    )
+
+
+def _too_short(c: _Case) -> Verdict | None:
+    """Healthy so far, but not over the wanted steps; judged by the trend if the caller did not ask for a length."""
+    seen = max(r.lag for r in c.reaches)
     # A loss at many steps leaves h_0 out, so of a whole run one lag is missing.
-    if seen >= wanted or (wanted == longest and seen == wanted - 1):
-        return True
-    floor, ceiling = math.log(SMALL), math.log(LARGE)
-    farthest = [r.median + r.slope * (wanted - r.lag) for r in reaches if r.lag == seen]
-    return not asked and all(floor <= gain <= ceiling for gain in farthest)
+    if seen >= c.wanted or (c.wanted == c.longest and seen == c.wanted - 1):
+        return None
+    farthest = [r.median + r.slope * (c.wanted - r.lag) for r in c.reaches if r.lag == seen]
+    if not c.asked and all(FLOOR <= gain <= CEILING for gain in farthest):
+        return None
+    summary = (
+        f"a dependency of {c.wanted} steps cannot be judged: the gradient is seen over {seen} steps, and has "
+        "neither grown nor shrunk so far"
+    )
+    return Verdict("inconclusive", summary, tuple(map(_evidence, c.reaches)), ())
 
 
 def _can_be_judged(found: Horizon, wanted: int) -> bool:
-    """Whether the lags reach as far as is wanted, or are enough to see the gradient die before that."""
-    # A reverse direction whose loss stands on its own first step has one lag and nothing to tell.
+    """Whether the lags reach as far as wanted, or are enough to see the gradient die before that."""
+    # A reverse direction whose loss is on its own first step has one lag, which shows nothing.
     return len(found.median) > wanted or int(np.isfinite(found.median).sum()) > FEW
 
 
-def _reach(
-    found: Horizon,
-    wanted: int,
-    jacobian: Jacobian | None,
-    product: Sequence[Sequence[Product]] | None,
-    k: int,
-    d: int,
-) -> _Reach:
-    lag = min(wanted, len(found.median) - 1)
-    rows = found.gain[lag][~np.isnan(found.gain[lag])]
-    low, high = np.quantile(rows, (0.25, 0.75), method="nearest") if len(rows) else (math.nan, math.nan)
-    rate = math.nan
-    if jacobian is not None:
-        chi = jacobian.log_chi[k][d]
-        chi = chi[np.isfinite(chi)]
-        rate = 0.5 * float(chi.mean()) if len(chi) else math.nan
-    top = math.nan
-    if product is not None:
-        tops = product[k][d].log_singular[:, 0]
-        top = float(np.median(tops)) if len(tops) else math.nan
-    where = f"{place(k, d)}, lag {lag}"
-    return _Reach(where, k, d, lag, float(found.median[lag]), float(low), float(high), found.slope, rate, top)
-
-
 def _evidence(r: _Reach) -> Evidence:
-    if not math.isnan(r.top) and r.top > max(r.median, math.log(LARGE)):
-        return Evidence("ln of the largest singular value of the product of Jacobians", r.top, math.log(LARGE), r.where)
-    threshold = math.log(LARGE) if r.median > 0 else math.log(SMALL)
+    if not math.isnan(r.top) and r.top > max(r.median, CEILING):
+        return Evidence("ln of the largest singular value of the product of Jacobians", r.top, CEILING, r.where)
+    threshold = CEILING if r.median > 0 else FLOOR
     return Evidence("ln gain of the gradient (median over rows)", r.median, threshold, r.where)
 
 
-def _shrunk(
-    record: Record,
-    shrunk: list[_Reach],
-    saturation: Saturation,
-    decomposition: Decomposition,
-    initial: Initial,
-) -> Verdict:
+def _shrunk(c: _Case) -> Verdict | None:
     """Saturated if that is what takes the gradient in some layer, else vanishing."""
-    saturated = [r for r in shrunk if _is_saturated(r, record, saturation, decomposition, initial)]
-    worst = min(saturated or shrunk, key=lambda r: r.median)
-    k, d = worst.place
-    at = place(k, d)
-    eps = EPS[record.engine.dtype_name]
+    if not c.shrunk:
+        return None
+    saturated = [r for r in c.shrunk if _is_saturated(r, c)]
+    worst = min(saturated or c.shrunk, key=lambda r: r.median)
+    at, eps = place(*worst.place), EPS[c.record.engine.dtype_name]
     lost = worst.median < math.log(eps)
-    weights, slopes = _losses(record, decomposition, worst.place)
-    evidence = [_evidence(r) for r in sorted(shrunk, key=lambda r: r.median)]
+    weights, slopes = c.losses(worst)
+    evidence = [_evidence(r) for r in sorted(c.shrunk, key=lambda r: r.median)]
     if lost:
-        text = f"ln gain, below ln eps of {record.engine.dtype_name}: no longer seen in a sum"
+        text = f"ln gain, below ln eps of {c.record.engine.dtype_name}: no longer seen in a sum"
         evidence.insert(0, Evidence(text, worst.median, math.log(eps), worst.where))
     evidence += [
         Evidence("nats per step by the weights", weights, 0.0, at),
         Evidence("nats per step by saturation", slopes, 0.0, at),
     ]
-    remedies = repair(record, initial, saturation, {r.place for r in shrunk})
+    remedies = repair(c.record, c.initial, c.saturation, {r.place for r in c.shrunk})
     if saturated:
-        share, v = float(saturation.saturated[k][d]), initial.input_variance[k][d]
+        k, d = worst.place
+        share = float(c.saturation[k][d].saturated)
         evidence += [
-            Evidence(AT_AN_END, share, MOST if share > MOST else SOME, at),
-            Evidence("nats over the lag by saturation alone", slopes * worst.lag, math.log(SMALL), at),
-            Evidence("mean square of W_ih x + b", v, LOUD, at),
+            Evidence(SATURATED, share, MOST if share > MOST else SOME, at),
+            Evidence("nats over the lag by saturation alone", slopes * worst.lag, FLOOR, at),
+            Evidence("mean square of W_ih x + b", c.initial[k][d].input_variance, LOUD, at),
         ]
-        summary = f"{share:.0%} of the states of {at} are at an end of their range, and gradients vanish there"
+        summary = f"{share:.0%} of the states of {at} are saturated, and gradients vanish there"
         return Verdict("saturated", summary, tuple(evidence), remedies)
     much = "nothing of it is seen in this dtype" if lost else f"e^{worst.median:.0f} of it is left"
     rate = "" if math.isnan(worst.slope) else f" ({worst.slope:.3g} nats per step)"
-    summary = f"after {worst.lag} steps {much}{rate}"
-    return Verdict("vanishing", summary, tuple(evidence), remedies)
+    return Verdict("vanishing", f"after {worst.lag} steps {much}{rate}", tuple(evidence), remedies)
 
 
-def _is_saturated(
-    r: _Reach, record: Record, saturation: Saturation, decomposition: Decomposition, initial: Initial
-) -> bool:
-    """Most states are at an end; or some are, or are driven there, and that alone takes the gradient."""
-    share = float(saturation.saturated[r.layer][r.direction])
+def _is_saturated(r: _Reach, c: _Case) -> bool:
+    """Most states are saturated; or some are, or are driven there, and that alone takes the gradient."""
+    share = float(c.saturation[r.layer][r.direction].saturated)
     if math.isnan(share) or share > MOST:  # NaN: a function without ends
         return share > MOST
-    weights, slopes = _losses(record, decomposition, r.place)
-    alone = slopes * r.lag < math.log(SMALL) and slopes < min(weights, 0.0)
-    # Slopes below 1 are no finding by themselves: every tanh network that is not silent has them. Where nothing is at an
-    # end, or driven there, a larger gain makes up for them.
-    return alone and (share > SOME or initial.input_variance[r.layer][r.direction] > LOUD)
+    weights, slopes = c.losses(r)
+    alone = slopes * r.lag < FLOOR and slopes < min(weights, 0.0)
+    # Slopes below 1 are no finding by themselves: every tanh network with any activity has them. Where nothing is
+    # saturated, or driven there, a larger gain makes up for them.
+    return alone and (share > SOME or c.initial[r.layer][r.direction].input_variance > LOUD)
 
 
-def _losses(record: Record, decomposition: Decomposition, at: tuple[int, int]) -> tuple[float, float]:
-    """Nats per step by the weights with every slope at its largest, and by the slopes that are below that."""
-    k, d = at
-    # The slope of a logistic function is 1/4 where it is farthest from its ends: that is no saturation.
-    largest = math.log(record.nonlinearity.gamma or 1.0)
-    each = decomposition.saturation[k][d]
-    rows = np.asarray(record.lengths) > 0
-    # A row's mean is -inf where a single step lets nothing through.
-    mean = float(np.median(np.nanmean(each[:, rows], axis=0)))
-    return float(decomposition.weights[k][d]) + largest, mean - largest
-
-
-def _healthy(record: Record, reaches: list[_Reach], saturation: Saturation, initial: Initial) -> Verdict:
-    """Healthy; but if many states hardly respond, that is said, and what to do about it."""
-    weakest = min(reaches, key=lambda r: r.median)
+def _healthy(c: _Case) -> Verdict:
+    """Healthy, with a remedy where many states are saturated."""
+    weakest = min(c.reaches, key=lambda r: r.median)
     summary = f"after {weakest.lag} steps the gradient is still e^{weakest.median:.1f} of what it was"
     evidence = [_evidence(weakest)]
-    shares = {r.place: float(saturation.saturated[r.layer][r.direction]) for r in reaches}
+    shares = {r.place: float(c.saturation[r.layer][r.direction].saturated) for r in c.reaches}
     many = {at: share for at, share in shares.items() if share > SOME}
     if not many:
         return Verdict("healthy", summary, tuple(evidence), ())
     at, share = max(many.items(), key=lambda item: item[1])
-    summary += f", but {share:.0%} of the states of {place(*at)} are at an end of their range, where they hardly learn"
-    evidence += [Evidence(AT_AN_END, share, SOME, place(*at)) for at, share in many.items()]
-    return Verdict("healthy", summary, tuple(evidence), repair(record, initial, saturation, set(many)))
+    summary += f", but {share:.0%} of the states of {place(*at)} are saturated, where they hardly learn"
+    evidence += [Evidence(SATURATED, share, SOME, place(*at)) for at, share in many.items()]
+    return Verdict("healthy", summary, tuple(evidence), repair(c.record, c.initial, c.saturation, set(many)))
 
 
-def _dead(saturation: Saturation) -> list[tuple[int, int, float]]:
-    """Layer, direction and share of the units, where that is most; NaN is not."""
-    return [
-        (k, d, float(share))
-        for k, row in enumerate(saturation.dead)
-        for d, share in enumerate(row)
-        if float(share) > MOST
-    ]
-
-
-def _not_finite(record: Record, found: NonFinite) -> Verdict:
+def _not_finite(c: _Case) -> Verdict | None:
+    found = c.fault
+    if found is None:
+        return None
     where = place(found.layer, found.direction)
     where += "" if found.step is None else f", step {found.step}"
     where += "" if found.row is None else f", row {found.row}"
@@ -331,19 +347,28 @@ def _not_finite(record: Record, found: NonFinite) -> Verdict:
     summary = f"{found.quantity} is {found.value} in the {found.phase} pass at {where}: {found.cause} ({found.where})"
     evidence = [Evidence(f"{found.quantity} ({found.cause})", found.value, math.inf, where)]
     if not math.isnan(found.growth):
-        evidence.append(Evidence("growth up to there, nats per step", found.growth, 0.0, where))
+        evidence.append(Evidence("growth before it, nats per step", found.growth, 0.0, where))
     if found.cause in ("input", "initial state", "parameter", "cotangent"):
         remedy = Remedy(f"look at {found.quantity}{list(found.index)}", "it was not finite when it was given", "data")
         return Verdict("nonfinite", summary, tuple(evidence), (remedy,))
     size = f"the number would have been e^{found.log_value:.4g} in magnitude"
-    g = free_gain(record.nonlinearity) if found.growth > 0 else None
-    remedies = [
-        Remedy(
-            "clip the pre-activation (clip=), lower the gain of weight_hh, or clip the gradient's norm", size, "clip"
-        )
-    ]
+    action = "clip the pre-activation (clip=), lower the gain of weight_hh, or clip the gradient's norm"
+    remedies = [Remedy(action, size, "clip")]
+    g = free_gain(c.record.nonlinearity) if found.growth > 0 else None
     if g is not None:
-        name = f"weight_hh_l{found.layer}" + ("_reverse" if found.direction else "")
+        name = f"weight_hh_{c.record.spec.suffix(found.layer, found.direction)}"
         action = f"start from an orthogonal {name} with gain {g:.4g} (init.orthogonal({g:.4g}))"
         remedies.insert(0, Remedy(action, size, "weight_hh gain", g, found.layer, found.direction))
     return Verdict("nonfinite", summary, tuple(evidence), tuple(remedies))
+
+
+RULES: tuple[Callable[[_Case], Verdict | None], ...] = (
+    _not_finite,
+    _not_measured,
+    _dead,
+    _mixed,
+    _exploding,
+    _shrunk,
+    _too_short,
+    _healthy,
+)

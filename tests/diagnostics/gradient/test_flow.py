@@ -11,8 +11,10 @@ import torch
 
 import rnncore
 from rnncore import diagnostics
+from rnncore.diagnostics.gradient import flow as flow_file
 from rnncore.diagnostics.numerics.scaled import Scaled, add, linear, log_norm
-from rnncore.errors import ArgumentTypeError, ArgumentValueError
+from rnncore.errors import ArgumentTypeError
+from tests.diagnostics.gradient.driven import CLOSE, FLOAT64, driven
 
 STEPS, BATCH, INPUT = 7, 3, 4
 LENGTHS = [4, 0, 7]
@@ -220,12 +222,11 @@ def test_quantiles_are_over_the_rows_that_have_the_step():
     rnn = rnncore.RNN(INPUT, 5, rng=0)
     x = np.random.default_rng(0).standard_normal((STEPS, BATCH, INPUT))
     flow, _ = diagnostics.flow(diagnostics.record(rnn, x, lengths=LENGTHS), np.ones((STEPS, BATCH, 5)))
-    q = flow.quantiles(0, (0.0, 1.0))
-    assert q.shape == (2, 1, STEPS)
-    np.testing.assert_array_equal(q[0, 0, 5], flow.total[0][0, 5, 2])
-    np.testing.assert_array_equal(q[:, 0, 0], [flow.total[0][0, 0, [0, 2]].min(), flow.total[0][0, 0, [0, 2]].max()])
-    with pytest.raises(ArgumentValueError, match=r"layer: expected an int in \[0, 0\], got 3"):
-        flow.quantiles(3)
+    own = flow[0][0]
+    q = own.quantiles((0.0, 1.0))
+    assert q.shape == (2, STEPS)
+    np.testing.assert_array_equal(q[0, 5], own.total[5, 2])
+    np.testing.assert_array_equal(q[:, 0], [own.total[0, [0, 2]].min(), own.total[0, [0, 2]].max()])
 
 
 def test_a_record_is_of_a_network():
@@ -266,3 +267,19 @@ def test_nan_in_a_source_is_nan_from_there_on_and_not_before():
     flow, _ = diagnostics.flow(diagnostics.record(rnn, np.zeros((40, 2, 1))), d)
     assert np.isnan(flow.total[0][0, :21, 0]).all() and np.isfinite(flow.total[0][0, 21:, 0]).all()
     assert np.isfinite(flow.total[0][0, :, 1]).all()
+
+
+@pytest.mark.parametrize("f", ["tanh", "relu"])
+@pytest.mark.parametrize("backend", FLOAT64)
+def test_the_recurrent_share_by_division_and_by_product(backend, f, monkeypatch):
+    record, _, on = driven(backend, steps=60, f=f)
+    last = [[on(np.random.default_rng(3).standard_normal((2, 5)))]]
+    calls = []
+    real = flow_file.divided
+    monkeypatch.setattr(flow_file, "divided", lambda *a, **k: calls.append(real(*a, **k)) or calls[-1])
+    quick, _ = diagnostics.flow(record, None, last)
+    assert (calls[0] is None) == (f == "relu"), "a slope of 0 cannot be divided by"
+    monkeypatch.setattr(flow_file, "divided", lambda *a, **k: None)
+    slow, _ = diagnostics.flow(record, None, last)
+    for part in ("total", "recurrent", "direct", "initial"):
+        np.testing.assert_allclose(getattr(quick, part)[0], getattr(slow, part)[0], atol=CLOSE)

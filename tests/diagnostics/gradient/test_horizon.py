@@ -1,205 +1,123 @@
-"""How far a gradient reaches, by the cheap ways: blocks of lags, losses as rows of a batch, and quantiles of drawn values."""
+"""Lags of losses at one step, at every step and at some."""
+
+from __future__ import annotations
 
 import math
 
 import numpy as np
 import pytest
 
-import rnncore
 from rnncore import diagnostics
-from rnncore.diagnostics.gradient import flow as flow_file
-from rnncore.diagnostics.gradient import truncation as truncation_file
-from rnncore.diagnostics.numerics import scaled as scaled_file
-from rnncore.diagnostics.units import saturation as saturation_file
-
-FLOAT64 = ("numpy", "torch", "strict")
-# Sums of some hundred products in another order: a few hundred eps at most.
-CLOSE = 1e-12
+from rnncore.diagnostics.gradient import lags
+from rnncore.diagnostics.gradient.horizon import horizon, theil_sen
+from tests.diagnostics.jacobians.networks import FLOAT64, LONG, driven, model_on, network, on, seen
 
 
-def scaled(values, log=None):
-    return scaled_file.Scaled(values, np.zeros(values.shape[:2]) if log is None else log)
+def scalar(w, steps, backend="numpy", dtype="float64"):
+    """h = w h + (1 - w), at its fixed point 1; the loss on the last state."""
+    rnn = network(np.array([[w]]), backend=backend, dtype=dtype, w_ih=np.array([[1 - w]]))
+    record = seen(rnn, np.ones((steps, 1, 1)), np.ones((1, 1, 1)))
+    return record.map(horizon, *diagnostics.flow(record, None, [[on(rnn, np.ones((1, 1)))]]))[-1][0]
 
 
-def engine(backend="numpy", dtype="float64"):
-    return rnncore.RNN(1, 1, backend=backend, dtype=dtype, rng=0).network.engine
+@pytest.mark.parametrize("backend", FLOAT64)
+def test_truncation_of_a_geometric_series(backend):
+    found = scalar(0.9, 200, backend)
+    want = (0.9 ** np.arange(201) - 0.9**200) / (1 - 0.9**200)
+    np.testing.assert_allclose(found.bias, want, rtol=1e-12, atol=1e-15)
+    assert (found.k_10, found.k_1) == (22, 44)
+    assert round(100 * found.bias[22], 3) == 9.848 and round(100 * found.bias[44], 3) == 0.970
+    assert found.slope == pytest.approx(math.log(0.9)) and found.e_fold == pytest.approx(-1 / math.log(0.9))
+    assert found.lag_small == 66 and found.lag_eps is None and found.complete
 
 
-def tails(delta, before):
-    """||R_K||_F for every K, written out in float64."""
-    each = np.einsum("nbi,nbj->nij", delta.astype(np.float64), before.astype(np.float64))
-    sums = np.concatenate([np.cumsum(each[::-1], axis=0)[::-1], np.zeros_like(each[:1])])
-    return np.sqrt((sums**2).sum(axis=(1, 2)))
+def test_contributions_that_cancel_are_signed():
+    """w = -0.9: the lags alternate, and norms that are added up would ask for more steps than it takes."""
+    found = scalar(-0.9, 200)
+    r = -0.9
+    want = np.abs((r ** np.arange(201) - r**200) / (1 - r**200))
+    np.testing.assert_allclose(found.bias, want, rtol=1e-11, atol=1e-15)
+    assert scalar(0.9, 200, "jax", "float32").k_10 == 22
 
 
-def decaying(steps, batch, width, rate, seed=0):
-    rng = np.random.default_rng(seed)
-    delta = rng.standard_normal((steps, batch, width)) * np.exp(rate * np.arange(steps))[:, None, None]
-    return delta, rng.standard_normal((steps, batch, width))
-
-
-@pytest.mark.parametrize("rate", [0.0, -0.01, -0.2, 0.02])
-def test_blocks_of_lags_are_the_sums_of_all_lags(rate):
-    delta, before = decaying(1000, 1, 24, rate)
-    found = truncation_file.truncation(scaled(delta), before, engine=engine())
-    want = tails(delta, before)
-    assert len(found.lags) < 120, "not every lag is looked at"
-    np.testing.assert_allclose(found.bias, (want / want[0])[found.lags], rtol=CLOSE)
-    for level in (0.1, 0.01):
-        k = found.smallest(level)
-        assert want[k] / want[0] <= level < want[k - 1] / want[0], "the crossing is known to one lag"
-        assert k - 1 in found.lags
-
-
-def test_every_lag_is_looked_at_where_that_is_cheap():
-    delta, before = decaying(300, 64, 4, -0.05)
-    found = truncation_file.truncation(scaled(delta), before, engine=engine())
-    assert found.lags.tolist() == list(range(301))
-    np.testing.assert_allclose(found.bias, tails(delta, before) / tails(delta, before)[0], rtol=CLOSE, atol=1e-300)
-
-
-def test_scales_that_no_dtype_holds():
-    """ln of the scale falls by 3 a step, to -3,000: float32 has neither the numbers nor their ratio."""
-    steps = 1000
-    delta, before = decaying(steps, 2, 16, 0.0)
-    log = np.broadcast_to(-3.0 * np.arange(steps)[:, None], (steps, 2)).copy()
-    eng = engine(dtype="float32")
-    found = truncation_file.truncation(scaled(delta.astype("f4"), log), before.astype("f4"), engine=eng)
-    want = tails(delta[:9] * np.exp(log[:9])[..., None], before[:9])
-    for k in range(8):
-        i = found.lags.tolist().index(k)
-        assert found.bias[i] == pytest.approx(want[k] / want[0], rel=1e-5)
-    assert found.bias[0] == 1 and found.smallest(0.1) == 1
-    # A scale of a vector of zeros means nothing, however large.
-    log[500:] = 1e4
-    delta[500:] = 0
-    again = truncation_file.truncation(scaled(delta.astype("f4"), log), before.astype("f4"), engine=eng)
-    assert again.bias[-1] == 0 and again.bias[again.lags.tolist().index(5)] == pytest.approx(
-        want[5] / want[0], rel=1e-5
-    )
-
-
-def test_states_of_any_size():
-    delta, before = decaying(50, 2, 6, -0.1)
-    want = truncation_file.truncation(scaled(delta), before, engine=engine()).bias
-    for factor in (1e30, 1e-30):
-        eng, small = engine(dtype="float32"), (before * factor).astype("f4")
-        found = truncation_file.truncation(scaled(delta.astype("f4")), small, engine=eng)
-        np.testing.assert_allclose(found.bias, want, rtol=1e-4)
-
-
-def test_a_gradient_of_zero_has_no_bias():
-    found = truncation_file.truncation(scaled(np.zeros((9, 2, 3))), np.ones((9, 2, 3)), engine=engine())
-    assert np.isnan(found.bias).all() and found.smallest(0.1) is None
-
-
-def driven(backend="numpy", *, steps=40, batch=2, width=5, gain=0.9, lengths=None, f="tanh", bidirectional=False):
-    init = {"weight_hh": rnncore.init.orthogonal(gain)}
-    rnn = rnncore.RNN(
-        3, width, nonlinearity=f, init=init, rng=0, backend=backend, dtype="float64", bidirectional=bidirectional
-    )
-    eng = rnn.network.engine
-    numbers = np.random.default_rng(1)
-
-    def on(x):
-        return eng.backend.asarray(x, dtype=eng.dtype, device=eng.device)
-
-    record = diagnostics.record(rnn, on(0.5 * numbers.standard_normal((steps, batch, 3))), lengths=lengths)
-    u = numbers.standard_normal((steps, batch, width * (2 if bidirectional else 1)))
-    return record, u, on
+@pytest.mark.parametrize("backend", FLOAT64)
+def test_lags_of_torchs_default_and_of_ten_thousand_steps(backend):
+    """g = 1/sqrt 3: 1e-3 at lag 13, float32's eps at lag 30; the log gain is exact to the end, at e^-5493."""
+    w = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0] / math.sqrt(3)
+    rnn = network(w, backend=backend, dtype="float64")
+    record = seen(rnn, np.zeros((LONG, 1, 4)))
+    found = record.map(horizon, *diagnostics.flow(record, None, [[on(rnn, np.ones((1, 4)))]]))[-1][0]
+    np.testing.assert_allclose(found.gain[:, 0], -0.5 * math.log(3) * np.arange(LONG + 1), rtol=1e-12)
+    assert found.lag_small == 13 and found.lag_eps == math.ceil(52 * math.log(2) / (0.5 * math.log(3)))
+    if backend != "strict":
+        rnn = network(w, backend=backend, dtype="float32")
+        record = seen(rnn, np.zeros((50, 1, 4)))
+        assert record.map(horizon, *diagnostics.flow(record, None, [[on(rnn, np.ones((1, 4)))]]))[-1][0].lag_eps == 30
 
 
 @pytest.mark.parametrize("direction", [0, 1])
-@pytest.mark.parametrize("lengths", [None, (40, 23, 0), (39, 10, 31)])
-@pytest.mark.parametrize("f", ["tanh", "relu", "identity"])
 @pytest.mark.parametrize("backend", FLOAT64)
-def test_some_losses_are_those_losses_followed_alone(backend, f, lengths, direction):
-    """One loss in ten steps, each followed for ten lags: as the exact way says of a run with no other losses."""
-    batch, max_lag = (2 if lengths is None else 3), 10
-    record, u, on = driven(backend, f=f, batch=batch, lengths=lengths, bidirectional=True)
-    flow, deltas = diagnostics.flow(record, on(u), None)
-    found = diagnostics.horizon(record, flow, deltas, direction=direction, max_lag=max_lag, every_loss=False)
-
-    longest = max(record.lengths)
-    only = np.zeros_like(u)
-    for b, n in enumerate(record.lengths):
-        for j in range(longest // max_lag):
-            if n - 1 - j * max_lag >= 0:
-                t = j * max_lag if direction else n - 1 - j * max_lag
-                only[t, b] = u[t, b]
-    flow_only, deltas_only = diagnostics.flow(record, on(only), None)
-    want = diagnostics.horizon(record, flow_only, deltas_only, direction=direction, max_lag=max_lag)
-    assert found.losses == longest // max_lag and not found.complete and len(found.gain) == max_lag
-    whole = np.asarray(record.lengths) % max_lag == 0  # of the others, the farthest window is cut
-    np.testing.assert_allclose(found.gain[:, whole], want.gain[:max_lag, whole], atol=CLOSE)
-
-
-@pytest.mark.parametrize("backend", FLOAT64)
-def test_the_bias_of_some_losses(backend):
-    record, u, on = driven(backend, steps=30)
-    flow, deltas = diagnostics.flow(record, on(u), None)
-    found = diagnostics.horizon(record, flow, deltas, max_lag=10, every_loss=False)
-    w, d = record.host(record.weights[0][0].weight_hh), record.host(record.slope(0, 0))
-    before = record.host(record.previous(0, 0))
-    each = np.zeros((10, 5, 5))
-    for end in (29, 19, 9):
-        for b in range(2):
-            v = u[end, b]
-            for lag in range(10):
-                each[lag] += np.outer(v * d[end - lag, b], before[end - lag, b])
-                v = (v * d[end - lag, b]) @ w
-    want = [np.linalg.norm(each[k:].sum(axis=0)) for k in range(11)]
-    np.testing.assert_allclose(found.bias, np.asarray(want) / want[0], atol=CLOSE)
+def test_losses_at_every_step_against_sums_written_out(backend, direction):
+    steps, batch, lengths = 12, 3, (12, 7, 0)
+    record, w = driven(backend, h=4, steps=steps, batch=batch, lengths=lengths, bidirectional=True)
+    u = np.random.default_rng(9).standard_normal((steps, batch, 8))
+    found = record.map(horizon, *diagnostics.flow(record, on(model_on(backend), u), None))[-1][direction]
+    lane = record.lane(0, direction)
+    d, before = lane.host(lane.slope()), lane.host(lane.previous())
+    contribution, size, sent = np.zeros((steps, 4, 4)), np.zeros((steps, batch)), np.zeros((steps, batch))
+    for b, n in enumerate(lengths):
+        order = range(n) if not direction else range(n - 1, -1, -1)
+        for t in range(n):
+            v = u[t, b, 4 * direction : 4 * direction + 4]
+            here = list(order).index(t)
+            for lag in range(here + 1):
+                s = list(order)[here - lag]
+                sent[lag, b] += (u[t, b, 4 * direction : 4 * direction + 4] ** 2).sum()
+                size[lag, b] += (v**2).sum()
+                contribution[lag] += np.outer(v * d[s, b], before[s, b])
+                v = (v * d[s, b]) @ w
+    whole = contribution.sum(axis=0)
+    want = [np.linalg.norm(contribution[k:].sum(axis=0)) / np.linalg.norm(whole) for k in range(steps + 1)]
+    np.testing.assert_allclose(found.bias, want, atol=1e-13)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gain = 0.5 * np.log(size / sent)  # of the losses that have the lag
+    np.testing.assert_allclose(found.gain[:, 0], gain[:, 0], atol=1e-12)
+    np.testing.assert_allclose(found.gain[:7, 1], gain[:7, 1], atol=1e-12)
+    assert np.isnan(found.gain[7:, 1]).all() and np.isnan(found.gain[:, 2]).all() and found.complete
 
 
-def test_one_window_is_the_loss_of_the_last_state():
-    record, u, on = driven(steps=40)
-    last = np.zeros_like(u)
-    last[-1] = u[-1]
-    flow, deltas = diagnostics.flow(record, on(last), None)
-    want = diagnostics.horizon(record, flow, deltas)
-    flow, deltas = diagnostics.flow(record, on(u), None)
-    found = diagnostics.horizon(record, flow, deltas, every_loss=False)
-    assert found.complete and found.losses == 1
-    np.testing.assert_allclose(found.gain, want.gain[:40], atol=CLOSE)
-    np.testing.assert_allclose(found.bias, want.bias, atol=CLOSE)
+@pytest.mark.parametrize("direction", [0, 1])
+@pytest.mark.parametrize("lengths", [None, [30, 11]])
+def test_both_ways_say_the_same_of_a_loss_of_the_last_state(direction, lengths):
+    record, _ = driven(steps=30, lengths=lengths, bidirectional=True)
+    last = np.random.default_rng(0).standard_normal((2, 5))
+    flow, deltas = diagnostics.flow(record, None, [[last, last]])
+    found = record.map(horizon, flow, deltas)[-1][direction]
+    assert found.losses == 1
+    gain, bias, _ = lags.follow_all(lags.Lags(record.lane(0, direction), deltas[0][direction]), 30)
+    np.testing.assert_allclose(bias.bias, found.bias[: len(bias.bias)], atol=1e-13)
+    # What reaches h_0 is a lag of its own only where it is known apart.
+    own = np.arange(len(gain))[:, None] < np.asarray(record.lengths)[None, :]
+    np.testing.assert_allclose(gain[own], found.gain[: len(gain)][own], atol=1e-11)
+    assert np.isnan(gain[~own]).all()
 
 
-def test_a_single_lag():
-    record, u, on = driven(steps=6)
-    found = diagnostics.horizon(record, *diagnostics.flow(record, on(u), None), max_lag=1, every_loss=False)
-    assert found.losses == 6 and found.gain.shape == (1, 2) and np.abs(found.gain).max() < CLOSE
+def test_lags_that_no_longer_matter_are_not_followed():
+    record, _ = driven(steps=400, gain=0.3)
+    flow, deltas = diagnostics.flow(record, np.ones((400, 2, 5)), None)
+    found = record.map(horizon, flow, deltas)[-1][0]
+    assert not found.complete and len(found.gain) < 80 and found.lag_eps is not None
+    # What is left of the gradient once every lag is subtracted is the rounding of sums of T * B products. Summed in any
+    # order, n products are off by at most n eps times the sum of their magnitudes (Higham 2002, section 3.1): once for
+    # the gradient, and once for all the lags together.
+    delta = deltas[0][0].values * np.exp(deltas[0][0].log)[..., None]
+    delta, before = delta.reshape(-1, 5), record.lane().previous().reshape(-1, 5)
+    magnitudes = np.linalg.norm(np.abs(delta).T @ np.abs(before)) / np.linalg.norm(delta.T @ before)
+    assert found.bias[-1] < 2 * len(delta) * np.finfo(float).eps * magnitudes
+    assert len(record.map(horizon, flow, deltas, max_lag=5)[-1][0].gain) == 6
 
 
-@pytest.mark.parametrize("f", ["tanh", "relu"])
-@pytest.mark.parametrize("backend", FLOAT64)
-def test_the_recurrent_share_by_division_and_by_product(backend, f, monkeypatch):
-    record, _, on = driven(backend, steps=60, f=f)
-    last = [[on(np.random.default_rng(3).standard_normal((2, 5)))]]
-    calls = []
-    real = flow_file.divided
-    monkeypatch.setattr(flow_file, "divided", lambda *a, **k: calls.append(real(*a, **k)) or calls[-1])
-    quick, _ = diagnostics.flow(record, None, last)
-    assert (calls[0] is None) == (f == "relu"), "a slope of 0 cannot be divided by"
-    monkeypatch.setattr(flow_file, "divided", lambda *a, **k: None)
-    slow, _ = diagnostics.flow(record, None, last)
-    for part in ("total", "recurrent", "direct", "initial"):
-        np.testing.assert_allclose(getattr(quick, part)[0], getattr(slow, part)[0], atol=CLOSE)
-
-
-@pytest.mark.parametrize("lengths", [None, (2000, 700, 1)])
-def test_quantiles_of_drawn_values_are_near_those_of_all(lengths):
-    rnn = rnncore.RNN(3, 16, rng=0, dtype="float32", backend="numpy")
-    record = diagnostics.record(
-        rnn, np.random.default_rng(0).standard_normal((2000, 3, 3)).astype("f4"), lengths=lengths
-    )
-    found = diagnostics.saturation(record)
-    z = np.sort(np.abs(record.host(record.z[0][0])[record.valid]).ravel())
-    assert len(z) > saturation_file.EXACT
-    for p, value in zip(found.q, found.quantiles[0][0], strict=True):
-        rank = np.searchsorted(z, value) / len(z)
-        # Five standard errors of a rank.
-        assert abs(rank - p) < 5 * math.sqrt(p * (1 - p) / saturation_file.EXACT) + 2 / len(z)
-        assert value in z
-    assert found.quantiles[0][0][-1] == z[-1]
-    assert np.array_equal(found.quantiles[0][0], diagnostics.saturation(record).quantiles[0][0])
+def test_slope():
+    assert theil_sen(np.array([0.0, -2.0, -np.inf, -6.0, np.nan])) == pytest.approx(-2.0)
+    assert theil_sen(-0.1 * np.arange(5000.0)) == pytest.approx(-0.1)
+    assert math.isnan(theil_sen(np.array([1.0])))

@@ -196,8 +196,8 @@ def test_the_gain_is_for_the_input_after_it_is_scaled():
     seen = diagnostics.record(rnn, 100 * X * scale.value)
     part = seen.inputs[0] @ rnn.params["weight_ih_l0"].T
     np.testing.assert_allclose((part**2).mean(), QUIET, rtol=1e-12)
-    np.testing.assert_allclose(gain.value, diagnostics.initial(seen).critical[0][0].g, rtol=1e-9)
-    assert diagnostics.initial(diagnostics.record(rnn, 100 * X)).critical[0][0].g > 4 * gain.value
+    np.testing.assert_allclose(gain.value, seen.map(diagnostics.initial).critical[0][0].g, rtol=1e-9)
+    assert diagnostics.record(rnn, 100 * X).map(diagnostics.initial).critical[0][0].g > 4 * gain.value
 
 
 def test_at_the_variance_that_is_aimed_at_the_pre_activations_have_variance_one():
@@ -242,7 +242,7 @@ def test_the_layer_that_is_named_is_the_saturated_one():
     assert report.horizon[1][0].median[-1] < report.horizon[0][0].median[-1] - 10
     assert report.verdict.label == "saturated"
     assert "of the states of layer 0 are" in report.verdict.summary
-    assert {e.where for e in report.verdict.evidence if "end of their range" in e.metric} == {"layer 0"}
+    assert {e.where for e in report.verdict.evidence if "saturated states" in e.metric} == {"layer 0"}
 
 
 def test_only_the_layer_that_fails_is_changed():
@@ -301,12 +301,12 @@ def test_the_same_remedies_on_another_backend(backend):
 
 def test_healthy_with_many_states_at_an_end_says_so_and_offers_a_remedy():
     x = 10 * X
-    v = diagnostics.initial(diagnostics.record(network(), x)).input_variance[0][0]
+    v = diagnostics.record(network(), x).map(diagnostics.initial).input_variance[0][0]
     rnn = network(diagnostics.critical_gain(rnncore.get_nonlinearity("tanh"), v).g)
     report = look(rnn, x)
     share = float(report.saturation.saturated[0][0])
     assert report.verdict.label == "healthy" and SOME < share < 0.5
-    assert f"but {share:.0%} of the states of layer 0 are at an end of their range" in report.verdict.summary
+    assert f"but {share:.0%} of the states of layer 0 are saturated" in report.verdict.summary
     assert [(e.value, e.threshold) for e in report.verdict.evidence[1:]] == [(share, SOME)]
     assert [r.parameter for r in report.verdict.remedies] == ["input scale", "weight_hh gain"]
     cured, y = apply(rnn, x, report)

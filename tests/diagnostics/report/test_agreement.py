@@ -14,6 +14,8 @@ from rnncore import init
 from rnncore.diagnostics import diagnose
 from tests.tools.places import ROOT
 
+pytestmark = pytest.mark.slow
+
 # The issue's own number: nats, shares and counts of float64, of magnitude 1; relative where they are larger.
 CLOSE = 1e-9
 # How an iteration went, or a difference of two roundings, and not what was found.

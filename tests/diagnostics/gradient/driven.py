@@ -1,0 +1,30 @@
+"""A network of random inputs and losses at every step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import rnncore
+from rnncore import diagnostics
+
+FLOAT64 = ("numpy", "torch", "strict")
+
+
+# Sums of some hundred products in another order: a few hundred eps at most.
+CLOSE = 1e-12
+
+
+def driven(backend="numpy", *, steps=40, batch=2, width=5, gain=0.9, lengths=None, f="tanh", bidirectional=False):
+    init = {"weight_hh": rnncore.init.orthogonal(gain)}
+    rnn = rnncore.RNN(
+        3, width, nonlinearity=f, init=init, rng=0, backend=backend, dtype="float64", bidirectional=bidirectional
+    )
+    eng = rnn.network.engine
+    numbers = np.random.default_rng(1)
+
+    def on(x):
+        return eng.backend.asarray(x, dtype=eng.dtype, device=eng.device)
+
+    record = diagnostics.record(rnn, on(0.5 * numbers.standard_normal((steps, batch, 3))), lengths=lengths)
+    u = numbers.standard_normal((steps, batch, width * (2 if bidirectional else 1)))
+    return record, u, on

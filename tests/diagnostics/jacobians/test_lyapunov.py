@@ -1,0 +1,170 @@
+"""Lyapunov spectra against closed forms, random-matrix theory and published numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from rnncore.diagnostics.jacobians.lyapunov import exponents, kaplan_yorke, lyapunov
+from rnncore.diagnostics.jacobians.product import product
+from rnncore.diagnostics.jacobians.sweep import start_frame
+from rnncore.errors import ArgumentValueError
+from tests.diagnostics.jacobians.networks import FLOAT64, LONG, driven, given, jacobians, network, seen, still
+
+
+@pytest.mark.parametrize("backend", FLOAT64)
+def test_a_bounded_relu_network_can_be_chaotic(backend):
+    """The tent map of slope a, s -> a relu(s) - 2 a relu(s - 1/2): lambda_1 = ln a and all states in [0, 1]."""
+    a, steps = 1.9, 4000
+    w = np.array([[a, -2 * a], [a, -2 * a]])
+    rnn = network(w, "relu", backend=backend, bias=np.array([0.0, -0.5]))
+    record = seen(rnn, np.zeros((steps, 1, 2)), np.array([[[0.3, 0.0]]]))
+    h = record.host(record.h[0][0])
+    assert h.max() < 1 and np.std(h[-500:, 0, 0]) > 0.1
+    found = lyapunov(record.lane(), k=2)
+    assert abs(found.exponents[0] - math.log(a)) < 1e-3 and found.exponents[1] == -np.inf
+    assert abs(product(record.lane(), k=1).log_singular[0, 0] / steps - math.log(a)) < 1e-3
+
+
+@pytest.mark.parametrize("backend", FLOAT64)
+def test_spectrum_of_linear_networks(backend):
+    diagonal = np.diag([1.05, -0.9, 0.5])
+    found = lyapunov(still(diagonal, LONG, backend=backend).lane(), k=3, burn_in=200)
+    np.testing.assert_allclose(found.exponents, np.log(np.abs(np.diag(diagonal))), atol=1e-12)
+    orthogonal = 0.7 * np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
+    found = lyapunov(still(orthogonal, 1000, backend=backend).lane(), k=4)
+    np.testing.assert_allclose(found.exponents, math.log(0.7), atol=1e-13)
+    assert np.abs(found.sum_residual).max() < 1e-12 and found.entropy_rate == 0 and found.predictability == math.inf
+
+
+@pytest.mark.parametrize("backend", FLOAT64)
+def test_order_of_the_factors_in_the_spectrum(backend):
+    """One window and no burn-in: ln ||J_T ... J_1 q|| / T for the known q it starts from, in no other order."""
+    record, w = driven(backend, batch=1)
+    q = start_frame(given(np.zeros((1, 1, 5, 5))), 1, 0).vectors[0, 0]
+
+    def size(factors):
+        v = q
+        for m in factors:
+            v = m @ v
+        return math.log(np.linalg.norm(v)) / len(factors)
+
+    found = lyapunov(record.lane(), burn_in=0, windows=1)
+    factors = jacobians(record, w, 0)
+    assert found.exponents[0] == pytest.approx(size(factors), abs=1e-13)
+    assert abs(found.exponents[0] - size(factors[::-1])) > 1e-3
+    assert found.windows.shape == (1, 1, 1) and np.isnan(found.interval).all()
+
+
+def test_products_of_gaussian_matrices():
+    """Newman (1986), "The distribution of Lyapunov exponents: exact results for random matrices", n = 2.
+
+    At 99.9 %, so that one seed of a thousand would fail. One step has a deviation of about 1, the mean of 23,200 of 0.007:
+    the interval is 0.05 wide, and a wrong spectrum far outside.
+    """
+    want = np.array([0.0579658, -0.6351814])
+    m = np.random.default_rng(0).standard_normal((3000, 8, 2, 2))
+    windows, mean = exponents(given(m), 2, burn_in=100, windows=20)
+    from rnncore.diagnostics.jacobians.lyapunov import _interval
+
+    low, high = _interval(windows.reshape(-1, 2), mean.mean(axis=0), 0.999)
+    assert (low < want).all() and (want < high).all() and (high - low < 0.06).all()
+
+
+def test_the_interval_is_students():
+    from scipy import stats
+
+    x = np.random.default_rng(0).standard_normal((20, 1))
+    from rnncore.diagnostics.jacobians.lyapunov import _interval
+
+    want = stats.t.interval(0.95, 19, loc=x.mean(), scale=stats.sem(x[:, 0]))
+    np.testing.assert_allclose(_interval(x, x.mean(axis=0), 0.95)[:, 0], want, atol=1e-4)
+
+
+def test_a_linear_gaussian_network_has_the_circular_law():
+    """lambda(i/N) = ln g + 0.5 ln(1 - i/N) for g < 1; at N = 100 eigenvalues are spread by 1/sqrt N, most at the edge."""
+    n, g, k = 100, 0.8, 40
+    w = g * np.random.default_rng(4).standard_normal((n, n)) / math.sqrt(n)
+    found = lyapunov(still(w, 1200).lane(), k=k)
+    eigenvalues = np.sort(np.log(np.abs(np.linalg.eigvals(w))))[::-1][:k]
+    # A frame settles between neighbours at the rate of their distance, so of single ones only the mean is sharp.
+    assert abs(found.exponents.mean() - eigenvalues.mean()) < 2e-3
+    assert np.abs(found.exponents - eigenvalues).max() < 0.02
+    law = math.log(g) + 0.5 * np.log(1 - (np.arange(k) + 0.5) / n)
+    assert np.abs(found.exponents - law).max() < 1 / math.sqrt(n) and np.abs(found.exponents - law).mean() < 0.05
+
+
+@pytest.mark.slow
+def test_a_random_tanh_network_of_gain_2_is_chaotic():
+    """lambda_1 of the mean field, 0.5 ln(g^2 E f'^2) with q = g^2 E f^2 (Molgedey, Schuchhardt and Schuster 1992).
+
+    At N = 200 networks differ from each other and from the limit by about 0.03.
+    """
+    n, g = 200, 2.0
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
+    q = 1.0
+    for _ in range(200):
+        q = g**2 * (weights * np.tanh(math.sqrt(q) * nodes) ** 2).sum()
+    limit = 0.5 * math.log(g**2 * (weights / np.cosh(math.sqrt(q) * nodes) ** 4).sum())
+    rng = np.random.default_rng(0)
+    rnn = network(g * rng.standard_normal((n, n)) / math.sqrt(n), "tanh")
+    record = seen(rnn, np.zeros((1500, 2, n)), rng.standard_normal((1, 2, n)))
+    found = lyapunov(record.lane(), k=3)
+    assert abs(found.exponents[0] - limit) < 0.05, (found.exponents, limit)
+    assert found.interval[0, 0] > 0 and found.entropy_rate > 0 and math.isnan(found.kaplan_yorke)
+    assert found.predictability == pytest.approx(math.log(2) / found.exponents[0])
+
+
+# Of one network of 4,096 tanh units each, W ~ N(0, g^2 / N), over 4,000 steps and more: the largest exponent, and by unit the
+# share of positive ones, the entropy rate and the Kaplan-Yorke dimension. From the data of D. G. Clark, "Lyapunov spectrum of
+# random neural networks" (map with delta = 1, which has the Jacobians of h = tanh(W h)).
+PUBLISHED = {
+    2.0: (0.15425, 0.13257, 0.010608, 0.25659),
+    3.0: (0.30958, 0.15259, 0.025106, 0.28717),
+    5.0: (0.53118, 0.13379, 0.038912, 0.24594),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("g", PUBLISHED)
+def test_published_spectra_of_chaotic_networks(g):
+    """Of 9 networks of 256 units the numbers are 0.93 to 1.03 of those of the large ones, near which they crowd as N grows."""
+    n, k = 256, 96
+    rng = np.random.default_rng(0)
+    rnn = network(g * rng.standard_normal((n, n)) / math.sqrt(n), "tanh")
+    found = lyapunov(seen(rnn, np.zeros((1100, 1, n)), rng.standard_normal((1, 1, n))).lane(), k=k, burn_in=300)
+    largest, share, entropy, dimension = PUBLISHED[g]
+    assert found.exponents[0] == pytest.approx(largest, rel=0.1)
+    assert (found.exponents > 0).sum() / n == pytest.approx(share, rel=0.1)
+    assert found.entropy_rate / n == pytest.approx(entropy, rel=0.1)
+    assert found.kaplan_yorke / n == pytest.approx(dimension, rel=0.1)
+
+
+@pytest.mark.parametrize("direction", [0, 1])
+def test_the_sum_of_all_exponents_is_the_mean_log_determinant(direction):
+    record, _ = driven(steps=300, bidirectional=True, lengths=[300, 120], gain=1.0)
+    found = lyapunov(record.lane(direction=direction), k=5, burn_in=30)
+    assert found.sum_residual.max() < 1e-11 and found.steps.tolist() == [270, 90]
+    np.testing.assert_allclose(found.windows.mean(axis=0), found.by_row, atol=0.2)
+
+
+def test_dimension():
+    """The Henon map: 1 + 0.41922 / 1.62319."""
+    assert kaplan_yorke(np.array([0.41922, -1.62319]), complete=True) == pytest.approx(1.25827, abs=1e-5)
+    assert kaplan_yorke(np.array([-0.1, -0.2]), complete=True) == 0
+    assert kaplan_yorke(np.array([0.2, 0.1]), complete=True) == 2
+    assert math.isnan(kaplan_yorke(np.array([0.2, 0.1]), complete=False))
+    assert kaplan_yorke(np.array([0.5, -np.inf]), complete=False) == 1
+
+
+def test_a_row_without_steps_and_dead_units():
+    rnn = network(np.eye(2), "relu", bias=np.array([1.0, -1.0]))
+    found = lyapunov(seen(rnn, np.zeros((50, 3, 2)), lengths=[50, 0, 20]).lane(), k=2)
+    assert np.isnan(found.by_row[1]).all() and found.exponents.tolist() == [0.0, -np.inf]
+    assert found.interval[:, 1].tolist() == [-np.inf, -np.inf]
+    for wrong in ({"burn_in": 20}, {"windows": 0}, {"confidence": 1.0}):
+        with pytest.raises(ArgumentValueError, match=next(iter(wrong))):
+            lyapunov(seen(rnn, np.zeros((50, 3, 2)), lengths=[50, 0, 20]).lane(), **wrong)

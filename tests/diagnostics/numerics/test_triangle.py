@@ -1,0 +1,25 @@
+"""Singular values of graded triangular products."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rnncore.diagnostics.numerics.triangle import Triangle
+from tests.diagnostics.jacobians.networks import exact_log_singular
+
+
+def test_singular_values_of_a_graded_factor():
+    """Rows that differ by e^1000 and two that are nearly parallel, against mpmath."""
+    rng = np.random.default_rng(5)
+    factors = [np.triu(rng.standard_normal((1, 4, 4))) for _ in range(3)]
+    grading = np.exp([300.0, 2.0, 1.9, -300.0])
+    factors[1][0] = np.diag(grading)
+    triangle = Triangle(1, 4)
+    for _ in range(3):
+        for f in factors:
+            triangle.take(f)
+    log, left, right = triangle.singular()
+    want = exact_log_singular([f[0] for f in factors] * 3, 3000)
+    np.testing.assert_allclose(log[0], want, rtol=1e-12)
+    np.testing.assert_allclose(right[0] @ right[0].T, np.eye(4), atol=1e-13)
+    np.testing.assert_allclose(left[0] @ left[0].T, np.eye(4), atol=1e-13)
