@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import rnncore
+from rnncore.commands.cli import main
 from rnncore.diagnostics.run import diagnose
 from tests.diagnostics.monitor.networks import B, H, I, T, X, numbers
 
@@ -306,3 +307,20 @@ def test_progress_only_where_there_is_a_terminal(folder, tmp_path):
     assert b"reading" in shown or b"diagnosing" in shown
     assert b"drawing the page" in shown
     json.loads(written)
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+@pytest.mark.parametrize("name", ["rnn.safetensors", "x.npy", "pull.npy"])
+def test_the_command_does_not_write_over_what_it_reads(tmp_path, option, name, capsys, monkeypatch):
+    rng = np.random.default_rng(0)
+    rnncore.RNN(3, 4, rng=0).save(tmp_path / "rnn.safetensors")
+    for file, shape in (("x.npy", (9, 2, 3)), ("pull.npy", (9, 2, 4))):
+        np.save(tmp_path / file, rng.standard_normal(shape))
+    before = (tmp_path / name).read_bytes()
+    given = ["rnn.safetensors", "--input", "x.npy", "--cotangent", "pull.npy"]
+    arguments = [v if v.startswith("--") else str(tmp_path / v) for v in given]
+    monkeypatch.setattr(sys, "argv", ["rnncore", "diagnose", *arguments, option, str(tmp_path / "." / name)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2 and f"{option}: expected another file than" in capsys.readouterr().err
+    assert (tmp_path / name).read_bytes() == before

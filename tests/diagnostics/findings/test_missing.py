@@ -9,7 +9,6 @@ import pytest
 
 import rnncore
 from rnncore import diagnostics, init
-from rnncore.commands import diagnose as diagnose_command
 from rnncore.diagnostics import diagnose
 from rnncore.diagnostics.findings.missing import UNKNOWN
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, DTypeError, RnncoreError, ShapeError
@@ -191,19 +190,3 @@ def test_a_flow_of_another_run_is_not_decomposed():
     one, other = (diagnostics.record(rnn, normal(n, 2, 3)) for n in (9, 8))
     with pytest.raises(ArgumentValueError, match=r"flow: expected that of this lane, .* got \(9, 2\)"):
         diagnostics.decompose(other.lane(), diagnostics.flow(one, normal(9, 2, 4))[0][0][0])
-
-
-@pytest.mark.parametrize("option", ["--json", "--html"])
-@pytest.mark.parametrize("name", ["rnn.safetensors", "x.npy", "pull.npy"])
-def test_the_command_does_not_write_over_what_it_reads(tmp_path, option, name):
-    rnncore.RNN(3, 4, rng=0).save(tmp_path / "rnn.safetensors")
-    np.save(tmp_path / "x.npy", normal(9, 2, 3))
-    np.save(tmp_path / "pull.npy", normal(9, 2, 4))
-    before = (tmp_path / name).read_bytes()
-    outputs = {"--json": None, "--html": None, option: str(tmp_path / "." / name)}
-    with pytest.raises(ArgumentValueError, match=f"{option}: expected another file than"):
-        diagnose_command.run(
-            str(tmp_path / "rnn.safetensors"), str(tmp_path / "x.npy"), backend=None, device=None, level="cheap",
-            lengths=None, dependency_length=None, cotangent=str(tmp_path / "pull.npy"), outputs=outputs,
-        )  # fmt: skip
-    assert (tmp_path / name).read_bytes() == before

@@ -67,7 +67,7 @@ def test_a_wrong_pullback_fails_and_is_named(where, name, element, nonlinearity,
         def pull(*cotangents):
             grads = pullback(*cotangents)
             named = {**grads.params, "x": grads.x, "h0": grads.h0}
-            host = self._engine.backend.to_numpy(named[name]).astype(np.float64)
+            host = self.network.engine.backend.to_numpy(named[name]).astype(np.float64)
             host[element] += 0.01 * np.abs(host).max()
             named[name] = on(self, host)
             x_, h0_ = named.pop("x"), named.pop("h0")
