@@ -18,7 +18,8 @@ import numpy as np
 
 import rnncore
 from rnncore import init
-from rnncore.diagnostics import GradientNorms, Remedy, Report, diagnose
+from rnncore.diagnostics import GradientNorms, Report, diagnose
+from rnncore.diagnostics.verdict.verdict import Remedy
 from rnncore.optim import SGD, Adam, clip_grad_norm
 
 HIDDEN, CLASSES, BATCH, EPOCHS = 64, 10, 32, 15
