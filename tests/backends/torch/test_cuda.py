@@ -215,6 +215,7 @@ def test_without_the_kernels_cupy_is_not_even_asked_for():
     assert told.launches == []
 
 
+@pytest.mark.slow
 @on_fake_cupy()
 def test_shapes_that_do_not_fit_are_never_handed_over():
     """A kernel reads as far as the shapes of a scan go, whatever is there."""
@@ -338,6 +339,7 @@ def test_the_modules_give_torchs_outputs_and_gradients_by_the_kernels():
             assert len(told.launches) == 3 * layers
 
 
+@pytest.mark.slow
 @on_fake_cupy()
 def test_torch_func_and_a_network_of_rnncores_run_on_the_kernels():
     told = stand_in()

@@ -9,6 +9,8 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 from torch.nn.utils.rnn import pack_sequence
 
+from tests.tools.sample import sample
+
 INPUT, HIDDEN, STEPS, BATCH = 3, 4, 5, 2
 # Sums of a few hundred products in another order, second derivatives included.
 RTOL, ATOL = 1e-11, 1e-12
@@ -41,7 +43,9 @@ def by_name(module):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"nonlinearity": "relu"}, {"num_layers": 2, "bidirectional": True}, {"bias": False}], ids=str
+    "options",
+    sample([{}, {"nonlinearity": "relu"}, {"num_layers": 2, "bidirectional": True}, {"bias": False}], 4),
+    ids=str,
 )
 def test_gradcheck_and_gradgradcheck_pass(options):
     _, ours = pair(**options)
@@ -52,6 +56,7 @@ def test_gradcheck_and_gradgradcheck_pass(options):
     assert gradgradcheck(run, args, check_fwd_over_rev=True)
 
 
+@pytest.mark.slow
 def test_gradgradcheck_passes_for_packed_sequences():
     _, ours = pair(bidirectional=True)
     run, weights = by_name(ours)
@@ -214,6 +219,7 @@ def test_compiled_without_a_break_for_every_length(options, fresh_compiler):
     assert sum("nonlinear_scan" in target for target in seen[-1]) == (4 if options else 1)
 
 
+@pytest.mark.slow
 def test_compiled_with_the_default_backend(fresh_compiler):
     _, ours = pair()
     x = drawn(STEPS, BATCH, INPUT).requires_grad_()
@@ -290,6 +296,7 @@ def _worker(rank, port, results):
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_distributed_data_parallel_averages_the_gradients():
     import socket
 
