@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from rnncore import errors, functional, init, optim
 from rnncore.backend.registry import BackendStatus, backends, get_backend, use_backend
 from rnncore.errors import RnncoreError
-from rnncore.model.rnn import RNN, bound_to, load
+from rnncore.model.loading import load
+from rnncore.model.rnn import RNN, bound_to
 from rnncore.model.rnn_cell import RNNCell
 from rnncore.nonlinearity.nonlinearity import Nonlinearity, custom_nonlinearity, get_nonlinearity
 from rnncore.spec import RNNSpec

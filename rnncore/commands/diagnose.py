@@ -17,7 +17,8 @@ from rnncore.backend.registry import get_backend
 from rnncore.commands.terminal import FAILED, STANDARD_OUTPUT, USAGE, check_writable, fail, output, progress, write
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, RnncoreError
 from rnncore.io.npy import read_npy
-from rnncore.model.rnn import RNN, load
+from rnncore.model.loading import load
+from rnncore.model.rnn import RNN
 from rnncore.typing import Array, Host
 
 SHOWN_ENTRIES = 3

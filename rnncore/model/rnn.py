@@ -12,7 +12,7 @@ import numpy as np
 from rnncore import io
 from rnncore.arguments import Rng, as_generator, check_flag, check_mapping, describe, positive_int
 from rnncore.backend.contract import Backend, ScanRequest
-from rnncore.errors import ArgumentTypeError, ArgumentValueError, FileFormatError, RnncoreError, StateDictError
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, StateDictError
 from rnncore.init import draw
 from rnncore.model.base import Parameterised
 from rnncore.model.rnn_cell import RNNCell
@@ -23,7 +23,7 @@ from rnncore.network.results import Pullback, State, Tangents, Trace
 from rnncore.spec import RNNSpec
 from rnncore.typing import Array, KernelMode
 
-__all__ = ["RNN", "bound_to", "load"]
+__all__ = ["RNN", "bound_to"]
 
 
 class RNN(Parameterised):
@@ -380,64 +380,6 @@ class RNN(Parameterised):
         return Explanation(
             self.backend, self._device_name, engine.dtype_name, engine.kernel, tuple(dict.fromkeys(choices))
         )
-
-
-def load(
-    path: str | Path,
-    *,
-    backend: str | Backend | None = None,
-    device: Any = None,
-    dtype: Any = None,
-    nonlinearity: Any = None,
-    kernel: KernelMode = "auto",
-    check_finite: bool = False,
-) -> RNN:
-    """Read a model that :meth:`RNN.save` wrote, on any backend. Nothing in the file is executed.
-
-    Parameters
-    ----------
-    path : str or Path
-        ``.safetensors`` or ``.npz``.
-    backend, device, kernel, check_finite
-        As for :class:`RNN`.
-    dtype : optional
-        By default the one the model was saved with; a bfloat16 model needs another on NumPy, which has no bfloat16.
-    nonlinearity : optional
-        The user's own function, if the model was made with one: a file does not hold code.
-
-    Raises
-    ------
-    FileNotFoundError
-    FileFormatError
-        If the file is truncated or malformed, or claims more than it holds.
-
-    Examples
-    --------
-    >>> import os, tempfile, rnncore
-    >>> path = os.path.join(tempfile.mkdtemp(), "rnn.safetensors")
-    >>> rnncore.RNN(5, 6, rng=0).save(path)
-    >>> rnncore.load(path)
-    RNN(5, 6, backend='numpy', device='cpu', dtype='float64')
-    """
-    stored = io.read(path)
-    try:
-        spec = RNNSpec.from_config(stored.config, nonlinearity=nonlinearity)
-    except RnncoreError as error:
-        if (nonlinearity is None) == (stored.config.get("custom_nonlinearity") is True):
-            raise  # the argument is wrong, not the file
-        raise FileFormatError(f"{path}: its description of the network is not valid: {error}") from error
-    try:
-        return RNN.from_spec(
-            spec,
-            stored.params,
-            backend=backend,
-            device=device,
-            dtype=stored.dtype if dtype is None else dtype,
-            kernel=kernel,
-            check_finite=check_finite,
-        )
-    except StateDictError as error:
-        raise FileFormatError(f"{path}: {error}") from error
 
 
 def bound_to(name: str) -> tuple[type[RNN], type[RNNCell]]:

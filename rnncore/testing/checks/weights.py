@@ -9,7 +9,7 @@ import tempfile
 import numpy as np
 
 from rnncore import optim
-from rnncore.model import rnn as models
+from rnncore.model.loading import load
 from rnncore.testing.check import check
 from rnncore.testing.tools.case import STEPS, Case
 from rnncore.testing.tools.subject import Subject
@@ -88,7 +88,7 @@ def weights_travel(s: Subject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "rnn.safetensors")
         model.save(path)
-        loaded = models.load(path, backend="numpy")
+        loaded = load(path, backend="numpy")
     moved = model.to("numpy")
     for name, value in case.params.items():
         s.compare(f"state_dict {name}", model.state_dict()[name], value)
@@ -115,7 +115,7 @@ def digits_travel(s: Subject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "rnn.safetensors")
         model.save(path)
-        loaded = models.load(path, backend="numpy")
+        loaded = load(path, backend="numpy")
     elsewhere, here = model.to("numpy"), model.to(s.backend, device=s.device)
     for name, value in full.items():
         want = value.astype("f8")
