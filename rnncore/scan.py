@@ -18,7 +18,7 @@ p, u, d and the states may carry further batch axes before B, and w_hh then one 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ __all__ = [
 
 
 class NonlinearCotangents(NamedTuple):
-    """What :func:`nonlinear_vjp` returns, in the order of the scan's arguments."""
+    """Cotangents from :func:`nonlinear_vjp`, in the order of the scan's arguments; None where not needed."""
 
     p: Array
     h0: Array
@@ -50,7 +50,7 @@ class NonlinearCotangents(NamedTuple):
 
 
 class LinearCotangents(NamedTuple):
-    """What :func:`linear_vjp` returns, in the order of the scan's arguments."""
+    """Cotangents from :func:`linear_vjp`, in the order of the scan's arguments; None where not needed."""
 
     u: Array
     d: Array
@@ -126,23 +126,28 @@ def nonlinear_vjp(
     reverse: bool,
     xp: Namespace,
     linear_scan: Callable[..., Array] | None = None,
+    needs: Sequence[bool] = (True, True, True),
 ) -> NonlinearCotangents:
     """Cotangents of ``nonlinear(p, h0, w_hh) = h`` for the cotangent d_h of h. p may be None where h determines f'.
 
-    `linear_scan(u, d, s0, m, reverse=...)`, such as a kernel's, runs in place of :func:`linear`.
+    `linear_scan(u, d, s0, m, reverse=...)`, such as a kernel's, runs in place of :func:`linear`. Where an entry of `needs` is
+    False, the product for that argument is skipped; p's cotangent is always there, as the others are made of it.
     """
     scan = linear_scan or partial(linear, xp=xp)
     d = slope(p, h0, w_hh, h, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
     delta = scan(d_h, d, xp.zeros_like(h0), w_hh, reverse=not reverse)
-    before = previous(h, h0, reverse=reverse, xp=xp)
-    first = delta[-1, ...] if reverse else delta[0, ...]
-    return NonlinearCotangents(delta, xp.matmul(first, w_hh), _sum_to(_outer(delta, before, xp), w_hh.ndim, xp))
+    d_h0 = d_w = None
+    if needs[1]:
+        d_h0 = xp.matmul(delta[-1, ...] if reverse else delta[0, ...], w_hh)
+    if needs[2]:
+        d_w = _sum_to(_outer(delta, previous(h, h0, reverse=reverse, xp=xp), xp), w_hh.ndim, xp)
+    return NonlinearCotangents(delta, d_h0, d_w)
 
 
 def nonlinear_jvp(
-    p_dot: Array,
-    h0_dot: Array,
-    w_dot: Array,
+    p_dot: Array | None,
+    h0_dot: Array | None,
+    w_dot: Array | None,
     p: Array | None,
     h0: Array,
     w_hh: Array,
@@ -154,11 +159,17 @@ def nonlinear_jvp(
     xp: Namespace,
     linear_scan: Callable[..., Array] | None = None,
 ) -> Array:
-    """The tangent of h for tangents of p, h0 and w_hh. `linear_scan`: as in :func:`nonlinear_vjp`."""
+    """The tangent of h for tangents of p, h0 and w_hh; None is a tangent of zero.
+
+    `linear_scan`: as in :func:`nonlinear_vjp`.
+    """
     scan = linear_scan or partial(linear, xp=xp)
     d = slope(p, h0, w_hh, h, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
-    u = p_dot + xp.matmul(previous(h, h0, reverse=reverse, xp=xp), xp.matrix_transpose(w_dot))
-    return scan(u, d, h0_dot, xp.matrix_transpose(w_hh), reverse=reverse)
+    u = xp.zeros_like(h) if p_dot is None else p_dot
+    if w_dot is not None:
+        u = u + xp.matmul(previous(h, h0, reverse=reverse, xp=xp), xp.matrix_transpose(w_dot))
+    s0 = xp.zeros_like(h0) if h0_dot is None else h0_dot
+    return scan(u, d, s0, xp.matrix_transpose(w_hh), reverse=reverse)
 
 
 def linear_vjp(
@@ -173,29 +184,35 @@ def linear_vjp(
     reverse: bool,
     xp: Namespace,
     linear_scan: Callable[..., Array] | None = None,
+    needs: Sequence[bool] = (True, True, True, True),
 ) -> LinearCotangents:
     """Cotangents of ``linear(u, d, s0, m) = s`` for the cotangent d_s of s.
 
     With g_t the whole cotangent of s_t and e_t = d_t * g_t that of the bracket, ``e_t = d_t * (ds_t + e_{t+1} M^T)``:
     the linear scan against time. Then du = e, dd = g * (u + s_{t-1} M), dM = sum_t s_{t-1}^T e_t, ds0 = e_first M^T.
-    `linear_scan`: as in :func:`nonlinear_vjp`.
+    `linear_scan` and `needs`: as in :func:`nonlinear_vjp`; u's cotangent is always there.
     """
     scan = linear_scan or partial(linear, xp=xp)
-    m_t = xp.matrix_transpose(m)
-    e = scan(d_s, d, xp.zeros_like(s0), m_t, reverse=not reverse)
+    m_t, zero = xp.matrix_transpose(m), xp.zeros_like(s0)
+    e = scan(d_s, d, zero, m_t, reverse=not reverse)
     before = previous(s, s0, reverse=reverse, xp=xp)
-    after = previous(e, xp.zeros_like(s0), reverse=not reverse, xp=xp)
-    # Not s / d and e / d: d may be exactly 0, and the cotangent of d is then still what these two products say.
-    d_d = (d_s + xp.matmul(after, m_t)) * (u + xp.matmul(before, m))
-    first = e[-1, ...] if reverse else e[0, ...]
-    return LinearCotangents(e, d_d, xp.matmul(first, m_t), _sum_to(_outer(before, e, xp), m.ndim, xp))
+    d_d = d_s0 = d_m = None
+    if needs[1]:
+        after = previous(e, zero, reverse=not reverse, xp=xp)
+        # Not s / d and e / d: d may be exactly 0, and the cotangent of d is then still given by these two products.
+        d_d = (d_s + xp.matmul(after, m_t)) * (u + xp.matmul(before, m))
+    if needs[2]:
+        d_s0 = xp.matmul(e[-1, ...] if reverse else e[0, ...], m_t)
+    if needs[3]:
+        d_m = _sum_to(_outer(before, e, xp), m.ndim, xp)
+    return LinearCotangents(e, d_d, d_s0, d_m)
 
 
 def linear_jvp(
-    u_dot: Array,
-    d_dot: Array,
-    s0_dot: Array,
-    m_dot: Array,
+    u_dot: Array | None,
+    d_dot: Array | None,
+    s0_dot: Array | None,
+    m_dot: Array | None,
     u: Array,
     d: Array,
     s0: Array,
@@ -207,7 +224,7 @@ def linear_jvp(
     xp: Namespace,
     linear_scan: Callable[..., Array] | None = None,
 ) -> Array:
-    """The tangent of s for tangents of u, d, s0 and m: again a linear scan, with a source made by products.
+    """The tangent of s for tangents of u, d, s0 and m, None for zero: again a linear scan, with a source made by products.
 
     ``s'_t = d'_t * b_t + d_t * (u'_t + s_{t-1} M' + s'_{t-1} M)`` with the bracket b_t = u_t + s_{t-1} M. A source outside
     the factor d_t is carried inside it by running the scan on what is left after subtracting it:
@@ -215,11 +232,16 @@ def linear_jvp(
     `linear_scan`: as in :func:`nonlinear_vjp`.
     """
     scan = linear_scan or partial(linear, xp=xp)
-    before = previous(s, s0, reverse=reverse, xp=xp)
+    before, zero = previous(s, s0, reverse=reverse, xp=xp), xp.zeros_like(s0)
+    source = xp.zeros_like(u) if u_dot is None else u_dot
+    if m_dot is not None:
+        source = source + xp.matmul(before, m_dot)
+    first = zero if s0_dot is None else s0_dot
+    if d_dot is None:
+        return scan(source, d, first, m, reverse=reverse)
     c = d_dot * (u + xp.matmul(before, m))
-    c_before = previous(c, xp.zeros_like(s0), reverse=reverse, xp=xp)
-    source = u_dot + xp.matmul(before, m_dot) + xp.matmul(c_before, m)
-    return c + scan(source, d, s0_dot, m, reverse=reverse)
+    source = source + xp.matmul(previous(c, zero, reverse=reverse, xp=xp), m)
+    return c + scan(source, d, first, m, reverse=reverse)
 
 
 def previous(h: Array, h0: Array, /, *, reverse: bool, xp: Namespace) -> Array:

@@ -30,9 +30,9 @@ RNN, RNNCell = rnncore.bound_to(name)
 
 def namespace() -> Any:
     """PyTorch by way of array-api-compat."""
-    import array_api_compat.torch as xp
+    from rnncore_torch import _namespace
 
-    return xp
+    return _namespace
 
 
 def is_native(x: object, /) -> bool:

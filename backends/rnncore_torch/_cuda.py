@@ -23,7 +23,7 @@ from rnncore.backend.contract import ScanRequest, Scans, abilities_of
 from rnncore.errors import ArgumentValueError, BackendUnavailableError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 
-__all__ = ["SETTING", "index_of", "linear", "nonlinear", "ruled", "scans_for", "setting"]
+__all__ = ["SETTING", "index_of", "ruled", "run", "scans_for", "setting"]
 
 # --- the rule: not measured on a GPU yet; `scripts/gpu-check` prints what would set it -----------------------------------
 # The kernels that do all steps in one launch. The third of the backend's ways, a product and a kernel for each step, is what
@@ -51,7 +51,7 @@ def index_of(x: Tensor) -> int | None:
 def scans_for(kind: Any, tensors: tuple[Tensor, ...], reverse: bool, nonlinearity: Nonlinearity | None) -> Scans | None:
     """The scans that take these tensors, the arguments of a scan of that kind in its order; None for PyTorch's operations.
 
-    The tensors are numbers in memory and nothing but, as ``_steps.is_concrete`` has it.
+    The tensors are numbers in memory and nothing but, as ``_private.is_concrete`` has it.
     """
     first = tensors[0]
     index = index_of(first)
@@ -98,31 +98,13 @@ def setting() -> str:
     return found
 
 
-def nonlinear(
-    scans: Scans,
-    p: Tensor,
-    h0: Tensor,
-    w_hh: Tensor,
-    /,
-    *,
-    nonlinearity: Nonlinearity,
-    reverse: bool,
-    overwrite: bool,
-) -> Tensor:
-    """``h_t = f(p_t + h_{t-1} W_hh^T)`` by the kernels; with `overwrite`, h takes the place of p."""
-    out, first = _own(p, overwrite), _plain(h0).contiguous()
-    with _on_stream_of(p) as give:
-        scans.nonlinear(
-            give(out), give(first), give(_plain(w_hh)), nonlinearity=nonlinearity, reverse=reverse, overwrite=True
-        )
-    return out
-
-
-def linear(scans: Scans, u: Tensor, d: Tensor, s0: Tensor, m: Tensor, /, *, reverse: bool, overwrite: bool) -> Tensor:
-    """``s_t = d_t * (u_t + s_{t-1} M)`` by the kernels; with `overwrite`, s takes the place of d."""
-    out, source, first = _own(d, overwrite), _plain(u).contiguous(), _plain(s0).contiguous()
-    with _on_stream_of(d) as give:
-        scans.linear(give(source), give(out), give(first), give(_plain(m)), reverse=reverse, overwrite=True)
+def run(scans: Scans, kind: str, tensors: tuple[Tensor, ...], *, overwrite: bool, **options: Any) -> Tensor:
+    """Run a scan by the kernels; with `overwrite`, the result takes the place of p or d."""
+    *sources, replaced, first, matrix = map(_plain, tensors)
+    out = replaced if overwrite and replaced.is_contiguous() else replaced.clone(memory_format=torch.contiguous_format)
+    given = (*(x.contiguous() for x in sources), out, first.contiguous(), matrix)
+    with _on_stream_of(out) as give:
+        getattr(scans, kind)(*map(give, given), overwrite=True, **options)
     return out
 
 
@@ -216,12 +198,6 @@ class _Handed:
 
     def __dlpack__(self, **asked: Any) -> Any:
         return _capsule(self._tensor)
-
-
-def _own(x: Tensor, overwrite: bool) -> Tensor:
-    """x itself, which may be overwritten, or a copy in PyTorch's memory that may; without gaps either way."""
-    x = _plain(x)
-    return x if overwrite and x.is_contiguous() else x.clone(memory_format=torch.contiguous_format)
 
 
 def _plain(x: Tensor) -> Tensor:

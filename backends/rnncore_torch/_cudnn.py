@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rnncore.backend.contract import ScanRequest
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
-from rnncore_torch import _cuda, _scans, _steps
+from rnncore_torch import _cuda, _private
 
 __all__ = ["WORDS", "run", "takes"]
 
@@ -35,9 +35,9 @@ def takes(
         What is computed in, autocast included.
     f : Nonlinearity
     """
-    if _cuda.index_of(x) is None or torch.compiler.is_compiling() or _scans.transformed():
+    if _cuda.index_of(x) is None or torch.compiler.is_compiling() or _private.is_transformed():
         return False
-    if not acceptable(x) or not _steps.is_concrete(x, h0, *(w for row in weights for w in row)):
+    if not acceptable(x) or not _private.is_concrete(x, h0, *(w for row in weights for w in row)):
         return False
     return picked(_cuda.index_of(x), steps, batch, int(h0.shape[-1]), dtype, f)
 
@@ -59,11 +59,8 @@ def acceptable(x: Tensor) -> bool:
 
 def run(module: Any, x: Tensor, h0: Tensor, weights: list[list[Any]], sizes: Tensor | None) -> tuple[Tensor, Tensor]:
     """Output and last states of x (T, B, I), or of packed x (N, I) with the batch `sizes` of its steps."""
-    function = getattr(torch._VF, module.mode.lower())
-    flat = [w for row in weights for w in row]
+    function, flat = _private.rnn_function(module.mode), [w for row in weights for w in row]
     options = (module.bias, module.num_layers, module.dropout, module.training, module.bidirectional)
     if sizes is None:
-        found: tuple[Tensor, Tensor] = function(x, h0, flat, *options, False)
-        return found
-    found = function(x, sizes, h0, flat, *options)
-    return found
+        return function(x, h0, flat, *options, False)
+    return function(x, sizes, h0, flat, *options)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -18,7 +17,8 @@ from torch.nn import functional
 
 from rnncore import scan
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
-from rnncore_torch import _ops, _scans, _steps
+from rnncore_torch import _namespace as xp
+from rnncore_torch import _ops, _private, _scans, _steps
 
 # A window of time holds about so many numbers of each array: 4 MiB in float32, which a processor's last cache holds while the
 # products read what the scan has just written.
@@ -39,20 +39,13 @@ def layer(
         compiled: Tensor = _ops.nonlinear_scan(p, h0, w_hh, nonlinearity.name, reverse)
         return compiled
     given = (x, h0, w_ih, w_hh) if bias is None else (x, h0, w_ih, w_hh, bias)
-    if _scans.transformed() or not _steps.is_concrete(*given):
-        return scan_nonlinear(functional.linear(x, w_ih, bias), h0, w_hh, nonlinearity, reverse)
+    if _private.is_transformed() or not _private.is_concrete(*given):
+        p = functional.linear(x, w_ih, bias)
+        return _scans.SCANS.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse)
     if torch.is_grad_enabled() and any(a.requires_grad for a in given):
         out: Tensor = Layer.apply(x, h0, w_ih, w_hh, bias, nonlinearity, reverse)  # type: ignore[no-untyped-call]
         return out
     return _states(x, h0, w_ih, w_hh, bias, nonlinearity, reverse)
-
-
-def scan_nonlinear(p: Tensor, h0: Tensor, w_hh: Tensor, nonlinearity: Nonlinearity, reverse: bool) -> Tensor:
-    """The nonlinear scan in whatever form can be followed here: a custom function, or plain operations."""
-    if _scans.nested_forward_mode() or _steps.is_traced():
-        plain: Tensor = scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
-        return plain
-    return _scans.SCANS.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse)
 
 
 class Layer(Function):
@@ -79,7 +72,7 @@ class Layer(Function):
     def backward(ctx: Any, d_h: Tensor) -> tuple[Tensor | None, ...]:
         """Backpropagation through time; in place where nothing goes on from the gradients."""
         saved: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = ctx.saved_tensors
-        pull = _pulled_back if _scans.unfollowed(d_h, *saved) else _followed_pull
+        pull = _pulled_back if _private.is_unfollowed(d_h, *saved) else _followed_pull
         return *pull(d_h, *saved, ctx.nonlinearity, ctx.reverse, ctx.needs_input_grad), None, None
 
 
@@ -149,19 +142,18 @@ def _followed_pull(
     reverse: bool,
     needs: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
-    """The same by operations that can be differentiated again."""
-    d = nonlinearity.derivative_from_h(h, xp=xp)
-    delta = _scans.SCANS.linear(d_h, d, torch.zeros_like(h0), w_hh, reverse=not reverse)
-    first = delta[-1] if reverse else delta[0]
-    before = scan.previous(h, h0, reverse=reverse, xp=xp)
-    rows = _rows(delta).mT
-    return (
-        torch.matmul(delta, w_ih) if needs[0] else None,
-        torch.matmul(first, w_hh) if needs[1] else None,
-        torch.matmul(rows, _rows(x)) if needs[2] else None,
-        torch.matmul(rows, _rows(before)) if needs[3] else None,
-        delta.sum((0, 1)) if needs[4] else None,
-    )
+    """Like :func:`_pulled_back`, by operations that can be differentiated again."""
+    options: dict[str, Any] = {
+        "nonlinearity": nonlinearity,
+        "reverse": reverse,
+        "xp": xp,
+        "linear_scan": _scans.SCANS.linear,
+    }
+    found = scan.nonlinear_vjp(d_h, None, h0, w_hh, h, **options, needs=(True, needs[1], needs[3]))
+    delta: Tensor = found.p
+    d_x = torch.matmul(delta, w_ih) if needs[0] else None
+    d_w_ih = torch.matmul(_rows(delta).mT, _rows(x)) if needs[2] else None
+    return d_x, found.h0, d_w_ih, found.w_hh, delta.sum((0, 1)) if needs[4] else None
 
 
 def _windows(h: Tensor, reverse: bool) -> Iterator[tuple[int, int]]:

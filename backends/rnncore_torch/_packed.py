@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
-from rnncore_torch._layer import scan_nonlinear
+from rnncore_torch._scans import SCANS
 
 
 def packed_layer(
@@ -35,7 +35,7 @@ def packed_layer(
         elif rows < state.shape[0]:  # rows that have ended stay behind
             ended.append(state[rows:])
             state = state[:rows]
-        h = scan_nonlinear(p.view(steps, rows, -1), state, w_hh, nonlinearity, reverse)
+        h = SCANS.nonlinear(p.view(steps, rows, -1), state, w_hh, nonlinearity=nonlinearity, reverse=reverse)
         state = h[0] if reverse else h[-1]
         states.append(h.flatten(0, 1))
     if reverse:

@@ -8,12 +8,11 @@ it will stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-import array_api_compat.torch as xp
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,7 +20,8 @@ from torch import Tensor
 from rnncore import backends, get_backend
 from rnncore.backend.contract import ScanRequest, Scans, abilities_of
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
-from rnncore_torch import _cuda
+from rnncore_torch import _cuda, _private
+from rnncore_torch import _namespace as xp
 
 # Backends of NumPy arrays whose scans may run on a tensor's memory, the preferred one first.
 HOSTS = ("numba", "numpy")
@@ -35,6 +35,11 @@ NUMPY_STEP = 2**19
 # given one thread, which Numba's scans are held to.
 BLAS_ALONE, BLAS_VECTOR_ALONE = 2**18, 2**13
 
+# A single step of so few is two or three operations, which take less time than handing memory over. CPU time of a nonlinear and
+# a linear scan in microseconds, PyTorch's operations over Numba's scan, the same machine: (1, 1, 16) 10 and 15 over 18 and 20,
+# (1, 1, 256) 13 and 21 over 23 and 25, (1, 16, 64) 12 and 16 over 23 and 23. Beyond, PyTorch's product may start threads.
+SMALL_STEP = 2**16
+
 # A tensor's memory as an array. Only for tensors that are on the host already, where it is no transfer.
 _as_array: Callable[[Tensor], np.ndarray[Any, Any]] = Tensor.numpy
 
@@ -45,25 +50,23 @@ def nonlinear(
     """``h_t = f(p_t + h_{t-1} W_hh^T)``, unseen by autograd; with `overwrite`, h may take the place of p."""
     if p.dim() > 3 and w_hh.dim() == 2:  # one matrix for all: the axes before the batch are more rows of it
         rows, first = p.flatten(1, -2), h0.flatten(0, -2)
-        states = nonlinear(rows, first, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
-        return states.view(p.shape)
-    host = _host_for("nonlinear", (p, h0, w_hh), reverse, nonlinearity)
-    if host is not None:
-        arrays = [shared(x) for x in (p, h0, w_hh)]
-        with np.errstate(all="ignore"):  # PyTorch is silent about infinity and NaN
-            states = host.nonlinear(*arrays, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
-        return torch.from_numpy(states)
-    kernels = _kernels_for("nonlinear", (p, h0, w_hh), reverse, nonlinearity)
-    if kernels is not None:
-        return _cuda.nonlinear(kernels, p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
+        folded = nonlinear(rows, first, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
+        return folded.view(p.shape)
+    done = _on_shared_memory("nonlinear", (p, h0, w_hh), reverse, nonlinearity, overwrite)
+    if done is not None:
+        return done
     out = p if overwrite else torch.empty(p.shape, dtype=p.dtype, device=p.device)
-    w_t = w_hh.mT.contiguous()
-    step = _step(h0, w_t)
-    in_place = None if nonlinearity.is_custom else _IN_PLACE.get(nonlinearity.name)
+    sources = p.unbind(0)
+    states = sources if overwrite else out.unbind(0)
+    times = range(len(sources))
+    w_t = _laid_out(w_hh.mT, times)
+    step = torch.addmm if h0.dim() == w_t.dim() == 2 else _add_broadcast_product
+    in_place = _IN_PLACE.get(nonlinearity.name) if nonlinearity.user is None else None
     clip = nonlinearity.clip
     h = h0
-    for p_t, h_t in zip(_in_time(p, reverse), _in_time(out, reverse), strict=True):
-        step(p_t, h, w_t, out=h_t)
+    for t in times[::-1] if reverse else times:
+        h_t = states[t]
+        step(sources[t], h, w_t, out=h_t)
         if clip is not None:
             h_t.clamp_(-clip, clip)
         if in_place is not None:
@@ -79,25 +82,20 @@ def linear(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, /, *, reverse: bool, ove
     if u.dim() > 3 and m.dim() == 2:
         rows = linear(u.flatten(1, -2), d.flatten(1, -2), s0.flatten(0, -2), m, reverse=reverse, overwrite=overwrite)
         return rows.view(u.shape)
-    host = _host_for("linear", (u, d, s0, m), reverse, None)
-    if host is not None:
-        arrays = [shared(x) for x in (u, d, s0, m)]
-        with np.errstate(all="ignore"):
-            states = host.linear(*arrays, reverse=reverse, overwrite=overwrite)
-        return torch.from_numpy(states)
-    kernels = _kernels_for("linear", (u, d, s0, m), reverse, None)
-    if kernels is not None:
-        return _cuda.linear(kernels, u, d, s0, m, reverse=reverse, overwrite=overwrite)
+    done = _on_shared_memory("linear", (u, d, s0, m), reverse, None, overwrite)
+    if done is not None:
+        return done
     out = d if overwrite else torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    m = m.contiguous()
-    step = _step(s0, m)
+    sources, factors = u.unbind(0), d.unbind(0)
+    states = factors if overwrite else out.unbind(0)
+    times = range(len(sources))
+    m = _laid_out(m, times)
+    step = torch.addmm if s0.dim() == m.dim() == 2 else _add_broadcast_product
     bracket = torch.empty(u.shape[1:], dtype=u.dtype, device=u.device)
     s = s0
-    times = zip(_in_time(u, reverse), _in_time(d, reverse), _in_time(out, reverse), strict=True)
-    for u_t, d_t, s_t in times:
-        step(u_t, s, m, out=bracket)
-        torch.mul(d_t, bracket, out=s_t)
-        s = s_t
+    for t in times[::-1] if reverse else times:
+        step(sources[t], s, m, out=bracket)
+        s = torch.mul(factors[t], bracket, out=states[t])
     return out
 
 
@@ -106,7 +104,7 @@ def shared(x: Tensor) -> np.ndarray[Any, Any]:
     return _as_array(x.detach().resolve_neg())
 
 
-def host_scans(request: ScanRequest, threads: int) -> tuple[Scans | None, str]:
+def host_scans(request: ScanRequest, threads: int) -> tuple[Host | None, str]:
     """The host backend whose scans run a request on CPU tensors, or None for PyTorch's own operations; and why.
 
     Parameters
@@ -117,7 +115,15 @@ def host_scans(request: ScanRequest, threads: int) -> tuple[Scans | None, str]:
     """
     if request.nonlinearity is not None and request.nonlinearity.is_custom:
         return None, "PyTorch's operations, for a user's own nonlinearity"
-    return _ruled(request, threads)
+    if _is_small(request.steps, request.batch, request.width):
+        return None, "PyTorch's operations, for a single small step"
+    refusals = []
+    for name, host in _hosts():
+        refusal = host.scans.unsupported(request) or (_too_much(request, threads) if name == "numpy" else None)
+        if refusal is None:
+            return host, f"the scan of backend {name!r}, on the tensor's own memory"
+        refusals.append(f"{name}: {refusal}")
+    return None, f"PyTorch's operations ({'; '.join(refusals)})"
 
 
 def reason(
@@ -138,15 +144,8 @@ def reason(
     return host_scans(request, torch.get_num_threads())[1]
 
 
-@lru_cache(maxsize=1024)
-def _ruled(request: ScanRequest, threads: int) -> tuple[Scans | None, str]:
-    refusals = []
-    for name, scans in _hosts():
-        refusal = scans.unsupported(request) or (_too_much(request, threads) if name == "numpy" else None)
-        if refusal is None:
-            return scans, f"the scan of backend {name!r}, on the tensor's own memory"
-        refusals.append(f"{name}: {refusal}")
-    return None, f"PyTorch's operations ({'; '.join(refusals)})"
+def _is_small(steps: int, batch: int, width: int) -> bool:
+    return steps == 1 and batch * width * width <= SMALL_STEP
 
 
 def _too_much(request: ScanRequest, threads: int) -> str | None:
@@ -158,92 +157,69 @@ def _too_much(request: ScanRequest, threads: int) -> str | None:
     return "no faster where each step is work for several threads" if product > NUMPY_STEP else None
 
 
-class _Limited:
-    """A host backend's scans in no more threads than PyTorch was given."""
+class Host(NamedTuple):
+    """A host backend's scans, and its ``limit_threads``."""
 
-    def __init__(self, scans: Scans, limited: Callable[[int], AbstractContextManager[Any]]) -> None:
-        self._scans, self._limited = scans, limited
+    scans: Scans
+    limit_threads: Callable[[int], AbstractContextManager[Any]]
 
-    def unsupported(self, request: ScanRequest, /) -> str | None:
-        return self._scans.unsupported(request)
-
-    def nonlinear(self, *arrays: Any, **options: Any) -> Any:
-        with self._limited(torch.get_num_threads()):
-            return self._scans.nonlinear(*arrays, **options)
-
-    def linear(self, *arrays: Any, **options: Any) -> Any:
-        with self._limited(torch.get_num_threads()):
-            return self._scans.linear(*arrays, **options)
+    def run(self, kind: str, tensors: tuple[Tensor, ...], **options: Any) -> Tensor:
+        """Run a scan on the tensors' memory, in no more threads than PyTorch was given."""
+        # PyTorch is silent about infinity and NaN.
+        with np.errstate(all="ignore"), self.limit_threads(torch.get_num_threads()):
+            return torch.from_numpy(getattr(self.scans, kind)(*map(shared, tensors), **options))
 
 
 @lru_cache(maxsize=1)
-def _hosts() -> tuple[tuple[str, Scans], ...]:
+def _hosts() -> tuple[tuple[str, Host], ...]:
     usable = {status.name for status in backends() if status.usable}
-    found: list[tuple[str, Scans]] = []
+    found: list[tuple[str, Host]] = []
     for name in HOSTS:
         if name in usable and (scans := (plugin := get_backend(name)).scans()) is not None:
-            limit = abilities_of(plugin).limit_threads
-            found.append((name, _Limited(scans, limit) if name == "numba" and limit is not None else scans))
+            found.append((name, Host(scans, abilities_of(plugin).limit_threads or nullcontext)))
     return tuple(found)
 
 
-def _host_for(kind: Any, tensors: tuple[Tensor, ...], reverse: bool, nonlinearity: Nonlinearity | None) -> Scans | None:
+@lru_cache(maxsize=1024)
+def _host(
+    kind: Any, shape: tuple[int, ...], dtype: str, reverse: bool, nonlinearity: Nonlinearity | None, threads: int
+) -> Host | None:
+    """The first half of :func:`host_scans`, remembered without a request."""
+    steps, batch, width = shape
+    return host_scans(ScanRequest(kind, steps, batch, width, dtype, "cpu", reverse, nonlinearity), threads)[0]
+
+
+def _on_shared_memory(
+    kind: Any, tensors: tuple[Tensor, ...], reverse: bool, nonlinearity: Nonlinearity | None, overwrite: bool
+) -> Tensor | None:
+    """Run a scan on a host backend or on CuPy's kernels, where the rules say so; None for PyTorch's operations."""
     first = tensors[0]
-    if first.dim() != 3 or tensors[-1].dim() != 2 or not first.is_cpu or not is_concrete(*tensors):
+    on_cuda = _cuda.index_of(first) is not None
+    dtype = None if on_cuda or not first.is_cpu else _DTYPES.get(first.dtype)
+    if first.dim() != 3 or tensors[-1].dim() != 2 or not (on_cuda or dtype):
         return None
-    steps, batch, width = first.shape
-    dtype = _DTYPES.get(first.dtype)
-    if dtype is None:
+    if (dtype and _is_small(*first.shape)) or not _private.is_concrete(*tensors):
         return None
-    request = ScanRequest(kind, steps, batch, width, dtype, "cpu", reverse, nonlinearity)
-    return host_scans(request, torch.get_num_threads())[0]
-
-
-def _kernels_for(
-    kind: Any, tensors: tuple[Tensor, ...], reverse: bool, nonlinearity: Nonlinearity | None
-) -> Scans | None:
-    """The CuPy backend's scans where they take these tensors; None for PyTorch's operations."""
-    if _cuda.index_of(tensors[0]) is None or not is_concrete(*tensors):
-        return None
-    return _cuda.scans_for(kind, tensors, reverse, nonlinearity)
-
-
-def is_concrete(*tensors: Tensor) -> bool:
-    """Whether these are numbers in memory and nothing but: no subclass, no stand-in, and nobody watches operations."""
-    if torch._C._len_torch_dispatch_stack() > 0 or is_traced():
-        return False
-    return all(type(x) in _PLAIN_TYPES and not x._is_zerotensor() and not is_legacy_batched(x) for x in tensors)
-
-
-def is_traced() -> bool:
-    """Whether ``torch.jit.trace`` writes down what is done."""
-    return torch._C._get_tracing_state() is not None
-
-
-# ``torch.autograd.grad(is_grads_batched=True)`` maps with PyTorch's first vmap, which knows no rule of a custom function
-# and no writing in place: what it maps gets plain operations.
-is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
-
-
-def _step(state: Tensor, matrix: Tensor) -> Callable[..., Tensor]:
-    """``step(a, s, m, out=)``: a + s m."""
-    if state.dim() == 2 and matrix.dim() == 2:
-        add_product: Callable[..., Tensor] = torch.addmm
-        return add_product
-    return _add_broadcast_product
+    options: dict[str, Any] = {"reverse": reverse, "overwrite": overwrite}
+    if nonlinearity is not None:
+        options["nonlinearity"] = nonlinearity
+    if dtype:
+        host = _host(kind, first.shape, dtype, reverse, nonlinearity, torch.get_num_threads())
+        return None if host is None else host.run(kind, tensors, **options)
+    scans = _cuda.scans_for(kind, tensors, reverse, nonlinearity)
+    return None if scans is None else _cuda.run(scans, kind, tensors, **options)
 
 
 def _add_broadcast_product(a: Tensor, s: Tensor, m: Tensor, *, out: Tensor) -> Tensor:
     return torch.add(a, torch.matmul(s, m), out=out)
 
 
-def _in_time(x: Tensor, reverse: bool) -> Iterable[Tensor]:
-    steps = x.unbind(0)
-    return reversed(steps) if reverse else steps
+def _laid_out(matrix: Tensor, times: range) -> Tensor:
+    """The matrix with its rows one after the other, or as it is for a single step, which would not pay for the copy."""
+    return matrix if len(times) == 1 else matrix.contiguous()
 
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": Tensor.tanh_,
     "relu": Tensor.relu_,

@@ -437,10 +437,10 @@ def host(request, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(_steps, "HOSTS", (request.param,) if request.param != "torch" else ())
     _steps._hosts.cache_clear()
-    _steps._ruled.cache_clear()
+    _steps._host.cache_clear()
     yield request.param
     _steps._hosts.cache_clear()
-    _steps._ruled.cache_clear()
+    _steps._host.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
