@@ -8,7 +8,7 @@ a compiler follows, the same layer is a linear map and the scans of :mod:`rnncor
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,6 +25,10 @@ from rnncore_torch import _ops, _private, _scans, _steps
 WINDOW_NUMBERS = 2**20
 # On another device a window is a launch of each kernel, which should be few: not measured on a GPU yet.
 DEVICE_WINDOW_NUMBERS = 2**24
+
+
+# x, h0, w_ih, w_hh and the states.
+Saved: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def layer(
@@ -52,28 +56,19 @@ class Layer(Function):
     """The states of (x, h0, w_ih, w_hh, bias, nonlinearity, reverse)."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        h0: Tensor,
-        w_ih: Tensor,
-        w_hh: Tensor,
-        bias: Tensor | None,
-        nonlinearity: Nonlinearity,
-        reverse: bool,
-    ) -> Tensor:
+    def forward(ctx: Any, *given: Any) -> Tensor:
         """The states."""
-        h = _states(x, h0, w_ih, w_hh, bias, nonlinearity, reverse)
-        ctx.nonlinearity, ctx.reverse = nonlinearity, reverse
+        h = _states(*given)
+        x, h0, w_ih, w_hh, _, ctx.nonlinearity, ctx.reverse = given
         ctx.save_for_backward(x, h0, w_ih, w_hh, h)
         return h
 
     @staticmethod
     def backward(ctx: Any, d_h: Tensor) -> tuple[Tensor | None, ...]:
-        """Backpropagation through time; in place where nothing goes on from the gradients."""
-        saved: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = ctx.saved_tensors
+        """Backpropagation through time; in place where no derivative follows."""
+        saved: Saved = ctx.saved_tensors
         pull = _pulled_back if _private.is_unfollowed(d_h, *saved) else _followed_pull
-        return *pull(d_h, *saved, ctx.nonlinearity, ctx.reverse, ctx.needs_input_grad), None, None
+        return *pull(d_h, saved, ctx.nonlinearity, ctx.reverse, ctx.needs_input_grad), None, None
 
 
 def _states(
@@ -90,20 +85,13 @@ def _states(
 
 
 def _pulled_back(
-    d_h: Tensor,
-    x: Tensor,
-    h0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    h: Tensor,
-    nonlinearity: Nonlinearity,
-    reverse: bool,
-    needs: tuple[bool, ...],
+    d_h: Tensor, saved: Saved, nonlinearity: Nonlinearity, reverse: bool, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """The gradients of x, h0, w_ih, w_hh and the bias, window by window against the direction of the layer.
 
-    BPTT as :func:`rnncore.network.layer.vjp` has it; without the products that nobody asked for.
+    BPTT as in :func:`rnncore.network.layer.vjp`, without the products for arguments that need no gradient.
     """
+    x, h0, w_ih, w_hh, h = saved
     steps = x.shape[0]
     d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device) if needs[0] else None
     d_w_ih = torch.zeros_like(w_ih, memory_format=torch.contiguous_format) if needs[2] else None
@@ -132,17 +120,10 @@ def _pulled_back(
 
 
 def _followed_pull(
-    d_h: Tensor,
-    x: Tensor,
-    h0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    h: Tensor,
-    nonlinearity: Nonlinearity,
-    reverse: bool,
-    needs: tuple[bool, ...],
+    d_h: Tensor, saved: Saved, nonlinearity: Nonlinearity, reverse: bool, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """Like :func:`_pulled_back`, by operations that can be differentiated again."""
+    x, h0, w_ih, w_hh, h = saved
     options: dict[str, Any] = {
         "nonlinearity": nonlinearity,
         "reverse": reverse,

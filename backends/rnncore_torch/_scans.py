@@ -11,7 +11,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.autograd import Function
 
@@ -39,9 +38,7 @@ class TorchScans:
 
     def explain(self, request: ScanRequest, /) -> str:
         """PyTorch's operations, or a host backend's scan on the tensor's memory, and why."""
-        shape = (request.steps, request.batch, request.width)
-        device = torch.device(request.device)
-        return _steps.reason(request.scan, *shape, getattr(torch, request.dtype), device, request.nonlinearity)
+        return _steps.reason(request)
 
     def nonlinear(
         self,

@@ -8,8 +8,9 @@ it will stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -58,15 +59,13 @@ def nonlinear(
     out = p if overwrite else torch.empty(p.shape, dtype=p.dtype, device=p.device)
     sources = p.unbind(0)
     states = sources if overwrite else out.unbind(0)
-    times = range(len(sources))
-    w_t = _laid_out(w_hh.mT, times)
+    w_t = w_hh.mT if len(sources) == 1 else w_hh.mT.contiguous()  # a single step would not pay for the copy
     step = torch.addmm if h0.dim() == w_t.dim() == 2 else _add_broadcast_product
     in_place = _IN_PLACE.get(nonlinearity.name) if nonlinearity.user is None else None
     clip = nonlinearity.clip
     h = h0
-    for t in times[::-1] if reverse else times:
-        h_t = states[t]
-        step(sources[t], h, w_t, out=h_t)
+    for p_t, h_t in _in_time(reverse, sources, states):
+        step(p_t, h, w_t, out=h_t)
         if clip is not None:
             h_t.clamp_(-clip, clip)
         if in_place is not None:
@@ -88,14 +87,13 @@ def linear(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, /, *, reverse: bool, ove
     out = d if overwrite else torch.empty(u.shape, dtype=u.dtype, device=u.device)
     sources, factors = u.unbind(0), d.unbind(0)
     states = factors if overwrite else out.unbind(0)
-    times = range(len(sources))
-    m = _laid_out(m, times)
+    m = m if len(sources) == 1 else m.contiguous()
     step = torch.addmm if s0.dim() == m.dim() == 2 else _add_broadcast_product
-    bracket = torch.empty(u.shape[1:], dtype=u.dtype, device=u.device)
+    bracket = None
     s = s0
-    for t in times[::-1] if reverse else times:
-        step(sources[t], s, m, out=bracket)
-        s = torch.mul(factors[t], bracket, out=states[t])
+    for u_t, d_t, s_t in _in_time(reverse, sources, factors, states):
+        bracket = step(u_t, s, m, out=bracket)
+        s = torch.mul(d_t, bracket, out=s_t)
     return out
 
 
@@ -126,21 +124,18 @@ def host_scans(request: ScanRequest, threads: int) -> tuple[Host | None, str]:
     return None, f"PyTorch's operations ({'; '.join(refusals)})"
 
 
-def reason(
-    kind: Any, steps: int, batch: int, width: int, dtype: torch.dtype, device: torch.device, f: Nonlinearity | None
-) -> str:
-    """What runs a scan of so many steps, rows and units, and why."""
-    if device.type == "cuda" and dtype in _cuda.DTYPES:
+def reason(request: ScanRequest) -> str:
+    """The code that runs a request, and why. Its `device` is a ``torch.device``, or names one."""
+    device = torch.device(request.device)
+    if device.type == "cuda" and request.dtype in _cuda.DTYPES.values():
         index = torch.cuda.current_device() if device.index is None else device.index
-        request = ScanRequest(kind, steps, batch, width, _cuda.DTYPES[dtype], index, kind == "linear", f)
-        return _cuda.ruled(request)[1]
+        return _cuda.ruled(replace(request, device=index))[1]
     if device.type == "cuda":
-        return f"PyTorch's operations, as {str(dtype).removeprefix('torch.')} is not handed over to CuPy"
+        return f"PyTorch's operations, as {request.dtype} is not handed over to CuPy"
     if device.type != "cpu":
         return f"PyTorch's operations, on {device}"
-    if dtype not in _DTYPES:
-        return f"PyTorch's operations, as {str(dtype).removeprefix('torch.')} is not a dtype of the host's scans"
-    request = ScanRequest(kind, steps, batch, width, _DTYPES[dtype], "cpu", kind == "linear", f)
+    if request.dtype not in _DTYPES.values():
+        return f"PyTorch's operations, as {request.dtype} is not a dtype of the host's scans"
     return host_scans(request, torch.get_num_threads())[1]
 
 
@@ -210,13 +205,12 @@ def _on_shared_memory(
     return None if scans is None else _cuda.run(scans, kind, tensors, **options)
 
 
-def _add_broadcast_product(a: Tensor, s: Tensor, m: Tensor, *, out: Tensor) -> Tensor:
+def _add_broadcast_product(a: Tensor, s: Tensor, m: Tensor, *, out: Tensor | None) -> Tensor:
     return torch.add(a, torch.matmul(s, m), out=out)
 
 
-def _laid_out(matrix: Tensor, times: range) -> Tensor:
-    """The matrix with its rows one after the other, or as it is for a single step, which would not pay for the copy."""
-    return matrix if len(times) == 1 else matrix.contiguous()
+def _in_time(reverse: bool, *sequences: tuple[Tensor, ...]) -> Iterable[tuple[Tensor, ...]]:
+    return zip(*([x[::-1] for x in sequences] if reverse else sequences), strict=True)
 
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from rnncore import get_nonlinearity
+from rnncore.backend.contract import ScanRequest
 from rnncore.network.engine import Choice, Explanation
 from rnncore_torch import _cuda, _cudnn, _steps
 from rnncore_torch._layer import layer
@@ -143,11 +145,10 @@ class RNN(torch.nn.RNNBase):
           linear scan: kernel (PyTorch's operations, as bfloat16 is not a dtype of the host's scans)
         """
         weight = self.all_weights[0][1]
-        activation = _NONLINEARITIES[self.nonlinearity]
-        reasons = [
-            _steps.reason(kind, steps, batch, self.hidden_size, weight.dtype, weight.device, f)
-            for kind, f in (("nonlinear", activation), ("linear", None))
-        ]
+        activation, dtype = _NONLINEARITIES[self.nonlinearity], str(weight.dtype).removeprefix("torch.")
+        request = ScanRequest("nonlinear", steps, batch, self.hidden_size, dtype, weight.device, False, activation)
+        against_time = replace(request, scan="linear", reverse=True, nonlinearity=None)
+        reasons = [_steps.reason(r) for r in (request, against_time)]
         if (
             weight.is_cuda
             and _cudnn.acceptable(weight)
@@ -155,7 +156,7 @@ class RNN(torch.nn.RNNBase):
         ):
             reasons = [f"{_cudnn.WORDS}; not {r}" for r in reasons]
         choices = tuple(Choice(k, "kernel", r) for k, r in zip(("nonlinear", "linear"), reasons, strict=True))
-        return Explanation("torch", str(weight.device), str(weight.dtype).removeprefix("torch."), "auto", choices)
+        return Explanation("torch", str(weight.device), dtype, "auto", choices)
 
     def _forward_packed(self, packed: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
         data, batch_sizes, sorted_indices, unsorted_indices = packed
