@@ -1,8 +1,8 @@
-"""One layer in one direction on tensors: the products over all steps around the scan, as one differentiable function.
+"""One layer in one direction as one differentiable function: the scan, and the products over all steps around it.
 
-Where only a first derivative is taken, the layer is one node of autograd's graph: it keeps x, the states and the weights,
-and its backward works in windows of time, in place. Wherever a derivative of a derivative, forward mode, ``torch.func`` or
-a compiler follows, the same layer is a linear map and the scans of :mod:`rnncore_torch._scans`.
+For first derivatives the layer is one node of autograd's graph: it keeps x, the states and the weights, and its backward
+works in windows of time, in place. Where higher derivatives, forward mode, ``torch.func`` or a compiler follow, the same layer
+is a linear map and a scan of :mod:`rnncore_torch._scans`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_torch import _namespace as xp
 from rnncore_torch import _ops, _private, _scans, _steps
 
-# A window of time holds about so many numbers of each array: 4 MiB in float32, which a processor's last cache holds while the
-# products read what the scan has just written.
+# Elements of each array in one window of time: 4 MiB in float32, so that the products find the scan's results in the
+# processor's last cache.
 WINDOW_NUMBERS = 2**20
-# On another device a window is a launch of each kernel, which should be few: not measured on a GPU yet.
+# On other devices each window costs a launch of every kernel, so there should be few: not measured on a GPU yet.
 DEVICE_WINDOW_NUMBERS = 2**24
-
 
 # x, h0, w_ih, w_hh and the states.
 Saved: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -36,7 +35,7 @@ def layer(
 ) -> Tensor:
     """The states (T, B, H) of x (T, B, I) from h0 (B, H); h_t at its own t in either direction.
 
-    `nonlinearity` is one whose derivative h determines.
+    The derivative of `nonlinearity` must be determined by h.
     """
     if torch.compiler.is_compiling():
         p = functional.linear(x, w_ih, bias)
@@ -74,7 +73,7 @@ class Layer(Function):
 def _states(
     x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, bias: Tensor | None, nonlinearity: Nonlinearity, reverse: bool
 ) -> Tensor:
-    """The states with no derivative to follow."""
+    """The states, where no derivative follows."""
     steps, batch, _ = x.shape
     p = torch.empty((steps, batch, w_hh.shape[0]), dtype=x.dtype, device=x.device)
     if bias is None:

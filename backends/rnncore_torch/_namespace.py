@@ -1,7 +1,7 @@
-"""array_api_compat.torch with a few functions by other names of PyTorch's.
+"""array_api_compat.torch with a few functions replaced.
 
-Its own ``matmul`` takes longer to promote dtypes than to multiply. The others are aliases, which
-``torch.autograd.grad(is_grads_batched=True)`` cannot map, while it maps what they are aliases for.
+Its ``matmul`` takes longer to promote dtypes than to multiply. The others call aliases in PyTorch, which
+``torch.autograd.grad(is_grads_batched=True)`` cannot map; it maps the functions used here.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Both scans as operators that ``torch.compile`` and ``torch.export`` see as one node each, with shapes left open.
+"""Both scans as operators: one node each for ``torch.compile`` and ``torch.export``, with dynamic shapes.
 
-The body of an operator runs on tensors with numbers in them, so it is the loop of :mod:`rnncore_torch._steps`, whatever
-the compiler does with the products around it. The gradient of either is the other again; forward mode has no place in an
-operator, and inside a compiled function is PyTorch's to refuse.
+The body of an operator runs on plain tensors, by the loop of :mod:`rnncore_torch._steps`. The gradients are the rules of
+:mod:`rnncore.scan`, with the linear operator as their scan. Operators have no forward mode: PyTorch refuses it inside a
+compiled function.
 """
 
 from __future__ import annotations

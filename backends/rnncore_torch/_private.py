@@ -1,4 +1,4 @@
-"""PyTorch's private names, all in this file: whether a tensor is plain memory, and what follows the operations on it.
+"""All uses of PyTorch's private names: whether a tensor is plain memory, and whether anything records operations on it.
 
 PyTorch has no public names for these questions. All of these names were seen in PyTorch 2.13; a version without one of them
 fails at import or at the first call, and this is the place for a fallback.
@@ -68,7 +68,7 @@ def is_unfollowed(*tensors: Tensor) -> bool:
 def needs_plain_operations(*tensors: Tensor) -> bool:
     """Whether a custom function would give a wrong result or an error here, and only PyTorch's own operations are right.
 
-    Forward mode inside forward mode takes what a custom function saved for a constant, and drops second derivatives silently
+    In nested forward mode the tensors that a custom function saved count as constants, and second derivatives are lost silently
     (PyTorch 2.13). ``torch.jit.trace`` cannot record a custom function, and ``is_grads_batched=True`` cannot map one.
     """
     if _trace() is not None or any(map(_is_legacy_batched, tensors)):

@@ -1,9 +1,8 @@
-"""The two scans on tensors that nothing follows: in place and step by step, by PyTorch's operations or on shared memory.
+"""The two scans without derivatives: step by step and in place by PyTorch's operations, or on shared memory.
 
-A CPU tensor and a NumPy array can be one memory, so the scans of a host backend run on tensors as they stand: no copy,
-nothing moved. :func:`host_scans` is the rule that says where they do. CUDA tensors may run on the CuPy backend's kernels in
-the same way, by :mod:`rnncore_torch._cuda`. Everything else runs on PyTorch's own operations, which write each state where
-it will stay.
+A CPU tensor and a NumPy array can be one memory, so the scans of a host backend can run on tensors without a copy.
+:func:`host_scans` is the rule for it. CUDA tensors may run on the CuPy backend's kernels in the same way, by
+:mod:`rnncore_torch._cuda`. Everything else runs on PyTorch's own operations, which write each state to its final place.
 """
 
 from __future__ import annotations
@@ -32,23 +31,23 @@ HOSTS = ("numba", "numpy")
 # scan, float32, two cores of a Zen 5, NumPy 2.4, PyTorch 2.13: (256, 1, 64) 1.4, (1024, 1, 16) 1.4, (5000, 1, 128) 1.6,
 # (128, 32, 128) 1.3, (100, 16, 256) 1.0, (512, 64, 512) 1.0.
 NUMPY_STEP = 2**19
-# OpenBLAS runs a product of so few on one thread, and of so few where one operand is a vector. That decides where PyTorch was
-# given one thread, which Numba's scans are held to.
+# Products up to these sizes, of matrices and of a vector, run on one thread of OpenBLAS. Beyond, NumPy's scan is not used where
+# PyTorch was given one thread.
 BLAS_ALONE, BLAS_VECTOR_ALONE = 2**18, 2**13
 
-# A single step of so few is two or three operations, which take less time than handing memory over. CPU time of a nonlinear and
-# a linear scan in microseconds, PyTorch's operations over Numba's scan, the same machine: (1, 1, 16) 10 and 15 over 18 and 20,
+# A single step up to this size is two or three operations, faster than handing memory over. CPU time of a nonlinear and a
+# linear scan in microseconds, PyTorch's operations over Numba's scan, the same machine: (1, 1, 16) 10 and 15 over 18 and 20,
 # (1, 1, 256) 13 and 21 over 23 and 25, (1, 16, 64) 12 and 16 over 23 and 23. Beyond, PyTorch's product may start threads.
 SMALL_STEP = 2**16
 
-# A tensor's memory as an array. Only for tensors that are on the host already, where it is no transfer.
+# A tensor's memory as an array. Only for tensors on the host, so it is no transfer.
 _as_array: Callable[[Tensor], np.ndarray[Any, Any]] = Tensor.numpy
 
 
 def nonlinear(
     p: Tensor, h0: Tensor, w_hh: Tensor, /, *, nonlinearity: Nonlinearity, reverse: bool, overwrite: bool = False
 ) -> Tensor:
-    """``h_t = f(p_t + h_{t-1} W_hh^T)``, unseen by autograd; with `overwrite`, h may take the place of p."""
+    """``h_t = f(p_t + h_{t-1} W_hh^T)``, not recorded by autograd; with `overwrite`, h may take the place of p."""
     if p.dim() > 3 and w_hh.dim() == 2:  # one matrix for all: the axes before the batch are more rows of it
         rows, first = p.flatten(1, -2), h0.flatten(0, -2)
         folded = nonlinear(rows, first, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
@@ -77,7 +76,7 @@ def nonlinear(
 
 
 def linear(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, /, *, reverse: bool, overwrite: bool = False) -> Tensor:
-    """``s_t = d_t * (u_t + s_{t-1} M)``, unseen by autograd; with `overwrite`, s may take the place of d."""
+    """``s_t = d_t * (u_t + s_{t-1} M)``, not recorded by autograd; with `overwrite`, s may take the place of d."""
     if u.dim() > 3 and m.dim() == 2:
         rows = linear(u.flatten(1, -2), d.flatten(1, -2), s0.flatten(0, -2), m, reverse=reverse, overwrite=overwrite)
         return rows.view(u.shape)
@@ -98,7 +97,7 @@ def linear(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, /, *, reverse: bool, ove
 
 
 def shared(x: Tensor) -> np.ndarray[Any, Any]:
-    """The tensor's memory as an array: writing to one is writing to the other, unless its sign is not in memory yet."""
+    """The tensor's memory as an array; a copy only where a sign is not in memory yet."""
     return _as_array(x.detach().resolve_neg())
 
 

@@ -1,4 +1,4 @@
-"""``RNN`` and ``RNNCell`` in the place of ``torch.nn``'s: same arguments, parameters, shapes and errors; own scans.
+"""``RNN`` and ``RNNCell`` with the arguments, parameters, shapes and errors of ``torch.nn``'s, on rnncore's scans.
 
 >>> import torch
 >>> from rnncore_torch import nn
@@ -136,7 +136,7 @@ class RNN(torch.nn.RNNBase):
         return output.transpose(0, 1) if self.batch_first else output.view_as(output), last
 
     def explain(self, *, steps: int = 100, batch: int = 1) -> Explanation:
-        """Which code runs the scans of a call of so many steps and rows outside of a compiler, and why.
+        """Which code runs the scans of a call with these numbers of steps and rows, outside a compiler, and why.
 
         >>> from rnncore_torch import nn
         >>> print(nn.RNN(5, 6, dtype=torch.bfloat16).explain())
@@ -272,7 +272,7 @@ class RNNCell(torch.nn.RNNCell):
 
 
 def _autocast(x: Tensor, h0: Tensor, weights: list[list[Any]]) -> tuple[Tensor, Tensor, list[list[Any]]]:
-    """What autocast makes of the arguments of ``torch.nn.RNN``: everything in its dtype, but for float64."""
+    """The arguments in autocast's dtype, as ``torch.nn.RNN`` casts them; float64 stays."""
     kind = x.device.type
     if not _is_autocast(kind):
         return x, h0, weights

@@ -509,6 +509,21 @@ def test_the_host_scan_runs_where_explain_says(monkeypatch):
     assert set(asked) == {torch.float32}
 
 
+def test_a_single_small_step_runs_on_pytorchs_operations(host, monkeypatch):
+    from rnncore_torch import _steps
+
+    def refuse(x):
+        raise AssertionError("no memory is handed over")
+
+    assert "for a single small step" in str(nn.RNN(INPUT, HIDDEN).explain(steps=1))
+    assert "for a single small step" not in str(nn.RNN(INPUT, 512).explain(steps=1, batch=64))
+    monkeypatch.setattr(_steps, "shared", refuse)
+    for options in CONFIGURATIONS[:6]:
+        theirs, ours = pair(**options)
+        shape = (BATCH, 1, INPUT) if options.get("batch_first") else (1, BATCH, INPUT)
+        assert_same(theirs, ours, drawn(*shape).requires_grad_())
+
+
 def test_infinity_and_nan_pass_in_silence_as_torchs_do(host):
     theirs, ours = pair(nonlinearity="relu")
     x = drawn(STEPS, BATCH, INPUT)
