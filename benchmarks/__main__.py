@@ -1,4 +1,4 @@
-"""The command: ``python -m benchmarks`` measures, ``python -m benchmarks report FILE`` makes the page of the numbers again."""
+"""The command: ``python -m benchmarks`` measures, ``python -m benchmarks report FILE`` makes the page from the numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Before NumPy is imported: its BLAS makes its threads then, and this process computes next to nothing.
+# Before NumPy is imported, because its BLAS starts its threads then; this process computes almost nothing.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from benchmarks import report, suite
@@ -19,20 +19,23 @@ from benchmarks.peers import PEERS
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of a run."""
+    """Return the parser of a run's options."""
     made = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measure every backend against every peer that is installed."
     )
     made.add_argument(
-        "--json", type=Path, default=Path("performance.json"), help="where the numbers go; the page beside it"
+        "--json",
+        type=Path,
+        default=Path("performance.json"),
+        help="the file of the numbers; the page is written beside it",
     )
     made.add_argument(
         "--add",
         action="store_true",
-        help="measure only what the file lacks, and add it; of the same machine and versions",
+        help="add what the file lacks; machine and versions must be the same",
     )
-    made.add_argument("--quick", action="store_true", help="tiny shapes, few rounds: to see that it runs")
-    made.add_argument("--minutes", type=float, default=math.inf, help="time for all cases; those left over are listed")
+    made.add_argument("--quick", action="store_true", help="tiny shapes and few rounds, to see that it runs")
+    made.add_argument("--minutes", type=float, default=math.inf, help="time for all cases; the page lists the rest")
     made.add_argument("--rounds", type=int, default=15)
     made.add_argument("--shapes", nargs="+", type=_shape, metavar="T,B,H", help="by default the eight fixed ones")
     made.add_argument("--layers", nargs="+", type=int, default=LAYERS)
@@ -45,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def options(arguments: Sequence[str]) -> tuple[suite.Options, Path, bool]:
-    """What the command line asks for.
+    """Return the options of a command line, the file, and whether to add to it.
 
     >>> options(["--quick", "--peers", "numpy"])[0].shapes
     ((20, 1, 8), (12, 6, 16))
@@ -62,7 +65,7 @@ def options(arguments: Sequence[str]) -> tuple[suite.Options, Path, bool]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure and write the page, or only the page."""
+    """Measure and write the page, or write only the page."""
     if arguments[:1] == ["report"]:
         written = [path for source in arguments[1:] for path in report.write(Path(source))]
     else:

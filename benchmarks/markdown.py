@@ -1,4 +1,4 @@
-"""Numbers as people read them: tables, milliseconds, ratios with their intervals, shares."""
+"""Numbers as text: tables, milliseconds, ratios with their intervals, percentages."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from benchmarks.ratios import Estimate
 
-# Between the ends of an interval, and alone where there is no number.
+# Between the ends of an interval, and in the place of a missing number.
 DASH = ABSENT = "\N{EN DASH}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers.
+    """Format a Markdown table; the first column is text, the others are numbers.
 
     >>> print(table(["a", "b"], [["x", "1"]]))
     | a | b |
@@ -23,7 +23,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Three digits.
+    """Format seconds as milliseconds with three digits.
 
     >>> milliseconds(0.0012345), milliseconds(1.5), milliseconds(None)
     ('1.23', '1500', '–')
@@ -34,8 +34,17 @@ def milliseconds(seconds: float | None) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def seconds(value: float | None) -> str:
+    """Format with three digits.
+
+    >>> seconds(1234.5), seconds(0.012345), seconds(None)
+    ('1.23e+03', '0.0123', '–')
+    """
+    return ABSENT if value is None else f"{value:.3g}"
+
+
 def times(estimate: Estimate | None) -> str:
-    """A ratio and its interval.
+    """Format a ratio and its interval.
 
     >>> times(Estimate(1.234, 1.1, 1.3))
     '1.23 (1.10–1.30)'
@@ -47,22 +56,22 @@ def times(estimate: Estimate | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """No digits after the point."""
+    """Format a part as a percentage without decimals."""
     return ABSENT if value is None else f"{100 * value:.0f} %"
 
 
 def sizes(shape: Sequence[int]) -> str:
-    """T, B, H."""
+    """Format a shape as T, B, H."""
     return ", ".join(map(str, shape))
 
 
 def threads(count: int) -> str:
-    """1 thread, 2 threads."""
+    """Format a number of threads: 1 thread, 2 threads."""
     return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def mebibytes(size: float) -> str:
-    """Two digits at least.
+    """Format bytes as MiB with at least two digits.
 
     >>> mebibytes(3 * 2**19), mebibytes(20 * 2**20)
     ('1.5', '20')

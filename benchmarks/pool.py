@@ -1,4 +1,4 @@
-"""The workers seen from outside: their environment, one request at a time, and all but one of them stopped."""
+"""The workers from outside: their environment, and one request at a time while all others are stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,26 +18,26 @@ from typing import Any
 from benchmarks.peers import Peer
 
 ROOT = Path(__file__).parent.parent
-# Set by some systems to pin OpenBLAS to the code of an older processor; a measurement of it would be of nobody's use.
+# Some systems set these to pin OpenBLAS to the code of an older processor.
 PINNED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-# Longer than the longest preparation: compiling, and a first call of a loop in Python over 4096 steps of four layers.
+# Seconds, more than the longest preparation: compiling, and a Python loop over 4096 steps of four layers.
 PATIENCE = 600.0
 
 
 class WorkerDied(Exception):
-    """A worker's process ended, or did not answer in time."""
+    """A worker's process ended or did not answer in time."""
 
 
 def environment(threads: int, extra: Mapping[str, str], given: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables of a worker: `given` (by default this process's) without what pins an old kernel, and the threads.
+    """Return a worker's variables: `given` (by default this process's) without `PINNED`, with the number of threads.
 
     >>> environment(2, {}, {"OPENBLAS_CORETYPE": "Haswell", "HOME": "/"})["OMP_NUM_THREADS"]
     '2'
     """
     kept = {k: v for k, v in (os.environ if given is None else given).items() if k not in PINNED}
     path = os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH")]))
-    # Threads that wait must not turn in circles: they would take the processor of what is being measured next.
+    # Waiting threads must not spin: they would take the processor from the next worker.
     fixed = {"OMP_WAIT_POLICY": "passive", "PYTHONPATH": path, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
     return kept | fixed | dict.fromkeys(THREADS, str(threads)) | dict(extra)
 
@@ -47,13 +47,13 @@ class Worker:
 
     def __init__(self, peer: Peer, threads: int) -> None:
         self.peer = peer
-        # Kept for the message if it dies; a pipe would block the worker when full.
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
+        # For the error message if it dies; a full pipe would block the worker.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "benchmarks.worker", peer.factory, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             env=environment(threads, dict(peer.env)),
             cwd=ROOT,
         )
@@ -63,16 +63,16 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The process."""
+        """Return the process."""
         return self._process.pid
 
     def ask(self, request: Mapping[str, Any], patience: float = PATIENCE) -> dict[str, Any]:
-        """Wake the process, have one answer, stop it again.
+        """Wake the process, get one answer, and stop it again.
 
         Raises
         ------
         WorkerDied
-            With the end of what it wrote on standard error.
+            With the last line that it wrote on standard error.
         """
         assert self._process.stdin is not None
         self._signal(signal.SIGCONT)
@@ -89,10 +89,10 @@ class Worker:
     def close(self) -> None:
         """End the process."""
         if self._process.poll() is None:
-            self._process.kill()  # which a stopped process obeys too
+            self._process.kill()  # works on a stopped process too
             self._process.wait()
         self._selector.close()
-        for stream in (self._process.stdin, self._process.stdout, self._said):
+        for stream in (self._process.stdin, self._process.stdout, self._stderr):
             if stream is not None:
                 stream.close()
 
@@ -115,16 +115,23 @@ class Worker:
             self._process.send_signal(number)
 
     def _last_words(self, what: str) -> str:
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         return what + (f": {lines[-1][:300]}" if lines else "")
 
 
 class Pool:
-    """Workers by peer and number of threads, started when first asked for and kept."""
+    """Workers by peer and number of threads, started at their first request and kept.
 
-    def __init__(self, peers: Mapping[str, Peer]) -> None:
-        self.peers = peers
+    Parameters
+    ----------
+    peers : mapping of str to Peer
+    patience : callable, optional
+        Returns the seconds that an answer may take.
+    """
+
+    def __init__(self, peers: Mapping[str, Peer], patience: Callable[[], float] = lambda: PATIENCE) -> None:
+        self.peers, self.patience = peers, patience
         self._workers: dict[tuple[str, int], Worker] = {}
 
     def __enter__(self) -> Pool:
@@ -135,20 +142,22 @@ class Pool:
             worker.close()
 
     def ask(self, name: str, threads: int, request: Mapping[str, Any]) -> dict[str, Any]:
-        """One request to one worker; a worker that dies answers {"failed": why}, and the next request starts another."""
+        """Send one request to one worker; after {"failed": reason} the next request starts a new process."""
         key = name, threads
         if key not in self._workers:
             self._workers[key] = Worker(self.peers[name], threads)
         try:
-            return self._workers[key].ask(request)
+            answer = self._workers[key].ask(request, self.patience())
         except WorkerDied as error:
+            answer = {"failed": str(error)}
+        if "failed" in answer:  # a library that failed once may fail ever after
             self._workers.pop(key).close()
-            return {"failed": str(error)}
+        return answer
 
-    def has(self, name: str, threads: int) -> bool:
-        """Whether there is such a worker."""
-        return (name, threads) in self._workers
+    def each(self) -> list[dict[str, Any]]:
+        """Ask every worker where it runs."""
+        return [self.ask(name, threads, {"do": "where"}) for name, threads in list(self._workers)]
 
     def pids(self) -> list[int]:
-        """The processes that are there."""
+        """Return the running processes."""
         return [w.pid for w in self._workers.values()]

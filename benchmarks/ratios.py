@@ -1,7 +1,7 @@
-"""What numbers say: medians, ratios of the same round, intervals by the bootstrap, geometric means, slopes.
+"""Ratios of the same round, their bootstrap intervals and geometric means, and slopes.
 
-Efron (1979), "Bootstrap methods: another look at the jackknife": rounds are drawn with replacement, and the interval is where
-the middle 95 % of the results of 2000 such draws lie.
+The interval is the middle 95 % of the results of 2000 draws of the rounds with replacement: Efron (1979), "Bootstrap methods:
+another look at the jackknife".
 """
 
 from __future__ import annotations
@@ -18,19 +18,15 @@ DRAWS, LEVEL, SEED = 2000, 0.95, 0
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and the interval it is believed in."""
+    """A number and its interval."""
 
     value: float
     low: float
     high: float
 
-    def to_json(self) -> list[float]:
-        """Value, low, high."""
-        return [self.value, self.low, self.high]
-
 
 def paired(peer: Sequence[float], ours: Sequence[float]) -> Host:
-    """How many times as long the peer takes, round by round: what slowed the machine for a while slowed both.
+    """Return how many times as long the peer takes, round by round: a slow moment of the machine slows both.
 
     >>> paired([2.0, 6.0, 1.0], [1.0, 2.0]).tolist()
     [2.0, 3.0]
@@ -41,7 +37,7 @@ def paired(peer: Sequence[float], ours: Sequence[float]) -> Host:
 
 
 def ratio(peer: Sequence[float], ours: Sequence[float]) -> Estimate:
-    """The median of the paired ratios, with its interval.
+    """Return the median of the paired ratios, with its interval.
 
     >>> ratio([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
     Estimate(value=2.0, low=2.0, high=2.0)
@@ -50,7 +46,7 @@ def ratio(peer: Sequence[float], ours: Sequence[float]) -> Estimate:
 
 
 def geometric_mean(ratios: Sequence[Host]) -> Estimate:
-    """The geometric mean over shapes of the median over rounds; the rounds of every shape are drawn anew each time.
+    """Return the geometric mean over shapes of the median over rounds; each draw takes new rounds of every shape.
 
     Parameters
     ----------
@@ -67,7 +63,7 @@ def geometric_mean(ratios: Sequence[Host]) -> Estimate:
 
 
 def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """The exponent p of seconds ~ sizes^p, by least squares in logarithms: 1 where the cost grows linearly.
+    """Return the exponent p of seconds ~ sizes^p, by least squares in logarithms: 1 if the cost grows linearly.
 
     >>> round(slope([1, 2, 4], [3.0, 12.0, 48.0]), 6)
     2.0

@@ -1,7 +1,7 @@
-"""Which cases are measured, in which order and within which time: a run, from options to numbers.
+"""A run, from options to numbers: which cases are measured, in which order and in which time.
 
-What matters first comes first: the cases of one layer, tanh and float32; what is left when the time is over is listed as not
-measured. The file is written after every case, so that a run that is cut off loses nothing.
+The cases of one layer, tanh and float32 come first; cases without time left are listed as not measured. The file is written
+after every case, so that an interrupted run loses nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import case as cases
-from benchmarks import memory, peers
+from benchmarks import memory, peers, tables
 from benchmarks.case import Case
 from benchmarks.peers import sgemm
 from benchmarks.pool import PINNED, Pool
@@ -36,11 +36,12 @@ MEMORY_SHAPE, MEMORY_QUICK = (4096, 16, 256), (64, 4, 16)
 START_SHAPE = (256, 1, 64)
 PARTS = ("grid", "denormal", "slopes", "memory", "starts")
 PEAK_ROUNDS, SWEEP_ROUNDS, FRESH_ROUNDS = 9, 7, 3
+DIGITS = 6  # more than a clock has
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured; every tuple restricts, and the default is all."""
+    """What is measured: every tuple restricts, and the default is everything."""
 
     shapes: tuple[tuple[int, int, int], ...] = cases.SHAPES
     layers: tuple[int, ...] = cases.LAYERS
@@ -55,25 +56,24 @@ class Options:
 
 
 def grid(options: Options) -> list[Case]:
-    """Every case of the options, those nearest to (1 layer, tanh, float32) first, a shape with all its numbers of threads.
+    """Return every case of the options, those closest to (1 layer, tanh, float32) first.
 
     >>> [c.layers for c in grid(Options(shapes=((2, 1, 3),), nonlinearities=("tanh",), dtypes=("float32",), threads=(1,)))]
     [1, 4]
     """
     axes = options.layers, options.nonlinearities, options.dtypes
-    # Stable: within the same distance as the axes have it, and of each combination all shapes.
     combinations = sorted(product(*axes), key=lambda c: (c[0] > 1) + (c[1] != "tanh") + (c[2] != "float32"))
     threads = sorted(options.threads, reverse=True)
     return [Case(*shape, *c, n) for c in combinations for shape in options.shapes for n in threads]
 
 
 def share(case: Case, rest: Sequence[Case], seconds: float) -> float:
-    """The part of the time left that a case may take of those that are still to come, itself included: by their work."""
+    """Return a case's share of the time left for it and the other remaining cases, in proportion to their work."""
     return seconds * _work(case) / sum(_work(c) for c in rest) if math.isfinite(seconds) else math.inf
 
 
 def _work(case: Case) -> float:
-    # Steps count as well as products: the loops in Python take about a tenth of a millisecond for each.
+    # Steps count as well as products: a loop in Python takes about a tenth of a millisecond for each.
     return 1.0 + case.flops("both") * (2e-10 if case.dtype == "float64" else 1e-10) + 1e-4 * case.steps * case.layers
 
 
@@ -83,7 +83,7 @@ def run(
     known: Mapping[str, peers.Peer] | None = None,
     before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure, and write to a file as it goes.
+    """Measure, and write a file along the way.
 
     Parameters
     ----------
@@ -97,65 +97,57 @@ def run(
     Returns
     -------
     dict
-        What :mod:`benchmarks.report` makes a page of.
+        The numbers that :mod:`benchmarks.report` makes a page of.
 
     Raises
     ------
     ValueError
-        Where `before` is of another machine or of other versions.
+        If `before` is from another machine or from other versions.
     """
     everyone = {n: p for n, p in (known or peers.PEERS).items() if n in options.peers}
     missing = {n: reason for n, p in everyone.items() if (reason := peers.usable(p)) is not None}
     here = {n: p for n, p in everyone.items() if n not in missing}
     began = time.monotonic()
     blas = {f"blas {n}": p for n, p in sgemm.BLAS.items() if peers.usable(p) is None}
-    data: dict[str, Any] = {
-        "environment": environment(),
-        "options": {k: v for k, v in asdict(options).items() if v != math.inf},
-        "labels": {n: p.label for n, p in everyone.items()},
-        "ours": [n for n, p in everyone.items() if p.ours],
-        "missing": missing,
-        "peaks": [],
-        "cases": [],
-        "not_measured": [],
-    }
+    data = _blank(options, everyone, missing)
     if before is not None:
         data = _joined(before, data)
     with tempfile.TemporaryDirectory() as scratch, Pool({**here, **blas}) as pool:
-        numbers = Numbers(Path(scratch) / "numbers")
-        part = _Run(options, data, path, pool, here, numbers, began)
+        part = _Run(options, data, path, pool, here, Numbers(Path(scratch) / "numbers"), began)
         part.peaks(list(blas))
-        if "grid" in options.parts:
-            part.grid()
-        if "denormal" in options.parts and "denormal" not in data:
-            part.denormal()
-        if "slopes" in options.parts and "sweeps" not in data:
-            part.slopes()
-        data.setdefault("pools", {}).update(
-            (f"{n}, {t} threads", pool.ask(n, t, {"do": "where"}))
-            for n in here
-            for t in options.threads
-            if pool.has(n, t)
-        )
-        if "memory" in options.parts and "memory" not in data:
-            part.memory(Numbers(Path(scratch) / "tiny"))
-        if "starts" in options.parts and "starts" not in data:
-            shape = cases.QUICK_SHAPES[0] if options.quick else START_SHAPE
-            data["starts"] = memory.starts(here, Case(*shape, threads=max(options.threads)), numbers, part.fresh_rounds)
-            part.said("cold starts")
+        for name in PARTS:
+            if name in options.parts:
+                getattr(part, name)()
+        data["blas"] = sorted({*data["blas"], *(blas for worker in pool.each() for blas in worker["blas"])})
     this = data["later"][-1] if before is not None else data["environment"]
     this |= {"minutes": round((time.monotonic() - began) / 60, 1), "load_after": os.getloadavg()}
     part.write()
     return data
 
 
+def _blank(options: Options, everyone: Mapping[str, peers.Peer], missing: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "environment": environment(),
+        "options": {k: v for k, v in asdict(options).items() if v != math.inf},
+        "labels": {n: p.label for n, p in everyone.items()},
+        "ours": [n for n, p in everyone.items() if p.ours],
+        "missing": missing,
+        "blas": [],
+        "peaks": [],
+        "columns": tables.COLUMNS,
+        "comparisons": tuple(tables.COMPARISONS),
+        "cases": [],
+        "not_measured": [],
+    }
+
+
 def _joined(before: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of an earlier run, with room for those of this one."""
+    """Return the numbers of an earlier run, with room for those of this one."""
     same = ("processor", "processors", "system", "python", "versions")
     then, now = before["environment"], data["environment"]
     other = [f"{k} was {then[k]}, is {now[k]}" for k in same if then[k] != now[k]]
     if other:
-        raise ValueError(f"the numbers that these would be added to are of something else: {'; '.join(other)}")
+        raise ValueError(f"the earlier numbers are from something else: {'; '.join(other)}")
     this = {"date": now["date"], "load_before": now["load_before"], "rounds": data["options"]["rounds"]}
     return {
         **before,
@@ -168,7 +160,7 @@ def _joined(before: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any
 
 @dataclass
 class _Run:
-    """The parts of a run, in the order they come in."""
+    """The parts of a run, in their order."""
 
     options: Options
     data: dict[str, Any]
@@ -179,21 +171,13 @@ class _Run:
     began: float
 
     @property
-    def left(self) -> float:
-        return 60 * self.options.minutes - (time.monotonic() - self.began)
-
-    @property
     def mark(self) -> dict[str, int]:
-        """Which of several runs a number is of, where it is not the first."""
+        """The number of the run, for numbers of a later one."""
         later = len(self.data.get("later", ()))
         return {"run": later} if later else {}
 
-    @property
-    def fresh_rounds(self) -> int:
-        return 1 if self.options.quick else FRESH_ROUNDS
-
     def peaks(self, names: Sequence[str]) -> None:
-        """The best product of large matrices, by threads and precision: the median of rounds in turn."""
+        """Measure the best product of large matrices by threads and precision, in interleaved rounds."""
         folder = self.numbers.ready(memory.TINY)
         for threads, dtype in product(self.options.threads, self.options.dtypes):
             tiny = replace(memory.TINY, dtype=dtype, threads=threads)
@@ -207,74 +191,132 @@ class _Run:
                         taken[n].append(answer["seconds"])
             rates = {n.removeprefix("blas "): sgemm.FLOPS / statistics.median(v) / 1e9 for n, v in taken.items() if v}
             self.data["peaks"].append({"threads": threads, "dtype": dtype, "gflops": rates, **self.mark})
-        self.said("peaks of matrix products")
+        self.report("peaks of matrix products")
 
     def grid(self) -> None:
-        """Every case, as far as the time goes."""
-        known = [Case.from_json(entry["case"]) for entry in self.data["cases"]]
+        """Measure every case until the time is over."""
+        known = [Case(**entry["case"]) for entry in self.data["cases"]]
         waiting = [case for case in grid(self.options) if case not in known]
-        self.data["not_measured"] = []
         while waiting:
-            case = waiting[0]
-            if self.left <= 0:
-                self.data["not_measured"] = [c.to_json() for c in waiting]
-                return
-            seconds = share(case, waiting, self.left)
+            left = 60 * self.options.minutes - (time.monotonic() - self.began)
+            if left <= 0:
+                break
+            case, seconds = waiting[0], share(waiting[0], waiting, left)
             found = measure(self.pool, list(self.here), case, self.numbers, rounds=self.options.rounds, seconds=seconds)
-            self.data["cases"].append(found | self.mark)
+            self.data["cases"].append(tables.summary(found, self.data["ours"]) | self.mark)
             waiting.pop(0)
-            self.said(f"{case.shape}, {case.layers} layers, {case.nonlinearity}, {case.dtype}, {case.threads} threads")
+            self.report(
+                f"{case.shape}, {case.layers} layers, {case.nonlinearity}, {case.dtype}, {case.threads} threads"
+            )
+        self.data["not_measured"] = [c.to_json() for c in waiting]
 
     def denormal(self) -> None:
-        """The vanishing run, and the same work without denormal numbers."""
-        shape = cases.QUICK_SHAPES[0] if self.options.quick else cases.DENORMAL_SHAPE
-        plain = Case(*shape, threads=max(self.options.threads))
-        kinds = [replace(plain, kind=kind) for kind in ("vanishing", "vanishing, loss everywhere")]
-        rounds = min(self.options.rounds, SWEEP_ROUNDS)
-        self.data["denormal"] = [
-            measure(self.pool, list(self.here), c, self.numbers, rounds=rounds, passes=("both",)) for c in kinds
-        ]
-        self.said("denormal numbers")
+        """Measure the vanishing run, and the same work without denormal numbers."""
+        if "denormal" not in self.data:
+            shape = cases.QUICK_SHAPES[0] if self.options.quick else cases.DENORMAL_SHAPE
+            kinds = (self._both(shape, self.here, kind=kind) for kind in ("vanishing", "vanishing, loss everywhere"))
+            self.data["denormal"] = [tables.slower(*kinds)]
+            self.report("denormal numbers")
 
     def slopes(self) -> None:
-        """Cost over T and over B."""
-        names = [n for n in SWEPT if n in self.here]
+        """Measure the cost over T and over B."""
         sweeps = {"T": cases.STEPS_SWEEP, "B": cases.ROWS_SWEEP}
         if self.options.quick:
             sweeps = {"T": ((8, 2, 8), (16, 2, 8)), "B": ((8, 2, 8), (8, 4, 8))}
-        rounds = min(self.options.rounds, SWEEP_ROUNDS)
-        self.data["sweeps"] = {}
-        for axis, shapes in sweeps.items():
-            found = [Case(*shape, threads=max(self.options.threads)) for shape in shapes]
-            self.data["sweeps"][axis] = [
-                measure(self.pool, names, c, self.numbers, rounds=rounds, passes=("both",)) for c in found
-            ]
-            self.said(f"slope in {axis}")
+        if "sweeps" not in self.data:
+            self.data["sweeps"] = []
+            for axis, shape in ((axis, shape) for axis, shapes in sweeps.items() for shape in shapes):
+                found = self._both(shape, [n for n in SWEPT if n in self.here])
+                self.data["sweeps"].append({"axis": axis, **tables.summary(found, (), {})})
+                self.report(f"slope in {axis}, {shape}")
 
-    def memory(self, tiny: Numbers) -> None:
-        """Peaks in fresh processes, with and without checkpoints; those that have no gradients are not asked."""
-        named = {**self.here, **{n: p for n, p in peers.CHECKPOINTED.items() if n.partition(",")[0] in self.here}}
-        case = Case(*(MEMORY_QUICK if self.options.quick else MEMORY_SHAPE), threads=max(self.options.threads))
-        self.data["memory"] = memory.peaks(named, case, self.numbers, tiny, self.fresh_rounds)
-        self.data["labels"] |= {n: p.label for n, p in named.items()}
-        self.said("peak memory")
+    def _both(
+        self, shape: tuple[int, int, int], names: Sequence[str] | Mapping[str, Any], **fields: Any
+    ) -> dict[str, Any]:
+        case, rounds = Case(*shape, threads=max(self.options.threads), **fields), min(self.options.rounds, SWEEP_ROUNDS)
+        return measure(self.pool, list(names), case, self.numbers, rounds=rounds, passes=("both",))
 
-    def said(self, what: str) -> None:
-        """Say on standard error that something is done, and write what there is."""
+    def memory(self) -> None:
+        """Measure peak memory in fresh processes, with and without checkpoints."""
+        if "memory" not in self.data:
+            named = {**self.here, **{n: p for n, p in peers.CHECKPOINTED.items() if n.partition(",")[0] in self.here}}
+            shape = MEMORY_QUICK if self.options.quick else MEMORY_SHAPE
+            tiny = Numbers(self.numbers.folder.with_name("tiny"))
+            case = Case(*shape, threads=max(self.options.threads))
+            self.data["memory"] = memory.peaks(
+                named, case, self.numbers, tiny, 1 if self.options.quick else FRESH_ROUNDS
+            )
+            self.data["labels"] |= {n: p.label for n, p in named.items()}
+            self.report("peak memory")
+
+    def starts(self) -> None:
+        """Measure cold starts."""
+        if "starts" not in self.data:
+            shape = cases.QUICK_SHAPES[0] if self.options.quick else START_SHAPE
+            case = Case(*shape, threads=max(self.options.threads))
+            self.data["starts"] = memory.starts(
+                self.here, case, self.numbers, 1 if self.options.quick else FRESH_ROUNDS
+            )
+            self.report("cold starts")
+
+    def report(self, what: str) -> None:
+        """Report progress on standard error, and write the numbers so far."""
         print(f"{(time.monotonic() - self.began) / 60:6.1f} min  {what}", file=sys.stderr, flush=True)
         self.write()
 
     def write(self) -> None:
-        """The file, whole or not at all: a run that is cut off while it writes leaves the last one."""
+        """Write the file."""
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            part = self.path.with_suffix(".part")
-            part.write_text(json.dumps(_rounded(self.data), indent=1, allow_nan=False) + "\n")
-            part.replace(self.path)
+            replaced(self.path, dumps(self.data))
+
+
+def replaced(path: Path, text: str) -> None:
+    """Write a file completely or not at all: an interrupted run leaves the last version."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def dumps(data: Mapping[str, Any]) -> str:
+    """Format as JSON with one key a line, and one object of a list of objects a line.
+
+    >>> print(dumps({"a": 1, "cases": [{"b": 1.23456789}, {"c": None}]}), end="")
+    {
+    "a": 1,
+    "cases": [
+     {"b":1.23457},
+     {"c":null}
+    ]
+    }
+    """
+    lines = []
+    for key, value in data.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            text = "[\n " + ",\n ".join(map(_compact, value)) + "\n]"
+        else:
+            text = _compact(value)
+        lines.append(f"{json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(_rounded(value), allow_nan=False, separators=(",", ":"))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {k: _rounded(v) for k, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def environment() -> dict[str, Any]:
-    """The machine, the versions and the settings."""
+    """Return the machine, the versions and the settings."""
     found = {}
     for library in LIBRARIES:
         try:
@@ -301,12 +343,3 @@ def _processor() -> str:
     fields = {n: re.search(rf"^{n}\s*:\s*(.+)$", text, re.M) for n in ("model name", "cpu family", "model")}
     name, family, model = (found[1] if found else "?" for found in fields.values())
     return f"{name}, family {family}, model {model}"
-
-
-def _rounded(value: Any) -> Any:
-    """Six digits of every number: more than a clock has, and a file that people can read."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, Mapping):
-        return {k: _rounded(v) for k, v in value.items()}
-    return [_rounded(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,15 +1,15 @@
-"""The process that one library runs in: it prepares a case, checks it, and times one round at a time, when asked.
+"""The process that one library runs in: on request it prepares a case, checks it, and times one round at a time.
 
-``python -m benchmarks.worker FACTORY THREADS`` reads requests from standard input, a line of JSON each, and answers likewise.
+``python -m benchmarks.worker FACTORY THREADS`` reads requests from standard input, one line of JSON each, and answers in kind.
 
 | request | answer |
 |---|---|
-| {"do": "prepare", "case": ..., "folder": ...} | by pass: "errors" in eps, seconds of the "first" call and of one "again" |
-| {"do": "time", "pass": "forward" or "both"} | seconds of one call: the mean of calls one after another for about `ROUND` |
-| {"do": "where"} | which BLAS and OpenMP run, with how many threads, on which processors |
-| {"do": "forget"} | nothing: the case's arrays are given back |
+| {"do": "prepare", "case": ..., "folder": ..., "steps": ...} | by pass: "errors", seconds of the "first" and second call |
+| {"do": "time", "pass": "forward" or "both"} | seconds of one call: the mean of calls in a row for about `ROUND` |
+| {"do": "where"} | which BLAS libraries run, on how many processors |
+| {"do": "forget"} | nothing: the case's arrays are freed |
 
-What goes wrong is answered too, as {"failed": why}, and the process goes on.
+"steps" limits the check to the first steps of the case. Errors are answered as {"failed": reason}, and the process goes on.
 """
 
 from __future__ import annotations
@@ -24,106 +24,114 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# Seconds: a round of a call of 50 microseconds is a thousand calls, of a call that takes longer it is one.
+if TYPE_CHECKING:
+    from benchmarks.peers import Prepared
+
+# Seconds: a round repeats a short call for this time, and makes one call of a longer one.
 ROUND = 0.05
-# A call shorter than this runs once before it is timed: the others have had the caches meanwhile.
+# A call shorter than this runs once before it is timed, because the others have used the caches meanwhile.
 WARM = 0.25
-# A first call longer than this is not repeated to see how long the next one takes: compiling is little of it.
+# A first call longer than this is not repeated to estimate the next one: compiling is a small part of it.
 LONG = 5.0
 
 
-def main(arguments: list[str]) -> None:
+def main(factory: str, threads: str) -> None:
     """Serve until standard input ends."""
-    factory, threads = arguments[0], int(arguments[1])
-    # Before any library is imported: XLA and OpenMP count the processors that they may use then.
-    pin(threads)
-    # What libraries print must not be taken for an answer.
+    # Before any library is imported: XLA and OpenMP count the usable processors then.
+    pin(int(threads))
+    # What libraries print must not look like an answer.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     worker = Worker(factory)
     for line in sys.stdin:
         try:
-            answer = worker.answer(json.loads(line))
-        except Exception as error:  # the parent prints it in the place of the numbers
-            answer = {"failed": _in_short(error)}
+            answer = worker.answer(**json.loads(line))
+        except Exception as error:  # the parent reports it in the place of the numbers
+            answer = {"failed": in_short(error)}
         answers.write(json.dumps(answer) + "\n")
 
 
 def pin(threads: int) -> None:
-    """Let this process have so many processors, the first of those it is allowed."""
+    """Restrict this process to the first processors that it may use."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
+def in_short(error: Exception) -> str:
+    """Return an error as one line without colours, for a table."""
+    words = re.sub(r"\x1b\[[\d;]*m", "", f"{type(error).__name__}: {error}").split()
+    return textwrap.shorten(" ".join(words), 200, placeholder=" ...")
+
+
+@dataclass
 class Worker:
-    """One library and the case that it is at."""
+    """One library and its present case."""
 
-    def __init__(self, factory: str) -> None:
-        self.factory = factory
-        self.passes: dict[str, Callable[[], Any]] = {}
-        self.estimate: dict[str, float] = {}
+    factory: str
+    prepared: Prepared | None = None
+    estimate: dict[str, float] = field(default_factory=dict)
 
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """What a request asks for."""
-        kind = request["do"]
-        if kind == "prepare":
-            return self.prepare(request["case"], Path(request["folder"]))
-        if kind == "time":
+    def answer(self, do: str, **request: Any) -> dict[str, Any]:
+        """Do what a request says."""
+        if do == "prepare":
+            return self.prepare(**request)
+        if do == "time":
             return {"seconds": self.time(request["pass"])}
-        if kind == "forget":
-            self.passes.clear()
-            gc.collect()
+        if do == "forget":
+            self.forget()
             return {}
         return where()
 
-    def prepare(self, fields: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Lay the case out, run each pass twice, and hold the first results against the truth."""
+    def forget(self) -> None:
+        """Free the case."""
+        self.prepared = None
+        gc.collect()
+
+    def prepare(self, case: dict[str, Any], folder: str, steps: int | None = None) -> dict[str, Any]:
+        """Lay the case out, run each pass twice, and compare the first results with the oracle."""
         from benchmarks import naive, peers
         from benchmarks.case import Case, Problem, load
 
-        self.passes.clear()
-        gc.collect()
-        case = Case.from_json(fields)
-        problem = Problem.from_numbers(case, load(folder / "problem"))
-        truth = load(folder / "truth")
+        self.forget()
+        problem = Problem.from_numbers(Case(**case), load(Path(folder) / "problem")).astype(Case(**case).dtype)
+        short = problem.first(steps) if steps else problem
+        truth = load(Path(folder) / "truth")
         try:
-            prepared = peers.prepare(self.factory, problem)
+            checked = self.prepared = peers.prepare(self.factory, short)
         except peers.Unsupported as reason:
             return {"unsupported": str(reason)}
-        passes = {"forward": prepared.forward} | ({} if prepared.both is None else {"both": prepared.both})
-        errors, first, about = {}, {}, prepared.about
-        for name, call in passes.items():
-            first[name], found = _timed(call)
+        found: dict[str, Any] = {"errors": {}, "first": {}, "about": checked.about, "peak": {}}
+        for name, call in checked.passes().items():
+            found["first"][name], result = _timed(call)
             wanted = truth if name == "both" else {n: truth[n] for n in ("output", "h_n")}
-            if prepared.read is not None:
-                errors[name] = naive.errors(prepared.read(found), wanted, case.dtype)
-            del found
-            self.estimate[name] = first[name] if first[name] > LONG else _timed(call)[0]
-        self.passes = passes
-        return {"errors": errors, "first": first, "again": dict(self.estimate), "about": about}
+            if checked.read is not None:
+                found["errors"][name] = naive.errors(checked.read(result), wanted, short.case.dtype)
+            del result
+        if short.case != problem.case:
+            self.prepared = peers.prepare(self.factory, problem)
+            found["about"] = self.prepared.about
+        for name, call in self.prepared.passes().items():
+            long = found["first"][name] > LONG and self.prepared is checked
+            self.estimate[name] = found["first"][name] if long else self.prepared.clock(call)
+            if self.prepared.peak is not None:
+                found["peak"][name] = self.prepared.peak(call)
+        return found | {"again": dict(self.estimate)}
 
     def time(self, name: str) -> float:
-        """Seconds of a call, the mean of one round."""
-        call = self.passes[name]
+        """Return the seconds of a call, the mean of one round."""
+        assert self.prepared is not None
+        call = self.prepared.passes()[name]
         if self.estimate[name] < WARM:
             call()
         calls = max(1, math.ceil(ROUND / max(self.estimate[name], 1e-7)))
-        # No round pays for what the one before left lying; a collection of everything would take longer than most rounds.
+        # Garbage of one round must not slow the next; a full collection would take longer than most rounds.
         gc.collect(1)
-        began = time.perf_counter()
-        for _ in range(calls):
-            call()
-        self.estimate[name] = (time.perf_counter() - began) / calls
+        self.estimate[name] = self.prepared.clock(call, calls)
         return self.estimate[name]
-
-
-def _in_short(error: Exception) -> str:
-    """One line without colours: it stands in a table."""
-    words = re.sub(r"\x1b\[[\d;]*m", "", f"{type(error).__name__}: {error}").split()
-    return textwrap.shorten(" ".join(words), 200, placeholder=" ...")
 
 
 def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -133,16 +141,16 @@ def _timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def where() -> dict[str, Any]:
-    """What the process computes with."""
+    """Return which BLAS libraries the process computes with, and on how many processors."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         threadpoolctl: Any = importlib.import_module("threadpoolctl")
     except ImportError:
-        return {"pools": None, "processors": processors}
-    kept = ("internal_api", "version", "num_threads", "architecture", "threading_layer")
-    pools = [{k: pool[k] for k in kept if pool.get(k) is not None} for pool in threadpoolctl.threadpool_info()]
-    return {"pools": pools, "processors": processors}
+        return {"blas": [], "processors": processors}
+    pools = [p for p in threadpoolctl.threadpool_info() if p["internal_api"] in ("openblas", "mkl")]
+    names = [" ".join(filter(None, (p.get(k) for k in ("internal_api", "version", "architecture")))) for p in pools]
+    return {"blas": names, "processors": processors}
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

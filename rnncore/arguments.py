@@ -1,4 +1,7 @@
-"""Checks of arguments: numbers, names, mappings and shapes, each with an error "name: expected ..., got ..."."""
+"""Checks of arguments: numbers, flags, names, mappings and shapes.
+
+Each check raises an error of the form "name: expected ..., got ...".
+"""
 
 from __future__ import annotations
 
@@ -7,44 +10,82 @@ import operator
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from rnncore.errors import (
-    ArgumentTypeError,
-    ArgumentValueError,
-    ShapeError,
-)
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, ShapeError, UnknownNameError
 from rnncore.typing import Array
-
-
-def check_mapping(argument: str, value: Any) -> None:
-    """The value must be a mapping of names to arrays."""
-    if not isinstance(value, Mapping):
-        raise ArgumentTypeError(f"{argument}: expected a mapping of names to arrays, got {describe(value)}")
-
-
-def check_shape(argument: str, x: Array, shape: Sequence[int | None]) -> None:
-    """x must have this shape (None: any size)."""
-    got = tuple(x.shape)
-    if len(got) != len(shape) or any(w is not None and w != g for w, g in zip(shape, got, strict=True)):
-        want = "(" + ", ".join("*" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
-        raise ShapeError(f"{argument}: expected shape {want}, got {got}")
-
-
-def elements(shape: Iterable[int]) -> int:
-    """The product of a shape with Python integers, which cannot overflow."""
-    return math.prod(shape)
-
 
 Rng: TypeAlias = "np.random.Generator | int | None"
 
+PRINTED_BITS = 256
+SHOWN = 300  # characters of a foreign text in a message
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def real(
+    argument: str, value: Any, expected: str = "a finite number", accept: Callable[[float], bool] = math.isfinite
+) -> float:
+    """Return the value as a float if it is a real number that `accept` takes. A bool is not a number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ArgumentTypeError(f"{argument}: expected {expected}, got {value!r}")
+    try:
+        number = float(value)
+    except OverflowError:
+        raise ArgumentValueError(f"{argument}: expected {expected}, got an integer too large for a float") from None
+    if not accept(number):
+        raise ArgumentValueError(f"{argument}: expected {expected}, got {value!r}")
+    return number
+
+
+def non_negative(argument: str, value: Any, *, finite: bool = True) -> float:
+    """Return the value as a float >= 0."""
+    if finite:
+        return real(argument, value, "a finite number >= 0", lambda x: 0 <= x < math.inf)
+    return real(argument, value, "a number >= 0", lambda x: x >= 0)
+
+
+def positive(argument: str, value: Any) -> float:
+    """Return the value as a finite float > 0."""
+    return real(argument, value, "a finite number > 0", lambda x: 0 < x < math.inf)
+
+
+def probability(argument: str, value: Any) -> float:
+    """Return the value as a float in [0, 1]."""
+    return real(argument, value, "a number in [0, 1]", lambda x: 0 <= x <= 1)
+
+
+def fraction(argument: str, value: Any) -> float:
+    """Return the value as a float in [0, 1)."""
+    return real(argument, value, "a number in [0, 1)", lambda x: 0 <= x < 1)
+
+
+def integer(argument: str, value: Any, expected: str, accept: Callable[[int], bool]) -> int:
+    """Return the value as an int if it is an integer that `accept` takes. A bool is not an integer."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, (bool, np.bool_)):
+        raise ArgumentTypeError(f"{argument}: expected {expected}, got {value!r}")
+    if not accept(number):
+        raise ArgumentValueError(f"{argument}: expected {expected}, got {digits(number)}")
+    return number
+
+
+def positive_int(argument: str, value: Any) -> int:
+    """Return the value as an int >= 1."""
+    return integer(argument, value, "an int >= 1", lambda n: n >= 1)
+
 
 def as_generator(rng: Rng) -> np.random.Generator:
-    """A NumPy generator from a generator, a seed, or None for fresh entropy (SPEC 7)."""
+    """Return a NumPy generator from a generator, a seed, or None for fresh entropy."""
     if isinstance(rng, np.random.Generator):
         return rng
     if rng is not None and (isinstance(rng, bool) or not isinstance(rng, (int, np.integer))):
@@ -54,70 +95,93 @@ def as_generator(rng: Rng) -> np.random.Generator:
     return np.random.default_rng(rng)
 
 
-def non_negative(argument: str, value: Any, *, finite: bool = True) -> float:
-    """The value as a float >= 0, or an error that names the argument. Booleans are not numbers here."""
-    what = "a finite number >= 0" if finite else "a number >= 0"
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise ArgumentTypeError(f"{argument}: expected {what}, got {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:
-        raise ArgumentValueError(f"{argument}: expected {what}, got an integer too large for a float") from None
-    if not number >= 0 or (finite and math.isinf(number)):
-        raise ArgumentValueError(f"{argument}: expected {what}, got {value!r}")
-    return number
+# --- flags, names, mappings, shapes -----------------------------------------------------------------------------------
+
+
+def flag(argument: str, value: Any) -> bool:
+    """Return the value if it is True or False."""
+    if not isinstance(value, bool):
+        raise ArgumentTypeError(f"{argument}: expected True or False, got {value!r}")
+    return value
+
+
+def one_of(argument: str, value: Any, known: Iterable[str]) -> str:
+    """Return the value if it is one of the known names; an error suggests the closest one."""
+    names = tuple(known)
+    if not isinstance(value, str):
+        raise ArgumentTypeError(f"{argument}: expected one of {', '.join(names)}, got {value!r}")
+    if value not in names:
+        hint = closest(value, names)
+        raise UnknownNameError(f"{argument}: expected one of {', '.join(names)}, got {value!r}{hint}")
+    return value
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the known name closest to this one, or "" if none is close.
+
+    >>> from rnncore.arguments import closest
+    >>> closest("thanh", ["relu", "tanh"])
+    "; did you mean 'tanh'?"
+    """
+    close = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def check_mapping(argument: str, value: Any, of: str = "names to arrays") -> None:
+    """Require a mapping."""
+    if not isinstance(value, Mapping):
+        raise ArgumentTypeError(f"{argument}: expected a mapping of {of}, got {describe(value)}")
+
+
+def check_shape(argument: str, x: Array, shape: Sequence[int | None]) -> None:
+    """Require this shape; None stands for any size."""
+    got = tuple(x.shape)
+    if got == shape:
+        return
+    if len(got) != len(shape) or any(w is not None and w != g for w, g in zip(shape, got, strict=True)):
+        want = "(" + ", ".join("*" if n is None else str(n) for n in shape) + ("," if len(shape) == 1 else "") + ")"
+        raise ShapeError(f"{argument}: expected shape {want}, got {got}")
+
+
+def elements(shape: Iterable[int]) -> int:
+    """Number of elements of a shape, in Python integers, which cannot overflow."""
+    return math.prod(shape)
+
+
+def check_bytes(what: str, count: int, item_bytes: int) -> None:
+    """Refuse an array larger than this machine's memory or address space, before allocating anything."""
+    needed = count * item_bytes
+    limit = min(sys.maxsize, _physical_memory())
+    if needed > limit:
+        raise ArgumentValueError(
+            f"{what}: {digits(count)} numbers need {digits(needed)} bytes, and this machine has {limit}"
+        )
+
+
+# --- texts for messages -----------------------------------------------------------------------------------------------
 
 
 def describe(x: object) -> str:
-    """A type's name for a message: ``numpy.ndarray``, ``list``."""
+    """Name of a type for a message: ``numpy.ndarray``, ``list``."""
     kind = type(x)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def one_line(text: str) -> str:
-    """A library's words for a message or a table: no line breaks, nothing that moves a terminal's cursor."""
+    """Put a library's text on one line, without characters that move a terminal's cursor."""
     return " ".join(
         "".join(c if c.isprintable() else " " for c in re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text)).split()
     )
 
 
-PRINTED_BITS = 256
+def brief(message: object) -> str:
+    """Put a foreign text on one line of at most 300 characters, so that it cannot flood a message."""
+    text = str(message)
+    return one_line(text[:SHOWN]) + ("..." if len(text) > SHOWN else "")
 
 
-def positive_int(name: str, value: Any) -> int:
-    """The value as a Python int >= 1, or an error that names the argument. Booleans are not integers here."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ArgumentTypeError(f"{name}: expected an int >= 1, got {value!r}")
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise ArgumentTypeError(f"{name}: expected an int >= 1, got {value!r}") from None
-    if number < 1:
-        raise ArgumentValueError(f"{name}: expected an int >= 1, got {_digits(number)}")
-    return number
-
-
-def probability(name: str, value: Any) -> float:
-    """The value as a float in [0, 1], or an error that names the argument."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ArgumentTypeError(f"{name}: expected a number in [0, 1], got {value!r}")
-    if not (0.0 <= value <= 1.0) or math.isnan(value):
-        raise ArgumentValueError(f"{name}: expected a number in [0, 1], got {value!r}")
-    return float(value)
-
-
-def check_bytes(what: str, count: int, item_bytes: int) -> None:
-    """Refuse, before anything is allocated, an array that no address or no memory of this machine could hold."""
-    needed = count * item_bytes
-    limit = min(sys.maxsize, _physical_memory())
-    if needed > limit:
-        raise ArgumentValueError(
-            f"{what}: {_digits(count)} numbers need {_digits(needed)} bytes, and at most {limit} bytes can be had here"
-        )
-
-
-def _digits(n: int) -> str:
-    """The number for a message; Python refuses to print one of some thousand digits."""
+def digits(n: int) -> str:
+    """Write an integer for a message; Python refuses to print one of several thousand digits."""
     return str(n) if n.bit_length() <= PRINTED_BITS else f"about 2**{n.bit_length()}"
 
 

@@ -1,7 +1,7 @@
-"""Every error that rnncore raises on purpose: one base class, and kinds that are also the built-in a caller would expect.
+"""The errors that rnncore raises: one base class, and subclasses that are also the usual built-in exceptions.
 
-A message names the argument, says what was expected and what was got. Nothing has been changed or written when one is
-raised.
+A message names the argument, and says what was expected and what was given. When one is raised, nothing has been changed
+or written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = [
 
 
 class RnncoreError(Exception):
-    """Base class of every error that rnncore raises on purpose."""
+    """Base class of the errors that rnncore raises on purpose."""
 
 
 class ArgumentValueError(RnncoreError, ValueError):
@@ -39,27 +39,27 @@ class ShapeError(RnncoreError, ValueError):
 
 
 class DTypeError(RnncoreError, TypeError):
-    """An array has another dtype than the model's."""
+    """An array's dtype is not the model's, or not one that the device supports."""
 
 
 class DeviceError(RnncoreError, ValueError):
-    """An array, or a request, names another device than the model's, or one that is not there."""
+    """A device is not the model's, or does not exist."""
 
 
 class UnknownNameError(RnncoreError, ValueError):
-    """A backend, nonlinearity, initialiser or mode of that name is not known."""
+    """No backend, nonlinearity, initialiser or mode has that name."""
 
 
 class BackendUnavailableError(RnncoreError, ImportError):
-    """A backend is known but cannot be used here: its library is missing, or has no usable device."""
+    """A backend is known but cannot be used: its library is missing or broken, or has no usable device."""
 
 
 class KernelUnsupportedError(RnncoreError, RuntimeError):
-    """``kernel="require"`` was asked for and the backend's own scan does not take the request."""
+    """With ``kernel="require"``, the backend's own scan does not support the request."""
 
 
 class StateDictError(RnncoreError, ValueError):
-    """A mapping of parameters does not fit the network: every misfit is listed at once."""
+    """A mapping of parameters does not fit the network; the message lists every mismatch."""
 
 
 class FileFormatError(RnncoreError, ValueError):
@@ -67,4 +67,4 @@ class FileFormatError(RnncoreError, ValueError):
 
 
 class NonFiniteError(RnncoreError, ValueError):
-    """``check_finite=True`` found NaN or infinity: the message has the array's name and the first index."""
+    """``check_finite=True`` found NaN or infinity; the message has the array's name and the first index."""

@@ -228,24 +228,16 @@ def spec_of(
     layers = 1 + max((int(m[2]) for m in matched), default=0)
     bias = any(m[1].startswith("bias") for m in matched)
     bidirectional = any(m[3] for m in matched)
-    widths = []
-    for k in range(min(layers, len(params) + 1)):
-        w = params.get(f"weight_hh_l{k}")
-        shape = tuple(getattr(w, "shape", ()))
-        if len(shape) == 2 and shape[0] > 0:
-            widths.append(shape[0])
-        else:
-            got = "nothing" if w is None else f"shape {shape}"
-            faults.append(f"weight_hh_l{k}: expected a square matrix, got {got}")
-    first = tuple(getattr(params.get("weight_ih_l0"), "shape", ()))
-    if len(first) != 2 or first[1] < 1:
-        got = f"shape {first}" if "weight_ih_l0" in params else "nothing"
-        faults.append(f"weight_ih_l0: expected a matrix, got {got}")
+    found = {
+        n: _matrix(params, n)
+        for n in ("weight_ih_l0", *(f"weight_hh_l{k}" for k in range(min(layers, len(params) + 1))))
+    }
+    faults += [shape for shape in found.values() if isinstance(shape, str)]
     if faults:
         raise StateDictError("params do not make up a network: " + "; ".join(faults))
-    spec = RNNSpec.make(
-        first[1], tuple(widths), layers, nonlinearity, bias, batch_first, dropout, bidirectional, clip=clip
-    )
+    first, *squares = found.values()
+    input_size, widths = int(first[1]), tuple(int(shape[0]) for shape in squares)
+    spec = RNNSpec.make(input_size, widths, layers, nonlinearity, bias, batch_first, dropout, bidirectional, clip=clip)
     shapes = spec.parameter_shapes()
     faults = [f"missing {name}, expected shape {shape}" for name, shape in shapes.items() if name not in params]
     faults += [
@@ -256,6 +248,15 @@ def spec_of(
     if faults:
         raise StateDictError("params do not make up a network: " + "; ".join(faults))
     return spec
+
+
+def _matrix(params: Mapping[str, Array], name: str) -> tuple[int, ...] | str:
+    """The shape of a matrix that is not empty, or what is there instead."""
+    shape = tuple(getattr(params.get(name), "shape", ()))
+    if len(shape) == 2 and min(shape) > 0:
+        return shape
+    kind = "a matrix" if name == "weight_ih_l0" else "a square matrix"
+    return f"{name}: expected {kind}, got {f'shape {shape}' if name in params else 'nothing'}"
 
 
 def _shape(x: object) -> tuple[int, ...] | str:

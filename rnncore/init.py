@@ -1,18 +1,19 @@
-"""Initialisers: drawn on the host in float64 by ``numpy.random.Generator``, so a seed gives the same weights everywhere.
+"""Initialisers of parameters.
 
-An initialiser is a function of a shape (rows, columns) or (width,) and a generator. ``draw`` makes all parameters of a
-network, in the order of ``RNNSpec.parameter_shapes``.
+An initialiser is a function of a shape, (rows, columns) or (width,), and a ``numpy.random.Generator``. It draws on the
+host in float64, so a seed gives the same weights on every backend. ``draw`` makes all parameters of a network, in the
+order of ``RNNSpec.parameter_shapes``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from rnncore.arguments import non_negative, one_of, positive
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameError
 from rnncore.spec import RNNSpec
 from rnncore.typing import Host
@@ -34,33 +35,27 @@ Initialiser: TypeAlias = Callable[[tuple[int, ...], np.random.Generator], Host]
 
 
 def uniform(bound: float) -> Initialiser:
-    """U(-bound, bound). torch.nn.RNN draws every parameter so, with bound 1 / sqrt(H)."""
-    bound = _number("bound", bound, positive=False)
+    """Draw from U(-bound, bound). ``torch.nn.RNN`` draws every parameter this way, with bound 1 / sqrt(H)."""
+    bound = non_negative("bound", bound)
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
-        return rng.uniform(-bound, bound, shape)
-
-    return make
+    return lambda shape, rng: rng.uniform(-bound, bound, shape)
 
 
 def constant(value: float) -> Initialiser:
-    """The same number everywhere; nothing is drawn."""
+    """Set every entry to one number."""
     value = float(value)
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
-        return np.full(shape, value)
-
-    return make
+    return lambda shape, rng: np.full(shape, value)
 
 
 def orthogonal(gain: float = 1.0) -> Initialiser:
-    """A uniformly distributed (Haar) matrix with orthonormal rows or columns, times the gain.
+    """Draw a uniformly distributed (Haar) matrix with orthonormal rows or columns, times the gain.
 
     Saxe, McClelland and Ganguli (2014), "Exact solutions to the nonlinear dynamics of learning in deep linear neural
     networks". The sign fix that makes QR uniform: Mezzadri (2007), "How to generate random matrices from the classical
     compact groups".
     """
-    gain = _number("gain", gain)
+    gain = positive("gain", gain)
 
     def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
         rows, columns = _matrix(shape, "orthogonal")
@@ -72,19 +67,19 @@ def orthogonal(gain: float = 1.0) -> Initialiser:
 
 
 def identity(gain: float = 1.0) -> Initialiser:
-    """The identity times the gain; IRNN of Le, Jaitly and Hinton (2015), "A simple way to initialize recurrent networks
-    of rectified linear units", with relu and zero biases."""
-    gain = _number("gain", gain)
+    """Use the identity times the gain.
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
-        return gain * np.eye(*_matrix(shape, "identity"))
+    With relu and zero biases this is the IRNN of Le, Jaitly and Hinton (2015), "A simple way to initialize recurrent
+    networks of rectified linear units".
+    """
+    gain = positive("gain", gain)
 
-    return make
+    return lambda shape, rng: gain * np.eye(*_matrix(shape, "identity"))
 
 
 def xavier_uniform(gain: float = 1.0) -> Initialiser:
-    """U(-a, a) with a = gain sqrt(6 / (fan_in + fan_out)), Glorot and Bengio (2010), equation 16."""
-    gain = _number("gain", gain)
+    """Draw from U(-a, a), a = gain sqrt(6 / (fan_in + fan_out)): Glorot and Bengio (2010), equation 16."""
+    gain = positive("gain", gain)
 
     def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
         bound = gain * math.sqrt(6.0 / sum(_matrix(shape, "xavier_uniform")))
@@ -94,8 +89,8 @@ def xavier_uniform(gain: float = 1.0) -> Initialiser:
 
 
 def xavier_normal(gain: float = 1.0) -> Initialiser:
-    """N(0, s^2) with s = gain sqrt(2 / (fan_in + fan_out)), Glorot and Bengio (2010), equation 12."""
-    gain = _number("gain", gain)
+    """Draw from N(0, s^2), s = gain sqrt(2 / (fan_in + fan_out)): Glorot and Bengio (2010), equation 12."""
+    gain = positive("gain", gain)
 
     def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
         return rng.standard_normal(shape) * (gain * math.sqrt(2.0 / sum(_matrix(shape, "xavier_normal"))))
@@ -104,19 +99,22 @@ def xavier_normal(gain: float = 1.0) -> Initialiser:
 
 
 def gaussian(gain: float = 1.0) -> Initialiser:
-    """N(0, gain^2 / columns): the g of Sompolinsky, Crisanti and Sommers (1988), "Chaos in random neural networks"."""
-    gain = _number("gain", gain)
+    """Draw from N(0, gain^2 / columns).
 
-    def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
-        return rng.standard_normal(shape) * (gain / math.sqrt(_matrix(shape, "gaussian")[1]))
+    The gain is the g of Sompolinsky, Crisanti and Sommers (1988), "Chaos in random neural networks".
+    """
+    gain = positive("gain", gain)
 
-    return make
+    return lambda shape, rng: rng.standard_normal(shape) * (gain / math.sqrt(_matrix(shape, "gaussian")[1]))
 
 
 def spectral_radius(radius: float = 1.0) -> Initialiser:
-    """A Gaussian square matrix scaled so that its largest eigenvalue has this modulus, as reservoirs are made
-    (Jaeger 2001, "The echo state approach to analysing and training recurrent neural networks")."""
-    radius = _number("radius", radius)
+    """Draw a Gaussian square matrix and scale it so that its largest eigenvalue has this modulus.
+
+    Reservoirs are made this way: Jaeger (2001), "The echo state approach to analysing and training recurrent neural
+    networks".
+    """
+    radius = positive("radius", radius)
 
     def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
         rows, columns = _matrix(shape, "spectral_radius")
@@ -129,8 +127,7 @@ def spectral_radius(radius: float = 1.0) -> Initialiser:
     return make
 
 
-# What a bare name means for weight_hh. weight_ih is then Xavier uniform and the biases are 0, except for "uniform",
-# which is torch's default for all four.
+# The names apply to weight_hh, with weight_ih Xavier uniform and biases 0; "uniform" is torch's default for all four.
 INITIALISERS: Mapping[str, Callable[[], Initialiser]] = {
     "uniform": lambda: uniform(1.0),
     "orthogonal": orthogonal,
@@ -146,7 +143,7 @@ KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 def draw(spec: RNNSpec, rng: np.random.Generator, init: Any = "uniform") -> dict[str, Host]:
-    """All parameters of a network in float64.
+    """Draw all parameters of a network, in float64.
 
     Parameters
     ----------
@@ -156,8 +153,8 @@ def draw(spec: RNNSpec, rng: np.random.Generator, init: Any = "uniform") -> dict
         A name: "uniform" for torch's default, U(-1/sqrt(H), 1/sqrt(H)) for everything; "orthogonal", "identity",
         "xavier_uniform" ("xavier"), "xavier_normal", "gaussian" or "spectral_radius" for weight_hh, with weight_ih
         Xavier uniform and biases 0. An initialiser, such as ``rnncore.init.gaussian(1.5)``, for weight_hh in the same
-        way. Or a mapping from "weight_ih", "weight_hh", "bias_ih", "bias_hh" to names or initialisers; a kind that is
-        not in it is drawn as by torch.
+        way. Or a mapping from "weight_ih", "weight_hh", "bias_ih", "bias_hh" to names or initialisers; torch's default
+        applies to any of them that is missing.
 
     Raises
     ------
@@ -199,13 +196,10 @@ def _makers(init: Any) -> dict[str, Initialiser]:
 
 
 def _by_name(value: Any, argument: str) -> Initialiser | None:
-    """An initialiser; None for torch's uniform, whose bound is known only with the width."""
+    """Return an initialiser, or None for torch's uniform, whose bound depends on the width."""
     if isinstance(value, str):
-        if value not in INITIALISERS:
-            close = get_close_matches(value, INITIALISERS, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UnknownNameError(f"{argument}: expected one of {', '.join(INITIALISERS)}; got {value!r}{hint}")
-        return None if value == "uniform" else INITIALISERS[value]()
+        name = one_of(argument, value, INITIALISERS)
+        return None if name == "uniform" else INITIALISERS[name]()
     if callable(value):
         maker: Initialiser = value
         return maker
@@ -216,11 +210,3 @@ def _matrix(shape: tuple[int, ...], name: str) -> tuple[int, int]:
     if len(shape) != 2:
         raise ArgumentValueError(f"{name}: expected the shape of a matrix, got {shape}")
     return shape[0], shape[1]
-
-
-def _number(argument: str, value: Any, positive: bool = True) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ArgumentTypeError(f"{argument}: expected a number, got {value!r}")
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
-        raise ArgumentValueError(f"{argument}: expected a finite number > 0, got {value!r}")
-    return float(value)

@@ -3,7 +3,7 @@
     nonlinear    h_t = f(p_t + h_{t-1} W^T)
     linear       s_t = d_t * (u_t + s_{t-1} M)
 
-W is ``weight_hh``; time is the leading axis. With ``reverse`` time runs from T - 1 down to 0, so that t + 1 stands for
+W is ``weight_hh``; time is the leading axis. With ``reverse`` time runs from T - 1 down to 0, and t + 1 takes the place of
 t - 1. A scan takes a first state and its last one is in the result, so time can be cut anywhere.
 
 The pair is closed under differentiation, which is why no third primitive is needed. With e the cotangent of the bracket,
@@ -13,23 +13,53 @@ The pair is closed under differentiation, which is why no third primitive is nee
 - its JVP is a linear scan along time with d = f' and M = W^T;
 - the VJP of a linear scan is a linear scan against its time with the same d and M^T, its JVP one along it.
 
-p, u, d and the states may carry further batch axes before B, and w_hh then one matrix for each: (T, ..., B, H), (..., H, H).
+Each scan has three more forms, which go together:
+
+- **carry**: factors for leaks, resets, padding and dropout of the state. :mod:`rnncore.carry` has the formulas, and the linear
+  scan of this form.
+- **ragged**: ``rows``, the number of rows that run at each step, longest sequence first. Padding is not read, and is 0 in
+  the result. In reverse a row starts from its first state at its own end.
+- **networks**: p, u, d and the states have further axes before B, and w_hh one matrix for each: (T, ..., B, H), (..., H, H).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+from rnncore.carry import (
+    Carry,
+    LinearCarryCotangents,
+    after,
+    at_first,
+    by_rows,
+    factor_cotangent,
+    in_time,
+    linear_carry,
+    linear_carry_jvp,
+    linear_carry_vjp,
+    mixed,
+    outer,
+    previous,
+    seen,
+    stacked,
+    times,
+    with_tangent,
+)
 from rnncore.errors import ArgumentValueError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore.typing import Array, Namespace
 
 __all__ = [
+    "Carry",
+    "LinearCarryCotangents",
     "LinearCotangents",
     "NonlinearCotangents",
     "linear",
+    "linear_carry",
+    "linear_carry_jvp",
+    "linear_carry_vjp",
     "linear_jvp",
     "linear_vjp",
     "nonlinear",
@@ -40,13 +70,16 @@ __all__ = [
     "slope",
 ]
 
+Scan: TypeAlias = Callable[..., Array]
+
 
 class NonlinearCotangents(NamedTuple):
-    """Cotangents from :func:`nonlinear_vjp`, in the order of the scan's arguments; None where not needed."""
+    """Cotangents from :func:`nonlinear_vjp`, None where not needed. `carry` has those of the factors that were given."""
 
     p: Array
     h0: Array
     w_hh: Array
+    carry: Carry | None = None
 
 
 class LinearCotangents(NamedTuple):
@@ -59,9 +92,18 @@ class LinearCotangents(NamedTuple):
 
 
 def nonlinear(
-    p: Array, h0: Array, w_hh: Array, /, *, nonlinearity: Nonlinearity, reverse: bool, xp: Namespace
+    p: Array,
+    h0: Array,
+    w_hh: Array,
+    /,
+    *,
+    nonlinearity: Nonlinearity,
+    reverse: bool,
+    xp: Namespace,
+    carry: Carry | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Array:
-    """``h_t = f(p_t + h_{t-1} W^T)``.
+    """``h_t = f(p_t + h_{t-1} W^T)``, or with `carry` ``h_t = a_t * h_{t-1} + g_t * f(p_t + (i_t * h_{t-1}) W^T)``.
 
     Parameters
     ----------
@@ -74,22 +116,48 @@ def nonlinear(
     reverse : bool
         From the last step to the first.
     xp : Array API namespace
+    carry : Carry, optional
+        The factors a, g and i.
+    rows : sequence of int, optional
+        The number of rows that run at each of the T steps, never more than at the step before: the batch is sorted by
+        length, the longest sequence first. By default all rows run at all steps.
 
     Returns
     -------
     array (T, B, H)
-        h_t at its own t, in either direction.
+        h_t at its own t, in either direction; 0 where a row does not run.
+
+    Raises
+    ------
+    ArgumentValueError
+        For `rows` that grow, or are not T numbers in [0, B].
     """
+    factors = None if carry is None else carry.over(p.shape, xp=xp)
+    if rows is not None:
+        options = {"nonlinearity": nonlinearity, "reverse": reverse, "xp": xp}
+        return by_rows(
+            lambda cut, h: nonlinear(cut(p), h, w_hh, carry=factors and factors.cut(cut), **options),
+            rows, h0, p, reverse=reverse, xp=xp,
+        )  # fmt: skip
     w_t = xp.matrix_transpose(w_hh)
     h = h0
     states = []
-    for p_t in _in_time(p, reverse):
-        h = nonlinearity(p_t + xp.matmul(h, w_t), xp=xp)
+    if factors is None:
+        for p_t in in_time(p, reverse):
+            h = nonlinearity(p_t + xp.matmul(h, w_t), xp=xp)
+            states.append(h)
+        return stacked(states, p, reverse, xp)
+    each = (in_time(k, reverse, steps=p.shape[0]) for k in factors)
+    for p_t, a_t, g_t, i_t in zip(in_time(p, reverse), *each, strict=True):
+        value = nonlinearity(p_t + xp.matmul(times(i_t, h, xp=xp), w_t), xp=xp)
+        h = mixed(a_t, h, times(g_t, value, xp=xp), xp=xp)
         states.append(h)
-    return _stacked(states, p, reverse, xp)
+    return stacked(states, p, reverse, xp)
 
 
-def linear(u: Array, d: Array, s0: Array, m: Array, /, *, reverse: bool, xp: Namespace) -> Array:
+def linear(
+    u: Array, d: Array, s0: Array, m: Array, /, *, reverse: bool, xp: Namespace, rows: Sequence[int] | None = None
+) -> Array:
     """``s_t = d_t * (u_t + s_{t-1} M)``.
 
     Parameters
@@ -101,17 +169,24 @@ def linear(u: Array, d: Array, s0: Array, m: Array, /, *, reverse: bool, xp: Nam
     reverse : bool
         From the last step to the first.
     xp : Array API namespace
+    rows : sequence of int, optional
+        The number of rows that run at each step, as in :func:`nonlinear`.
 
     Returns
     -------
     array (T, B, H)
     """
+    if rows is not None:
+        return by_rows(
+            lambda cut, s: linear(cut(u), cut(d), s, m, reverse=reverse, xp=xp),
+            rows, s0, u, reverse=reverse, xp=xp,
+        )  # fmt: skip
     s = s0
     states = []
-    for u_t, d_t in zip(_in_time(u, reverse), _in_time(d, reverse), strict=True):
+    for u_t, d_t in zip(in_time(u, reverse), in_time(d, reverse), strict=True):
         s = d_t * (u_t + xp.matmul(s, m))
         states.append(s)
-    return _stacked(states, u, reverse, xp)
+    return stacked(states, u, reverse, xp)
 
 
 def nonlinear_vjp(
@@ -125,14 +200,21 @@ def nonlinear_vjp(
     nonlinearity: Nonlinearity,
     reverse: bool,
     xp: Namespace,
-    linear_scan: Callable[..., Array] | None = None,
+    carry: Carry | None = None,
+    linear_scan: Scan | None = None,
     needs: Sequence[bool] = (True, True, True),
 ) -> NonlinearCotangents:
     """Cotangents of ``nonlinear(p, h0, w_hh) = h`` for the cotangent d_h of h. p may be None where h determines f'.
 
     `linear_scan(u, d, s0, m, reverse=...)`, such as a kernel's, runs in place of :func:`linear`. Where an entry of `needs` is
     False, the product for that argument is skipped; p's cotangent is always there, as the others are made of it.
+
+    With `carry` p is needed, all cotangents are computed, and `linear_scan` runs in place of :func:`linear_carry`, with its
+    arguments. See :func:`_carry_vjp`.
     """
+    if carry is not None:
+        lived = _lived(p, h0, w_hh, h, carry, nonlinearity, reverse, xp)
+        return _carry_vjp(d_h, h0, w_hh, carry, lived, reverse, xp, linear_scan)
     scan = linear_scan or partial(linear, xp=xp)
     d = slope(p, h0, w_hh, h, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
     delta = scan(d_h, d, xp.zeros_like(h0), w_hh, reverse=not reverse)
@@ -140,7 +222,7 @@ def nonlinear_vjp(
     if needs[1]:
         d_h0 = xp.matmul(delta[-1, ...] if reverse else delta[0, ...], w_hh)
     if needs[2]:
-        d_w = _sum_to(_outer(delta, previous(h, h0, reverse=reverse, xp=xp), xp), w_hh.ndim, xp)
+        d_w = outer(delta, previous(h, h0, reverse=reverse, xp=xp), w_hh, xp=xp)
     return NonlinearCotangents(delta, d_h0, d_w)
 
 
@@ -157,12 +239,18 @@ def nonlinear_jvp(
     nonlinearity: Nonlinearity,
     reverse: bool,
     xp: Namespace,
-    linear_scan: Callable[..., Array] | None = None,
+    carry: Carry | None = None,
+    carry_dot: Carry | None = None,
+    linear_scan: Scan | None = None,
 ) -> Array:
-    """The tangent of h for tangents of p, h0 and w_hh; None is a tangent of zero.
+    """The tangent of h for tangents of p, h0 and w_hh, and of the factors: `carry_dot`. None is a tangent of 0, without `carry`
+    for the arrays too.
 
-    `linear_scan`: as in :func:`nonlinear_vjp`.
+    `linear_scan`, and p with `carry`: as in :func:`nonlinear_vjp`.
     """
+    if carry is not None:
+        lived = _lived(p, h0, w_hh, h, carry, nonlinearity, reverse, xp)
+        return _carry_jvp(p_dot, h0_dot, w_dot, w_hh, carry_dot or Carry(), lived, reverse, xp, linear_scan)
     scan = linear_scan or partial(linear, xp=xp)
     d = slope(p, h0, w_hh, h, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
     u = xp.zeros_like(h) if p_dot is None else p_dot
@@ -183,7 +271,7 @@ def linear_vjp(
     *,
     reverse: bool,
     xp: Namespace,
-    linear_scan: Callable[..., Array] | None = None,
+    linear_scan: Scan | None = None,
     needs: Sequence[bool] = (True, True, True, True),
 ) -> LinearCotangents:
     """Cotangents of ``linear(u, d, s0, m) = s`` for the cotangent d_s of s.
@@ -204,7 +292,7 @@ def linear_vjp(
     if needs[2]:
         d_s0 = xp.matmul(e[-1, ...] if reverse else e[0, ...], m_t)
     if needs[3]:
-        d_m = _sum_to(_outer(before, e, xp), m.ndim, xp)
+        d_m = outer(before, e, m, xp=xp)
     return LinearCotangents(e, d_d, d_s0, d_m)
 
 
@@ -222,7 +310,7 @@ def linear_jvp(
     *,
     reverse: bool,
     xp: Namespace,
-    linear_scan: Callable[..., Array] | None = None,
+    linear_scan: Scan | None = None,
 ) -> Array:
     """The tangent of s for tangents of u, d, s0 and m, None for zero: again a linear scan, with a source made by products.
 
@@ -244,27 +332,13 @@ def linear_jvp(
     return c + scan(source, d, first, m, reverse=reverse)
 
 
-def previous(h: Array, h0: Array, /, *, reverse: bool, xp: Namespace) -> Array:
-    """h_{t-1} at every t, with h0 before the first step: (T, B, H). With `reverse`, h_{t+1}."""
-    first = xp.expand_dims(xp.broadcast_to(h0, h.shape[1:]), axis=0)
-    return xp.concat([h[1:, ...], first], axis=0) if reverse else xp.concat([first, h[:-1, ...]], axis=0)
-
-
 def pre_activation(p: Array, h0: Array, w_hh: Array, h: Array, /, *, reverse: bool, xp: Namespace) -> Array:
     """z_t = p_t + h_{t-1} W^T for all steps from the states, by one product and no loop."""
     return p + xp.matmul(previous(h, h0, reverse=reverse, xp=xp), xp.matrix_transpose(w_hh))
 
 
 def slope(
-    p: Array | None,
-    h0: Array,
-    w_hh: Array,
-    h: Array,
-    /,
-    *,
-    nonlinearity: Nonlinearity,
-    reverse: bool,
-    xp: Namespace,
+    p: Array | None, h0: Array, w_hh: Array, h: Array, /, *, nonlinearity: Nonlinearity, reverse: bool, xp: Namespace
 ) -> Array:
     """f' at every step: from h where h determines it, else from z, recomputed from p by one product."""
     if not nonlinearity.derivative_needs_z:
@@ -275,27 +349,72 @@ def slope(
     return nonlinearity.derivative(z, xp=xp)
 
 
-def _in_time(x: Array, reverse: bool) -> list[Array]:
-    steps = range(x.shape[0])
-    return [x[t, ...] for t in (reversed(steps) if reverse else steps)]
+# --- derivatives with carry -------------------------------------------------------------------------------------------
 
 
-def _stacked(states: list[Array], like: Array, reverse: bool, xp: Namespace) -> Array:
-    if not states:
-        return xp.zeros_like(like)
-    return xp.stack(states[::-1] if reverse else states, axis=0)
+class _Lived(NamedTuple):
+    """Quantities at every step that both derivatives need. f' is not determined by h once a state is mixed into it."""
+
+    factors: Carry  # in the shapes of `spread`
+    before: Array  # h_{t-1}
+    read: Array  # i * h_{t-1}
+    value: Array  # f(z)
+    slope: Array  # f'(z)
+    d: Array  # g * f'(z)
 
 
-def _outer(a: Array, b: Array, xp: Namespace) -> Array:
-    """The sum over time and batch of a_t^T b_t as one product over T*B rows: (T, ..., B, H), (T, ..., B, K) to (..., H, K)."""
-    return xp.matmul(xp.matrix_transpose(_rows(a, xp)), _rows(b, xp))
+def _lived(
+    p: Array | None, h0: Array, w_hh: Array, h: Array, carry: Carry, f: Nonlinearity, reverse: bool, xp: Namespace
+) -> _Lived:
+    if p is None:
+        raise ArgumentValueError("p: expected an array, as with carry f' is computed from z, got None")
+    factors = carry.over(h.shape, xp=xp)
+    before = previous(h, h0, reverse=reverse, xp=xp)
+    read = times(factors.i, before, xp=xp)
+    z = p + xp.matmul(read, xp.matrix_transpose(w_hh))
+    slope_z = f.derivative(z, xp=xp)
+    return _Lived(factors, before, read, f(z, xp=xp), slope_z, times(factors.g, slope_z, xp=xp))
 
 
-def _rows(a: Array, xp: Namespace) -> Array:
-    moved = xp.moveaxis(a, 0, -3)
-    return xp.reshape(moved, (*moved.shape[:-3], moved.shape[-3] * moved.shape[-2], moved.shape[-1]))
+def _carry_vjp(
+    d_h: Array, h0: Array, w_hh: Array, carry: Carry, at: _Lived, reverse: bool, xp: Namespace, linear_scan: Scan | None
+) -> NonlinearCotangents:
+    """With l the whole cotangent of h: ``l_t = dh_t + a_{t+1} * l_{t+1} + i_{t+1} * ((d_{t+1} * l_{t+1}) W)``, d = g * f'.
+
+    Then dp = d * l, dW = sum_t dp_t^T (i * h_{t-1}), dh0 = a * l + i * (dp W) at the first step, da = l * h_{t-1},
+    dg = l * f and di = (dp W) * h_{t-1}.
+    """
+    scan = linear_scan or partial(linear_carry, xp=xp)
+    a, g, i = at.factors
+    late_i, late_d, late_a = (after(k, reverse=reverse, xp=xp) for k in (i, at.d, a))
+    whole = scan(d_h, late_i, late_d, late_a, xp.zeros_like(h0), w_hh, reverse=not reverse)
+    delta = times(g, at.slope * whole, xp=xp)
+    a_0, i_0, whole_0, delta_0 = (at_first(k, reverse) for k in (a, i, whole, delta))
+    d_h0 = mixed(a_0, whole_0, times(i_0, xp.matmul(delta_0, w_hh), xp=xp), xp=xp)
+    back = None if i is None else xp.matmul(delta, w_hh)
+    d_a = factor_cotangent(whole, at.before, a, carry.a, xp=xp)
+    d_g = factor_cotangent(whole, at.value, g, carry.g, xp=xp)
+    d_i = factor_cotangent(back, at.before, i, carry.i, xp=xp)
+    return NonlinearCotangents(delta, d_h0, outer(delta, at.read, w_hh, xp=xp), Carry(d_a, d_g, d_i))
 
 
-def _sum_to(x: Array, ndim: int, xp: Namespace) -> Array:
-    """Sum away the leading axes that a shared matrix was broadcast over."""
-    return xp.sum(x, axis=tuple(range(x.ndim - ndim))) if x.ndim > ndim else x
+def _carry_jvp(
+    p_dot: Array,
+    h0_dot: Array,
+    w_dot: Array,
+    w_hh: Array,
+    dots: Carry,
+    at: _Lived,
+    reverse: bool,
+    xp: Namespace,
+    linear_scan: Scan | None,
+) -> Array:
+    """The linear scan with carry, o = d, of ``d * (p' + (i' * h_{t-1}) W^T + (i * h_{t-1}) W'^T) + a' * h_{t-1} + g' * f``."""
+    scan = linear_scan or partial(linear_carry, xp=xp)
+    w_t, (a, g, i) = xp.matrix_transpose(w_hh), at.factors
+    u = p_dot + xp.matmul(at.read, xp.matrix_transpose(w_dot))
+    if i is not None and dots.i is not None:
+        u = u + xp.matmul(dots.i * seen(at.before, i, xp=xp), w_t)
+    c = with_tangent(times(g, at.slope * u, xp=xp), dots.a, a, at.before, xp=xp)
+    c = with_tangent(c, dots.g, g, at.value, xp=xp)
+    return scan(c, at.d, i, a, h0_dot, w_t, reverse=reverse)

@@ -1,6 +1,6 @@
-"""RNNSpec: the frozen, validated description of a network: sizes, layers, directions, nonlinearity, bias.
+"""RNNSpec, the validated description of a network: sizes, layers, directions, nonlinearity, bias.
 
-It holds no array and no backend. Every size is checked here with Python integers, before anything is allocated.
+It holds no array and no backend. Sizes are checked in Python integers before anything is allocated.
 """
 
 from __future__ import annotations
@@ -10,28 +10,29 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rnncore.arguments import _digits, check_bytes, positive_int, probability
+from rnncore.arguments import check_bytes, describe, digits, flag, positive_int, probability
 from rnncore.errors import ArgumentTypeError, ArgumentValueError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity, as_nonlinearity
 from rnncore.nonlinearity.nonlinearity import from_config as nonlinearity_from_config
 
 __all__ = ["RNNSpec"]
 
-# Parameters are drawn on the host in float64 whatever the model's dtype, so this is what making them takes.
+# Parameters are drawn on the host in float64, whatever the model's dtype.
 HOST_ITEM_BYTES = 8
+OPTIONS = ("bias", "batch_first", "dropout", "bidirectional")
 
 
 @dataclass(frozen=True)
 class RNNSpec:
-    """A vanilla (Elman) RNN without its numbers. Make one with :meth:`RNNSpec.make`.
+    """Description of a vanilla (Elman) RNN, without its parameters. Make one with :meth:`RNNSpec.make`.
 
     Attributes
     ----------
     input_size : int
     hidden_sizes : tuple of int
-        The width of each layer; its length is the number of layers.
+        Width of each layer; the length is the number of layers.
     nonlinearity : Nonlinearity
-        The clip is part of it.
+        Including the clip.
     bias, batch_first, bidirectional : bool
     dropout : float
     """
@@ -58,7 +59,7 @@ class RNNSpec:
         *,
         clip: float | None = None,
     ) -> RNNSpec:
-        """Check every argument and build the description. The arguments are those of :class:`rnncore.RNN`.
+        """Check the arguments, which are those of :class:`rnncore.RNN`, and build the description.
 
         Raises
         ------
@@ -71,30 +72,23 @@ class RNNSpec:
                 raise ArgumentValueError("hidden_size: expected an int or one int per layer, got an empty sequence")
             widths = tuple(positive_int(f"hidden_size[{k}]", h) for k, h in enumerate(hidden_size))
             layers = len(widths)
-            if positive_int("num_layers", num_layers) not in (1, layers):  # 1 is what stands there if nothing was said
+            if positive_int("num_layers", num_layers) not in (1, layers):  # 1 is the default
                 raise ArgumentValueError(
                     f"num_layers: expected {layers}, the number of widths in hidden_size, got {num_layers}"
                 )
         else:
             width = positive_int("hidden_size", hidden_size)
             layers = positive_int("num_layers", num_layers)
-            widths = (width, width)[:layers]  # two are enough to count; the whole tuple could be too large to make
-        for name, value in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
-            if not isinstance(value, bool):
-                raise ArgumentTypeError(f"{name}: expected True or False, got {value!r}")
+            widths = (width, width)[:layers]  # enough to count parameters; the whole tuple might not fit in memory
+        flags = {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
+        for name, value in flags.items():
+            flag(name, value)
         directions = 2 if bidirectional else 1
         _check_total(input_size, widths, layers, directions, bias)
         if len(widths) != layers:
             widths = widths[:1] * layers
-        return cls(
-            input_size,
-            widths,
-            as_nonlinearity(nonlinearity, clip=clip),
-            bias,
-            batch_first,
-            probability("dropout", dropout),
-            bidirectional,
-        )
+        function = as_nonlinearity(nonlinearity, clip=clip)
+        return cls(input_size, widths, function, dropout=probability("dropout", dropout), **flags)
 
     @property
     def num_layers(self) -> int:
@@ -103,7 +97,7 @@ class RNNSpec:
 
     @property
     def num_directions(self) -> int:
-        """D: 2 for a bidirectional network, else 1."""
+        """Number of directions, D: 2 for a bidirectional network, else 1."""
         return 2 if self.bidirectional else 1
 
     @cached_property
@@ -112,7 +106,7 @@ class RNNSpec:
         return len(set(self.hidden_sizes)) == 1
 
     def layer_input_size(self, layer: int) -> int:
-        """What the layer reads: input_size for the first, D times the width below for the others."""
+        """Input size of a layer: input_size for the first, D times the width below for the others."""
         return self.input_size if layer == 0 else self.num_directions * self.hidden_sizes[layer - 1]
 
     @cached_property
@@ -125,11 +119,11 @@ class RNNSpec:
         )
 
     def suffix(self, layer: int, direction: int) -> str:
-        """torch's suffix of a parameter's name: ``l0``, ``l0_reverse``, ``l1``, ..."""
+        """Suffix of a parameter's name, as in torch: ``l0``, ``l0_reverse``, ``l1``, ..."""
         return f"l{layer}" + ("_reverse" if direction else "")
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """torch's names in torch's order, each with its shape.
+        """Shape of each parameter, by torch's names and in torch's order.
 
         >>> from rnncore import RNNSpec
         >>> RNNSpec.make(5, 6).parameter_shapes()
@@ -142,36 +136,32 @@ class RNNSpec:
         return shapes
 
     def to_config(self) -> dict[str, Any]:
-        """Plain data that JSON can hold; :meth:`from_config` reads it."""
+        """Convert to plain data that JSON can hold."""
         return {
             "input_size": self.input_size,
             "hidden_sizes": list(self.hidden_sizes),
             "nonlinearity": self.nonlinearity.to_config(),
             "custom_nonlinearity": self.nonlinearity.is_custom,
-            "bias": self.bias,
-            "batch_first": self.batch_first,
-            "dropout": self.dropout,
-            "bidirectional": self.bidirectional,
+            **{name: getattr(self, name) for name in OPTIONS},
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], *, nonlinearity: Any = None) -> RNNSpec:
-        """The inverse of :meth:`to_config`, checking everything: the mapping may come from a stranger's file.
+        """Rebuild a description from :meth:`to_config`, checking everything: the file may be untrusted.
 
-        `nonlinearity` stands in for a user's own function, which no configuration can hold.
+        Parameters
+        ----------
+        config : mapping
+        nonlinearity : optional
+            The function of a network with a custom nonlinearity, which no configuration can hold.
+
+        Raises
+        ------
+        ArgumentTypeError, ArgumentValueError, UnknownNameError
         """
-        known = {
-            "input_size",
-            "hidden_sizes",
-            "nonlinearity",
-            "custom_nonlinearity",
-            "bias",
-            "batch_first",
-            "dropout",
-            "bidirectional",
-        }
+        known = {"input_size", "hidden_sizes", "nonlinearity", "custom_nonlinearity", *OPTIONS}
         if not isinstance(config, Mapping) or set(config) != known:
-            got = sorted(map(str, config)) if isinstance(config, Mapping) else type(config).__name__
+            got = sorted(map(str, config)) if isinstance(config, Mapping) else describe(config)
             raise ArgumentValueError(f"spec: expected a mapping with the keys {sorted(known)}, got {got}")
         if not isinstance(config["hidden_sizes"], (list, tuple)):
             raise ArgumentTypeError(f"hidden_sizes: expected a list of int, got {config['hidden_sizes']!r}")
@@ -180,27 +170,18 @@ class RNNSpec:
             raise ArgumentTypeError(f"nonlinearity: expected a mapping and custom_nonlinearity a bool, got {stored!r}")
         if custom and nonlinearity is None:
             raise ArgumentValueError(
-                f"nonlinearity: this network was made with a user's own function, {stored.get('name')!r}; "
-                "give it as nonlinearity="
+                f"nonlinearity: this network has a custom function, {stored.get('name')!r}; pass it as nonlinearity="
             )
         if not custom and nonlinearity is not None:
             raise ArgumentValueError(
-                f"nonlinearity: this network has {stored.get('name')!r}, which needs none to be given, got {nonlinearity!r}"
+                f"nonlinearity: expected None, as this network has {stored.get('name')!r}, got {nonlinearity!r}"
             )
-        if custom:
-            nonlinearity = as_nonlinearity(nonlinearity, clip=stored.get("clip"))
-        else:
-            nonlinearity = nonlinearity_from_config(stored)
-        return cls.make(
-            config["input_size"],
-            tuple(config["hidden_sizes"]),
-            len(config["hidden_sizes"]),
-            nonlinearity,
-            config["bias"],
-            config["batch_first"],
-            config["dropout"],
-            config["bidirectional"],
+        function = (
+            as_nonlinearity(nonlinearity, clip=stored.get("clip")) if custom else nonlinearity_from_config(stored)
         )
+        widths = config["hidden_sizes"]
+        options = {name: config[name] for name in OPTIONS}
+        return cls.make(config["input_size"], widths, len(widths), function, **options)
 
 
 def _check_total(input_size: int, widths: tuple[int, ...], layers: int, directions: int, bias: bool) -> None:
@@ -210,6 +191,6 @@ def _check_total(input_size: int, widths: tuple[int, ...], layers: int, directio
         read = input_size if k == 0 else directions * widths[k - 1]
         counts.append(directions * h * (read + h + extra))
     total = sum(counts) + (layers - len(widths)) * counts[-1]
-    width = _digits(widths[0]) if len(set(widths)) == 1 else f"({', '.join(map(_digits, widths))})"
-    sizes = f"input_size={_digits(input_size)}, hidden_size={width}, num_layers={_digits(layers)}"
+    width = digits(widths[0]) if len(set(widths)) == 1 else f"({', '.join(map(digits, widths))})"
+    sizes = f"input_size={digits(input_size)}, hidden_size={width}, num_layers={digits(layers)}"
     check_bytes(sizes, total, HOST_ITEM_BYTES)

@@ -1,6 +1,6 @@
-"""Names of types for the reader: Array, Namespace, Device, Host, KernelMode.
+"""Type aliases: Array, Namespace, Device, Host, KernelMode.
 
-The Array API standard has no static types yet (data-apis/array-api#267).
+Arrays are Any, because the Array API standard has no static types yet (data-apis/array-api#267).
 """
 
 from __future__ import annotations

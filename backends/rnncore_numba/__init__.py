@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import rnncore
-from rnncore_numba._products import product as _product
+from rnncore_numba._products import product as product
 from rnncore_numba._scans import NumbaScans
 from rnncore_numba._threads import allowed
 from rnncore_numba._threads import limit_threads as limit_threads
@@ -68,11 +68,6 @@ def read_only(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
     view = x.view()
     view.flags.writeable = False
     return view
-
-
-def product(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any], whole: bool = True, /) -> np.ndarray[Any, Any]:
-    """NumPy's own, or of large matrices in the threads that run the scans."""
-    return _product(a, b, whole)
 
 
 def threads() -> int:

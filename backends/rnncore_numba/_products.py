@@ -16,17 +16,23 @@ from rnncore_numba._threads import allowed, blas, divided, run
 HostArray = np.ndarray[Any, Any]
 # Multiplications, times the bytes of a number, worth threads of our own.
 LARGE = 4 * 10**8
+# Multiplications that BLAS runs in one thread by itself, whatever the shapes.
+ALONE = 2**13
 # Rows that BLAS takes at a time, whatever the processor: parts of whole such blocks waste nothing.
 BLOCK = 64
 
 __all__ = ["product"]
 
 
-def product(a: HostArray, b: HostArray, whole: bool, /) -> HostArray:
+def product(a: HostArray, b: HostArray, whole: bool = True, /) -> HostArray:
     """a (N, K) times b (K, M); a product of one step never wakes BLAS's second thread, which all others would wait for."""
-    large = a.nbytes * b.shape[1] >= LARGE
+    work = a.size * b.shape[1]
+    if work <= ALONE:
+        result: HostArray = np.matmul(a, b)
+        return result
+    large = work * a.itemsize >= LARGE
     if whole and not large:
-        result: HostArray = blas().product(a, b, whole)
+        result = blas().product(a, b, whole)
         return result
     with blas().limit_threads(1):
         threads = allowed() if large else 1

@@ -55,7 +55,8 @@ class NumbaScans:
     ) -> HostArray:
         """``h_t = f(p_t + h_{t-1} W_hh^T)``; with `overwrite`, h takes the place of p."""
         clip = nonlinearity.clip
-        functions = self._functions(nonlinearity.name, p.dtype, clip is not None)
+        kind = nonlinearity.name, p.dtype, clip is not None
+        functions = self._compiled.get(kind) or self._functions(*kind)
         given, p = p, _plain(p)
         out = p if overwrite or p is not given else np.empty(p.shape, p.dtype)
         return _run(functions, p, p, _plain(h0), w_hh, out, bool(reverse), 0.0 if clip is None else float(clip))
@@ -72,19 +73,17 @@ class NumbaScans:
         overwrite: bool = False,
     ) -> HostArray:
         """``s_t = d_t * (u_t + s_{t-1} M)``; with `overwrite`, s takes the place of d."""
-        functions = self._functions("linear", u.dtype, False)
+        kind = "linear", u.dtype, False
+        functions = self._compiled.get(kind) or self._functions(*kind)
         given, d = d, _plain(d)
         out = d if overwrite or d is not given else np.empty(d.shape, d.dtype)
         return _run(functions, _plain(u), d, _plain(s0), m.T, out, bool(reverse), 0.0)
 
     def _functions(self, name: str, dtype: Any, clipped: bool) -> Any:
-        key = (name, dtype, clipped)
-        found = self._compiled.get(key)
-        if found is None:
-            from rnncore_numba._kernels import compiled
-            from rnncore_numba._tiles import Kind
+        from rnncore_numba._kernels import compiled
+        from rnncore_numba._tiles import Kind
 
-            found = self._compiled[key] = compiled(Kind(name, NAMES[dtype], clipped))
+        found = self._compiled[name, dtype, clipped] = compiled(Kind(name, NAMES[dtype], clipped))
         return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from rnncore.backend.contract import ScanRequest
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
-from rnncore_numpy._threads import threads_for
+from rnncore_numpy._threads import one_thread_for
 
 HostArray = np.ndarray[Any, Any]
 # At one row a step is a few hundred numbers, and what it costs is the calls: np.dot is half a call to np.matmul, and a
@@ -19,6 +19,9 @@ _dot, _add, _multiply, _maximum, _minimum = np.dot, np.add, np.multiply, np.maxi
 # 45 steps and those of 16 rows in 2; 512 x 512 takes 300 us, 28 products of a vector. From 256 units on a vector's product is
 # no faster with a copy: whole scans take 0.9 to 1.15 of the time, either way (float32, OpenBLAS of NumPy 2.4, Zen 5).
 ROWS_WORTH_A_COPY, WIDE = 64, 256
+
+
+Function = Callable[[HostArray, HostArray], object]
 
 
 class NumpyScans:
@@ -48,17 +51,12 @@ class NumpyScans:
         activate, clip = _FUNCTIONS[nonlinearity.name], nonlinearity.clip
         w_t = _laid_out(w_hh.T, *p.shape)
         out = p if overwrite and p.flags.writeable else np.empty(p.shape, p.dtype)
-        z = np.empty(h0.shape, p.dtype)
-        h = h0
-        with threads_for(*p.shape):
-            for p_t, h_t in zip(p[::-1], out[::-1], strict=True) if reverse else zip(p, out, strict=True):
-                _dot(h, w_t, z)
-                _add(p_t, z, z)
-                if clip is not None:
-                    _minimum(z, clip, out=z)
-                    _maximum(z, -clip, out=z)
-                activate(z, h_t)
-                h = h_t
+        limited = one_thread_for(*p.shape)
+        if limited is None:
+            _nonlinear_steps(p, h0, w_t, out, activate, clip, reverse)
+        else:
+            with limited:
+                _nonlinear_steps(p, h0, w_t, out, activate, clip, reverse)
         return out
 
     def linear(
@@ -75,19 +73,38 @@ class NumpyScans:
         """``s_t = d_t * (u_t + s_{t-1} M)``; with `overwrite`, s takes the place of d."""
         m = _laid_out(m, *u.shape)
         out = d if overwrite and d.flags.writeable else np.empty(d.shape, d.dtype)
-        product = np.empty(s0.shape, d.dtype)
-        s = s0
-        if reverse:
-            u, d, steps = u[::-1], d[::-1], out[::-1]
+        limited = one_thread_for(*u.shape)
+        if limited is None:
+            _linear_steps(u, d, s0, m, out, reverse)
         else:
-            steps = out
-        with threads_for(*u.shape):
-            for u_t, d_t, s_t in zip(u, d, steps, strict=True):
-                _dot(s, m, product)
-                _add(u_t, product, product)
-                _multiply(d_t, product, s_t)
-                s = s_t
+            with limited:
+                _linear_steps(u, d, s0, m, out, reverse)
         return out
+
+
+def _nonlinear_steps(
+    p: HostArray, h: HostArray, w_t: HostArray, out: HostArray, activate: Function, clip: float | None, reverse: bool
+) -> None:
+    z = np.empty(h.shape, p.dtype)
+    for p_t, h_t in zip(p[::-1], out[::-1], strict=True) if reverse else zip(p, out, strict=True):
+        _dot(h, w_t, z)
+        _add(p_t, z, z)
+        if clip is not None:
+            _minimum(z, clip, out=z)
+            _maximum(z, -clip, out=z)
+        activate(z, h_t)
+        h = h_t
+
+
+def _linear_steps(u: HostArray, d: HostArray, s: HostArray, m: HostArray, out: HostArray, reverse: bool) -> None:
+    product = np.empty(s.shape, d.dtype)
+    if reverse:
+        u, d, out = u[::-1], d[::-1], out[::-1]
+    for u_t, d_t, s_t in zip(u, d, out, strict=True):
+        _dot(s, m, product)
+        _add(u_t, product, product)
+        _multiply(d_t, product, s_t)
+        s = s_t
 
 
 def _laid_out(m: HostArray, steps: int, batch: int, width: int) -> HostArray:
@@ -107,7 +124,7 @@ def _sigmoid(z: HostArray, out: HostArray) -> None:
 
 
 # Each writes f(z) into `out` and may spoil z.
-_FUNCTIONS: dict[str, Callable[[HostArray, HostArray], object]] = {
+_FUNCTIONS: dict[str, Function] = {
     "tanh": np.tanh,
     "relu": _relu,
     "sigmoid": _sigmoid,

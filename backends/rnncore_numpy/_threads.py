@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["limit_threads", "product", "threads", "threads_for"]
+__all__ = ["limit_threads", "one_thread_for", "product", "threads"]
 
 HostArray = np.ndarray[Any, Any]
 # Multiplications in one step's product. Below, OpenBLAS does not divide a product (a vector's, one of matrices) ...
@@ -30,15 +30,14 @@ LONE_PRODUCT_ALONE, LONE_PRODUCT_WORTH_THREADS = 2**18, 2**25
 SMALL_SCAN = 2**20
 
 _NOTHING: AbstractContextManager[Any] = nullcontext()
-_matmul: Callable[[HostArray, HostArray], HostArray] = np.matmul
 
 
-def threads_for(steps: int, batch: int, width: int) -> AbstractContextManager[Any]:
-    """What a scan's loop runs in."""
+def one_thread_for(steps: int, batch: int, width: int) -> AbstractContextManager[Any] | None:
+    """The limit to one thread that a scan's loop runs in, or None where it needs none."""
     product = batch * width * width
     alone = VECTOR_ALONE if batch == 1 else MATRIX_ALONE
     if product <= alone or product >= WORTH_THREADS or steps * product < SMALL_SCAN:
-        return _NOTHING
+        return None
     return _ONE
 
 
@@ -46,8 +45,8 @@ def product(a: HostArray, b: HostArray, whole: bool = True, /) -> HostArray:
     """a times b by BLAS, with one thread where the product is too small to share."""
     if LONE_PRODUCT_ALONE < a.size * b.shape[1] < LONE_PRODUCT_WORTH_THREADS:
         with _ONE:
-            return _matmul(a, b)
-    return _matmul(a, b)
+            return np.matmul(a, b)  # type: ignore[no-any-return]
+    return np.matmul(a, b)  # type: ignore[no-any-return]
 
 
 def limit_threads(count: int) -> AbstractContextManager[Any]:

@@ -25,7 +25,7 @@ from rnncore.nonlinearity.nonlinearity import Nonlinearity
 
 __all__ = ["SETTING", "index_of", "ruled", "run", "scans_for", "setting"]
 
-# --- the rule: not measured on a GPU yet; `scripts/gpu-check` prints times to set it by -----------------------------------
+# --- the rule: not measured on a GPU yet; `python -m benchmarks.gpu` prints times to set it by ---------------------------
 # The kernels that run all steps in one launch. The backend's third way, a product and a kernel for each step, is the same work
 # as PyTorch's operations, which follow PyTorch's setting of TF32.
 PERSISTENT = ("block_scan<", "grid_scan<")

@@ -1,42 +1,65 @@
-"""Who computes: a table of what is measured, and what each file beside it must be.
+"""The libraries that are measured: a table of all, and one file for each.
 
-A file has functions ``name(problem) -> Prepared``; the table names them as "module:function". A library's file is imported
-in its own process and nowhere else, so nothing here imports one.
+A file has functions ``name(problem) -> Prepared``, which the table names as "module:function". A library's file is imported
+only in its own process, so nothing here imports one.
 """
 
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol
 
-from benchmarks.case import Case, Numbers, Problem
+from benchmarks.case import Numbers, Problem
 
 __all__ = ["CHECKPOINTED", "PEERS", "Peer", "Prepared", "Unsupported", "prepare", "usable"]
 
 
 class Unsupported(Exception):
-    """The library does not do this case; the text says why."""
+    """The library cannot do this case; the text is the reason."""
+
+
+class Clock(Protocol):
+    """Returns the mean seconds of a number of calls in a row."""
+
+    def __call__(self, call: Callable[[], Any], calls: int = 1, /) -> float: ...
+
+
+def host_clock(call: Callable[[], Any], calls: int = 1, /) -> float:
+    """Return the mean seconds of calls in a row, by the host's clock."""
+    began = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - began) / calls
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A case laid out in a library's own arrays, weights and layout: what is left to do is to run it.
+    """A case laid out in a library's own arrays, weights and layout, ready to run.
 
-    forward : computes output and h_n, to the end: nothing is still under way when it returns.
-    both : computes those and the gradients of x, h0 and all parameters; None where the library has none.
-    read : host numbers of what either returned, under the names of :func:`benchmarks.naive.both`, time first; None where what
-        is timed is no network.
-    about : what is worth knowing beside the times: which kernel runs, and why.
+    forward : computes output and h_n; all work is finished when it returns, or `clock` waits for it.
+    both : computes those and the gradients of x, h0 and all parameters; None if the library has no gradients.
+    read : returns the host numbers of either result, named as in :func:`benchmarks.naive.both`, time first; None if what is
+        timed is not a network.
+    about : which kernel runs, and why.
+    clock : times calls.
+    peak : returns the most bytes on the device that a call holds beyond those before it.
     """
 
     forward: Callable[[], Any]
     both: Callable[[], Any] | None
     read: Callable[[Any], Numbers] | None
     about: str = ""
+    clock: Clock = host_clock
+    peak: Callable[[Callable[[], Any]], int] | None = None
+
+    def passes(self) -> dict[str, Callable[[], Any]]:
+        """Return the calls by the names of :data:`benchmarks.case.PASSES`."""
+        return {"forward": self.forward} | ({} if self.both is None else {"both": self.both})
 
 
 @dataclass(frozen=True)
@@ -46,7 +69,6 @@ class Peer:
     Parameters
     ----------
     label : str
-        As readers know it.
     factory : str
         "module:function".
     ours : bool
@@ -55,7 +77,7 @@ class Peer:
     env : mapping
         Variables of its process.
     modules : tuple of str
-        Modules that must be there: a backend that is not in this version is left out.
+        Modules that must exist: a backend that this version lacks is left out.
     """
 
     label: str
@@ -84,23 +106,17 @@ PEERS: Mapping[str, Peer] = {
     "numpy loop": Peer("NumPy, plain loop", "benchmarks.peers.numpy_loop:loop"),
 }  # fmt: skip
 CHECKPOINTED: Mapping[str, Peer] = {
-    f"{name}, checkpoint": Peer(
-        f"{PEERS[name].label}, checkpoint=True",
-        f"{PEERS[name].factory}_checkpoint",
-        True,
-        PEERS[name].packages,
-        (),
-        PEERS[name].modules,
-    )
-    for name in ("numpy", "numba", "torch")
+    f"{name}, checkpoint": replace(peer, label=f"{peer.label}, checkpoint=True", factory=f"{peer.factory}_checkpoint")
+    for name, peer in PEERS.items()
+    if name in ("numpy", "numba", "torch")
 }
-# The peers of these names are what the tables compare with; they stand here once.
+# The names that the tables compare.
 TORCH, DROP_IN, PLAIN = "torch.nn.RNN", "drop-in", "numpy"
 NUMPY_ARRAYS = ("numpy", "numba")
 
 
 def usable(peer: Peer) -> str | None:
-    """Why a peer cannot be measured here; None where it can. Imports nothing of it but its parent package."""
+    """Return why a peer cannot be measured here, or None; import at most its parent package."""
     for package in peer.packages:
         try:
             version(package)
@@ -117,17 +133,12 @@ def usable(peer: Peer) -> str | None:
 
 
 def prepare(factory: str, problem: Problem) -> Prepared:
-    """Call what "module:function" names."""
+    """Call the function named by "module:function"."""
     module, _, function = factory.partition(":")
     made: Prepared = getattr(importlib.import_module(module), function)(problem)
     return made
 
 
-def gradients(case: Case, x: Any, h0: Any, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Names for gradients that a library returned in its own structure."""
-    return {"x": x, "h0": h0, **{name: params[name] for k in range(case.layers) for name in layer_names(k)}}
-
-
 def layer_names(k: int) -> tuple[str, str, str, str]:
-    """The parameters of one layer."""
+    """Return the names of one layer's parameters."""
     return f"weight_ih_l{k}", f"weight_hh_l{k}", f"bias_ih_l{k}", f"bias_hh_l{k}"

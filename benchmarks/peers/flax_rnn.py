@@ -9,10 +9,11 @@ import numpy as np
 
 from benchmarks.case import Numbers, Problem
 from benchmarks.peers import Prepared, layer_names
+from benchmarks.peers.jax_scan import compiled
 
 
 def rnn(problem: Problem) -> Prepared:
-    """Time-major, layer upon layer; the function is compiled once and the modules' state is its argument."""
+    """Time-major, layer upon layer; the state of the modules is an argument of the compiled function."""
     jax: Any = importlib.import_module("jax")
     case = problem.case
     jax.config.update("jax_enable_x64", case.dtype == "float64")
@@ -29,24 +30,12 @@ def rnn(problem: Problem) -> Prepared:
             last.append(h)
         return x, jnp.stack(last)
 
-    def run_back(state: Any, x: Any, h0: Any, d_output: Any, d_h_n: Any) -> Any:
-        found, pullback = jax.vjp(run, state, x, h0)
-        return found, pullback((d_output, d_h_n))
-
     x, h0, d_output, d_h_n = (jnp.asarray(v) for v in (problem.x, problem.h0, problem.d_output, problem.d_h_n))
-    compiled, compiled_back = jax.jit(run), jax.jit(run_back)
-
-    def forward() -> Any:
-        output, h_n = jax.block_until_ready(compiled(state, x, h0))
-        return {"output": output, "h_n": h_n}
-
-    def both() -> Any:
-        (output, h_n), (d_state, d_x, d_h0) = jax.block_until_ready(compiled_back(state, x, h0, d_output, d_h_n))
-        return {"output": output, "h_n": h_n, "x": d_x, "h0": d_h0, "state": d_state}
+    forward, both = compiled(jax, run, state, (x, h0), (d_output, d_h_n))
 
     def read(found: Any) -> Numbers:
         found = dict(found)
-        d_layers = nnx.merge(graph, found.pop("state")) if "state" in found else []
+        d_layers = nnx.merge(graph, found.pop("params")) if "params" in found else []
         numbers = {n: np.asarray(v) for n, v in found.items()}
         for k, module in enumerate(d_layers):
             cell = module.cell

@@ -1,14 +1,15 @@
-"""JAX's lax.scan under jit, as its users write it: both products in the step, or the input's product before the loop."""
+"""JAX's lax.scan under jit, with both products in the step, or with the input's product before the loop."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from benchmarks.case import Numbers, Problem
-from benchmarks.peers import Prepared, gradients
+from benchmarks.peers import Prepared
 
 
 def naive(problem: Problem) -> Prepared:
@@ -25,6 +26,8 @@ def _prepared(problem: Problem, *, hoist: bool) -> Prepared:
     jax: Any = importlib.import_module("jax")
     case = problem.case
     jax.config.update("jax_enable_x64", case.dtype == "float64")
+    if case.device != "cpu":
+        jax.config.update("jax_default_matmul_precision", "highest")
     jnp: Any = importlib.import_module("jax.numpy")
     f = jnp.tanh if case.nonlinearity == "tanh" else jax.nn.relu
 
@@ -43,23 +46,34 @@ def _prepared(problem: Problem, *, hoist: bool) -> Prepared:
             last.append(h)
         return x, jnp.stack(last)
 
-    def run_back(params: Any, x: Any, h0: Any, d_output: Any, d_h_n: Any) -> Any:
-        found, pullback = jax.vjp(run, params, x, h0)
-        return found, pullback((d_output, d_h_n))
-
     x, h0, d_output, d_h_n = (jnp.asarray(v) for v in (problem.x, problem.h0, problem.d_output, problem.d_h_n))
     params = {n: jnp.asarray(v) for n, v in problem.params.items()}
-    compiled, compiled_back = jax.jit(run), jax.jit(run_back)
+    forward, both = compiled(jax, run, params, (x, h0), (d_output, d_h_n))
+
+    def read(found: Any) -> Numbers:
+        found = dict(found)
+        return {n: np.asarray(v) for n, v in (found.pop("params", {}) | found).items()}
+
+    return Prepared(forward, both, read)
+
+
+def compiled(
+    jax: Any, run: Any, params: Any, inputs: Any, cotangents: Any
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Compile ``run(params, x, h0) -> (output, h_n)``, and the same with its gradients; return both calls."""
+
+    def run_back(params: Any, inputs: Any, cotangents: Any) -> Any:
+        found, pullback = jax.vjp(run, params, *inputs)
+        return found, pullback(cotangents)
+
+    once, back = jax.jit(run), jax.jit(run_back)
 
     def forward() -> Any:
-        output, h_n = jax.block_until_ready(compiled(params, x, h0))
+        output, h_n = jax.block_until_ready(once(params, *inputs))
         return {"output": output, "h_n": h_n}
 
     def both() -> Any:
-        (output, h_n), (d_params, d_x, d_h0) = jax.block_until_ready(compiled_back(params, x, h0, d_output, d_h_n))
-        return {"output": output, "h_n": h_n, **gradients(case, d_x, d_h0, d_params)}
+        (output, h_n), (d_params, d_x, d_h0) = jax.block_until_ready(back(params, inputs, cotangents))
+        return {"output": output, "h_n": h_n, "x": d_x, "h0": d_h0, "params": d_params}
 
-    def read(found: Any) -> Numbers:
-        return {n: np.asarray(v) for n, v in found.items()}
-
-    return Prepared(forward, both, read)
+    return forward, both

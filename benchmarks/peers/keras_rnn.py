@@ -1,7 +1,7 @@
 """Keras' SimpleRNN on two of its backends: batch-first, one bias a layer, whose gradient is that of both.
 
-KERAS_BACKEND is set for the process, so that each function here runs in one of its own. In float64 Keras 3 promotes products to
-float32 on both of these backends: the check before the timing finds that out, and there is no time to show.
+KERAS_BACKEND is set for the whole process, so each function here runs in its own. In float64, Keras 3 computes products in
+float32 on both backends; the check before the timing refuses them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.case import Host, Numbers, Problem
 from benchmarks.peers import Prepared, layer_names
+from benchmarks.peers.jax_scan import compiled
 
 
 def torch(problem: Problem) -> Prepared:
@@ -32,7 +33,7 @@ def torch(problem: Problem) -> Prepared:
     def both() -> Any:
         output, h_n = _stack(layers, leaves[0], leaves[1], library.stack)
         grads = library.autograd.grad((output, h_n), [*leaves, *variables], (d_output, d_h_n))
-        return {"output": output, "h_n": h_n, "x": grads[0], "h0": grads[1], "variables": grads[2:]}
+        return {"output": output, "h_n": h_n, "x": grads[0], "h0": grads[1], "params": grads[2:]}
 
     return Prepared(forward, both, lambda found: _read(found, lambda v: v.detach().numpy()))
 
@@ -52,26 +53,12 @@ def jax(problem: Problem) -> Prepared:
         with keras.StatelessScope(state_mapping=list(zip(held, variables, strict=True))):
             return _stack(layers, x, h0, jnp.stack)
 
-    def run_back(variables: Any, x: Any, h0: Any, d_output: Any, d_h_n: Any) -> Any:
-        found, pullback = library.vjp(run, variables, x, h0)
-        return found, pullback((d_output, d_h_n))
-
-    compiled, compiled_back = library.jit(run), library.jit(run_back)
-
-    def forward() -> Any:
-        output, h_n = library.block_until_ready(compiled(variables, x, h0))
-        return {"output": output, "h_n": h_n}
-
-    def both() -> Any:
-        ran = library.block_until_ready(compiled_back(variables, x, h0, d_output, d_h_n))
-        (output, h_n), (d_variables, d_x, d_h0) = ran
-        return {"output": output, "h_n": h_n, "x": d_x, "h0": d_h0, "variables": d_variables}
-
+    forward, both = compiled(library, run, variables, (x, h0), (d_output, d_h_n))
     return Prepared(forward, both, lambda found: _read(found, np.asarray))
 
 
 def _arrays(problem: Problem) -> tuple[Host, Host, Host, Host]:
-    """The arrays in Keras' own layout, before the clock starts."""
+    """Return the arrays in Keras' own layout, before the clock starts."""
     turned = [np.ascontiguousarray(v.transpose(1, 0, 2)) for v in (problem.x, problem.d_output)]
     return turned[0], problem.h0, turned[1], problem.d_h_n
 
@@ -101,7 +88,7 @@ def _stack(layers: list[Any], x: Any, h0: Any, stack: Any) -> Any:
 
 def _read(found: Any, host: Any) -> Numbers:
     found = dict(found)
-    variables = [host(v) for v in found.pop("variables", ())]
+    variables = [host(v) for v in found.pop("params", ())]
     numbers = {n: host(v) for n, v in found.items()}
     for name in ("output", "x"):
         if name in numbers:

@@ -1,4 +1,4 @@
-"""ONNX Runtime's RNN operator, one node a layer: forward only, as the runtime has no gradients."""
+"""ONNX Runtime's RNN operator, one node for each layer; forward only, because the runtime has no gradients."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 from benchmarks.case import Numbers, Problem
 from benchmarks.peers import Prepared, Unsupported
 
-OPSET, IR_VERSION = 14, 8  # the RNN operator as it is since 2021; every runtime of these years reads it
+OPSET, IR_VERSION = 14, 8  # the RNN operator since 2021, which every runtime reads
 
 
 def rnn(problem: Problem) -> Prepared:
-    """A session with its own defaults but for the number of threads."""
+    """A session with default options, except the number of threads."""
     if problem.case.dtype != "float32":
         raise Unsupported("its RNN takes float32 only")
     onnxruntime: Any = importlib.import_module("onnxruntime")

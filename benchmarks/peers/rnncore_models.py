@@ -1,4 +1,4 @@
-"""rnncore's own models, one backend each, as a user of that library would call them."""
+"""rnncore's own models on each backend, called as a user of that library would."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import rnncore
 from benchmarks.case import Numbers, Problem
-from benchmarks.peers import Prepared
+from benchmarks.peers import Prepared, cuda
 
 Run = Callable[..., Any]
 
@@ -26,9 +26,9 @@ def numba(problem: Problem, checkpoint: bool = False) -> Prepared:
 
 
 def torch(problem: Problem, checkpoint: bool = False) -> Prepared:
-    """``rnn.vjp`` and its pullback, without autograd; the drop-in is measured under autograd, beside torch.nn.RNN."""
-    _torch_threads(problem)
+    """``rnn.vjp`` and its pullback without autograd; the drop-in module is measured with it, beside torch.nn.RNN."""
     library: Any = importlib.import_module("torch")
+    library.set_num_threads(problem.case.threads)
     return _prepared(problem, "torch", scope=library.inference_mode, checkpoint=checkpoint)
 
 
@@ -38,7 +38,7 @@ torch_checkpoint = partial(torch, checkpoint=True)
 
 
 def mlx(problem: Problem) -> Prepared:
-    """Eager, evaluated to the end; MLX would unroll a compiled loop over all steps."""
+    """Without compilation, which would unroll the loop over all steps."""
     library: Any = importlib.import_module("mlx.core")
 
     def finish(found: Any) -> Any:
@@ -48,8 +48,13 @@ def mlx(problem: Problem) -> Prepared:
     return _prepared(problem, "mlx", finish=finish)
 
 
+def cupy(problem: Problem) -> Prepared:
+    """CuPy's kernels on a GPU; running the reference instead would be an error."""
+    return cuda.prepared(_prepared(problem, "cupy", kernel="require"), "cupy")
+
+
 def jax(problem: Problem) -> Prepared:
-    """The whole call under one jit, the model an argument of it."""
+    """The whole call under one jit, with the model as an argument."""
     library: Any = importlib.import_module("jax")
     library.config.update("jax_enable_x64", problem.case.dtype == "float64")
     return _prepared(problem, "jax", compiled=library.jit, finish=library.block_until_ready)
@@ -63,11 +68,12 @@ def _prepared(
     compiled: Callable[[Run], Run] = lambda run: run,
     finish: Callable[[Any], Any] = lambda found: found,
     scope: Callable[[], Any] = nullcontext,
+    kernel: Any = "auto",
 ) -> Prepared:
     case = problem.case
     plugin = rnncore.get_backend(backend)
     spec = rnncore.RNNSpec.make(case.width, case.width, case.layers, case.nonlinearity, True, False, 0.0, False)
-    model = rnncore.RNN.from_spec(spec, problem.params, backend=backend, dtype=case.dtype)
+    model = rnncore.RNN.from_spec(spec, problem.params, backend=backend, dtype=case.dtype, kernel=kernel)
     x, h0, d_output, d_h_n = (
         plugin.asarray(v, dtype=model.dtype, device=model.device)
         for v in (problem.x, problem.h0, problem.d_output, problem.d_h_n)
@@ -93,8 +99,3 @@ def _prepared(
 
     about = str(model.explain(steps=case.steps, batch=case.batch))
     return Prepared(forward, lambda: finish(back(model, x, h0, d_output, d_h_n)), read, about)
-
-
-def _torch_threads(problem: Problem) -> None:
-    library: Any = importlib.import_module("torch")
-    library.set_num_threads(problem.case.threads)

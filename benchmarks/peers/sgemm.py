@@ -1,7 +1,7 @@
-"""The machine's own limit: a product of two large square matrices, in the BLAS of NumPy and in that of PyTorch.
+"""The limit of the machine: a product of two large square matrices, in the BLAS of NumPy and in that of PyTorch.
 
-The share of it that a network reaches is published beside every ratio. A product of 2048 is long enough for full speed and fits
-the caches of no processor whole.
+The share that a network reaches is published beside every ratio. A product of size 2048 is long enough for full speed, and
+larger than the caches of any processor.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ BLAS = {
 
 
 def numpy(problem: Problem) -> Prepared:
-    """Into an array that is there."""
+    """Into an existing array."""
     a, b = _factors(problem.case)
     c = np.empty_like(a)
     return Prepared(lambda: np.matmul(a, b, out=c), None, None)
 
 
 def torch(problem: Problem) -> Prepared:
-    """Into a tensor that is there."""
+    """Into an existing tensor."""
     library: Any = importlib.import_module("torch")
     library.set_num_threads(problem.case.threads)
     a, b = (library.from_numpy(v) for v in _factors(problem.case))

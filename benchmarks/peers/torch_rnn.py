@@ -1,4 +1,4 @@
-"""torch.nn.RNN and rnncore_torch.nn.RNN, by the same code: eval under inference_mode, and a training step's two passes."""
+"""torch.nn.RNN and rnncore_torch.nn.RNN by the same code: inference in eval mode, and both passes of a training step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 from benchmarks.case import Numbers, Problem
-from benchmarks.peers import Prepared
+from benchmarks.peers import Prepared, cuda
 
 
 def theirs(problem: Problem) -> Prepared:
@@ -25,10 +25,12 @@ def _prepared(problem: Problem, module: Any) -> Prepared:
     torch: Any = importlib.import_module("torch")
     case = problem.case
     torch.set_num_threads(case.threads)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     rnn = module(case.width, case.width, case.layers, nonlinearity=case.nonlinearity, dtype=getattr(torch, case.dtype))
     rnn.load_state_dict({n: torch.from_numpy(v.copy()) for n, v in problem.params.items()})
+    rnn.to(case.device)
     x, h0, d_output, d_h_n = (
-        torch.from_numpy(v.copy()) for v in (problem.x, problem.h0, problem.d_output, problem.d_h_n)
+        torch.tensor(v, device=case.device) for v in (problem.x, problem.h0, problem.d_output, problem.d_h_n)
     )
     x_leaf, h0_leaf = x.clone().requires_grad_(), h0.clone().requires_grad_()
     names = [n for n, _ in rnn.named_parameters()]
@@ -47,7 +49,8 @@ def _prepared(problem: Problem, module: Any) -> Prepared:
         return {"output": output, "h_n": h_n, **dict(zip(["x", "h0", *names], grads, strict=True))}
 
     def read(found: Any) -> Numbers:
-        return {n: v.detach().numpy() for n, v in found.items()}
+        return {n: v.detach().cpu().numpy() for n, v in found.items()}
 
     about = str(rnn.explain(steps=case.steps, batch=case.batch)) if hasattr(rnn, "explain") else ""
-    return Prepared(forward, both, read, about)
+    made = Prepared(forward, both, read, about)
+    return made if case.device == "cpu" else cuda.prepared(made, "torch")

@@ -1,24 +1,22 @@
-"""What every public function asks of its arguments: the checks of arrays, dtypes, devices and lengths, in one place.
+"""Checks of arrays, dtypes, devices and lengths, shared by all public functions.
 
-Each raises an error that names the argument, what was expected and what was got. They read shapes, dtypes and devices,
-never values, except ``check_finite``, which is asked for.
+Each raises an error of the form "name: expected ..., got ...". They read shapes, dtypes and devices, never values, except
+``check_finite``, which is optional.
 """
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import check_shape, describe
+from rnncore.arguments import check_shape, describe, integer
 from rnncore.backend.contract import Backend, abilities_of
 from rnncore.backend.registry import get_backend, owner_name
 from rnncore.errors import (
     ArgumentTypeError,
-    ArgumentValueError,
     BackendUnavailableError,
     DeviceError,
     DTypeError,
@@ -27,28 +25,13 @@ from rnncore.errors import (
 )
 from rnncore.typing import Array, Device, Namespace
 
-__all__ = [
-    "FLOATS",
-    "check_array",
-    "check_finite",
-    "check_floating",
-    "device_name",
-    "device_scope",
-    "dtype_name",
-    "find_device",
-    "find_dtype",
-    "floating_dtypes",
-    "host_lengths",
-    "index_dtype",
-]
-
 _NO_SCOPE: AbstractContextManager[Any] = nullcontext()
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def dtype_name(dtype: Any) -> str:
-    """The short name of any library's dtype: "float32" for ``numpy.float32``, ``torch.float32`` or "float32"."""
+    """Short name of any library's dtype: "float32" for ``numpy.float32``, ``torch.float32`` or "float32"."""
     if isinstance(dtype, str):
         return dtype
     try:
@@ -58,7 +41,7 @@ def dtype_name(dtype: Any) -> str:
 
 
 def find_dtype(dtype: Any, *, xp: Namespace, device: Device, argument: str = "dtype") -> Any:
-    """The namespace's floating dtype of that name; None for the library's own default on the device."""
+    """Return the namespace's floating dtype of that name, or the library's default on the device for None."""
     if dtype is None:
         return xp.__array_namespace_info__().default_dtypes(device=device)["real floating"]
     have = floating_dtypes(xp=xp, device=device)
@@ -70,48 +53,47 @@ def find_dtype(dtype: Any, *, xp: Namespace, device: Device, argument: str = "dt
 
 
 def floating_dtypes(*, xp: Namespace, device: Device) -> dict[str, Any]:
-    """The floating dtypes that the device computes with, by name.
+    """Return the floating dtypes that the device supports, by name.
 
-    The standard's own question tells of float32 and float64: a device may lack the latter, or a setting hide it. Half
-    precision is outside the standard, so there the name alone has to do.
+    The standard's inspection API covers float32 and float64: a device may lack the latter, or a setting hide it. Half
+    precision is outside the standard, so there the name in the namespace is enough.
     """
     standard = xp.__array_namespace_info__().dtypes(device=device, kind="real floating")
     halves = {n: getattr(xp, n) for n in FLOATS[:2] if hasattr(xp, n)}
-    # The namespace's own attribute, not the info's entry: libraries have several objects for one dtype.
+    # The namespace's attribute, not the info's entry, as libraries have several objects for one dtype.
     return halves | {n: getattr(xp, n) for n in FLOATS[2:] if n in standard}
 
 
 def index_dtype(*, xp: Namespace, device: Device) -> Any:
-    """The dtype of the device's indices: a library may have no int64, or have it switched off."""
+    """Return the device's dtype for indices; a library may lack int64 or have it disabled."""
     return xp.__array_namespace_info__().default_dtypes(device=device)["indexing"]
 
 
 def find_device(device: Any, *, backend: Backend) -> Device:
-    """The backend's device of that name; None for its default one."""
+    """Return the backend's device of that name, or its default one for None."""
     usable = list(backend.devices())
     if not usable:
         raise BackendUnavailableError(f"backend {backend.name!r}: it has no usable device")
     if device is None:
         return usable[0]
-    names = [device_name(backend, candidate) for candidate in usable]
-    for candidate, name in zip(usable, names, strict=True):
-        if candidate is device or str(device) in (name, str(candidate)):
-            return candidate
-    for candidate, name in zip(usable, names, strict=True):
-        if name.split(":")[0] == str(device):
-            return candidate
-    raise DeviceError(f"device: expected one of {', '.join(names)} of backend {backend.name!r}, got {str(device)!r}")
+    wanted, named = str(device), [(device_name(backend, candidate), candidate) for candidate in usable]
+    found = [d for name, d in named if d is device or wanted in (name, str(d))]
+    found += [d for name, d in named if name.split(":")[0] == wanted]
+    if not found:
+        names = ", ".join(name for name, _ in named)
+        raise DeviceError(f"device: expected one of {names} of backend {backend.name!r}, got {wanted!r}")
+    return found[0]
 
 
 def device_name(backend: Backend, device: Device) -> str:
-    """What users call a device."""
+    """Name of a device, for users."""
     return str(abilities_of(backend).device_name(device))
 
 
 def device_scope(backend: Backend, device: Device) -> AbstractContextManager[Any]:
-    """What everything asked of the device is asked in: the backend's own context, where it needs one."""
+    """Return the context in which a device is used, if the backend needs one."""
     enter = abilities_of(backend).scope
-    # Inside a compiled function an array may have no device, and there is nothing to enter.
+    # Inside a compiled function an array may have no device, and then there is nothing to enter.
     return _NO_SCOPE if enter is None or device is None else enter(device)
 
 
@@ -124,7 +106,7 @@ def check_array(
     device: Device,
     shape: Sequence[int | None] | None = None,
 ) -> None:
-    """x must be an array of the backend with this dtype, on this device, of this shape (None: any size)."""
+    """Require an array of the backend with this dtype, device and shape; None in a shape stands for any size."""
     if not backend.is_native(x):
         other = owner_name(x)
         text = f"{describe(x)} (backend {other!r})" if other is not None and other != backend.name else describe(x)
@@ -146,35 +128,28 @@ def check_array(
 
 
 def check_floating(argument: str, x: Array) -> None:
-    """x must have a real floating dtype."""
+    """Require a real floating dtype."""
     if dtype_name(x.dtype) not in FLOATS:
         raise DTypeError(f"{argument}: expected a dtype among {', '.join(FLOATS)}, got {dtype_name(x.dtype)}")
 
 
 def device_of(x: Array) -> Device:
-    """The array's device, or None where it has none to tell (inside a compiled function)."""
+    """Return an array's device, or None if it has none, as inside a compiled function."""
     return getattr(x, "device", None)
 
 
 def host_lengths(lengths: Any, *, batch: int, steps: int) -> tuple[int, ...] | None:
-    """`lengths` as Python ints, each checked to be a whole number in [0, steps]; None if there are none.
+    """Return lengths as Python ints in [0, steps]; None for None.
 
-    `lengths` is a sequence of int or an integer array of any registered backend, one entry per sequence.
+    `lengths` is a sequence of int or an integer array of any registered backend, with one entry per sequence.
     """
     if lengths is None:
         return None
     values = _host_list(lengths)
     if len(values) != batch:
         raise ShapeError(f"lengths: expected {batch} entries, one per sequence, got {len(values)}")
-    out = []
-    for k, value in enumerate(values):
-        if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-            raise ArgumentTypeError(f"lengths[{k}]: expected an int in [0, {steps}], got {value!r}")
-        n = operator.index(value)
-        if not 0 <= n <= steps:
-            raise ArgumentValueError(f"lengths[{k}]: expected an int in [0, {steps}], got {n}")
-        out.append(n)
-    return tuple(out)
+    expected = f"an int in [0, {steps}]"
+    return tuple(integer(f"lengths[{k}]", n, expected, lambda n: 0 <= n <= steps) for k, n in enumerate(values))
 
 
 def _host_list(lengths: Any) -> list[Any]:
@@ -196,8 +171,8 @@ def _host_list(lengths: Any) -> list[Any]:
 
 
 def check_finite(argument: str, x: Array, *, xp: Namespace, backend: Backend) -> None:
-    """Refuse NaN and infinity, naming the first one's index."""
-    # To the host by the backend's own way: a library may refuse to make a truth value of an array on a device.
+    """Require finite numbers; the error has the index of the first NaN or infinity."""
+    # By the backend's to_numpy, as a library may refuse bool() of an array on a device.
     if bool(backend.to_numpy(xp.all(xp.isfinite(x)))):
         return
     host = backend.to_numpy(x)

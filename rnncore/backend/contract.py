@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from rnncore.carry import Carry
 from rnncore.typing import Array, Device, Namespace
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ __all__ = [
     "SCAN_FORMS",
     "Abilities",
     "Backend",
+    "FormScans",
     "ScanRequest",
     "Scans",
     "abilities_of",
@@ -61,11 +63,12 @@ def _none(x: Any, /) -> None:
 
 @dataclass(frozen=True)
 class ScanRequest:
-    """What a scan is about to be asked: enough for a backend to say whether its own code takes it.
+    """A scan about to be run: enough for a backend to say whether its own code takes it.
 
     Attributes
     ----------
     scan : {"nonlinear", "linear"}
+        "linear" is :meth:`FormScans.linear_carry` if there is a `carry`.
     steps, batch, width : int
         T, B and H of the first argument, ``(T, B, H)``. Any of them but H may be 0.
     dtype : str
@@ -76,6 +79,13 @@ class ScanRequest:
         Whether time runs from T - 1 down to 0.
     nonlinearity : Nonlinearity or None
         The function of a nonlinear scan, its clip included; None for a linear scan.
+    carry : tuple of (str, str), or None
+        The form "carry": the name of each factor that is not None, with "unit" for one of shape (H,) and "step" for one of
+        the shape of the first argument. Such as ``(("a", "unit"), ("g", "unit"))`` for a leak. None for another form.
+    ragged : bool
+        The form "ragged": the scan is given the number of rows of each step.
+    networks : int or None
+        The form "networks": N, where the first argument is ``(T, N, B, H)``. None for another form.
     """
 
     scan: Literal["nonlinear", "linear"]
@@ -86,11 +96,22 @@ class ScanRequest:
     device: Device
     reverse: bool = False
     nonlinearity: Nonlinearity | None = None
+    carry: tuple[tuple[str, Literal["unit", "step"]], ...] | None = None
+    ragged: bool = False
+    networks: int | None = None
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The names of this request's forms, among :data:`SCAN_FORMS`."""
+        there = (self.carry is not None, self.ragged, self.networks is not None)
+        return tuple(form for form, is_there in zip(SCAN_FORMS, there, strict=True) if is_there)
 
 
 @runtime_checkable
 class Scans(Protocol):
     """A backend's own two scans. Time is the leading axis; the result is a new array of the first argument's shape.
+
+    A backend that names forms of a scan in :class:`Abilities` has those of :class:`FormScans`.
 
     One more name is optional: ``explain(request) -> str``, which of several code paths the scans take for a request and why.
     """
@@ -124,6 +145,79 @@ class Scans(Protocol):
         ...
 
 
+@runtime_checkable
+class FormScans(Scans, Protocol):
+    """The scans of a backend that names forms in :attr:`Abilities.scans`. It needs only the arguments of forms that it names.
+
+    The forms may come together; ``unsupported`` may refuse any combination, size or shape.
+
+    **carry** (contract version 2): factors, in one of two shapes: (H,), the same at every step and in every row, or the
+    shape of the first argument. A factor of exactly 0 cuts: NaN and infinity behind it count as 0. Formulas and derivatives:
+    :mod:`rnncore.carry`.
+
+    **ragged** (contract version 2): ``rows``, T integers in [0, B], none larger than the one before: at step t the first
+    ``rows[t]`` rows run. The batch is sorted by length, the longest sequence first. Past a row's end nothing is read and
+    the result is 0. In reverse a row starts from its first state at its own end.
+
+    **networks** (contract version 2): the arguments have an axis for N networks, and one matrix for each: (T, N, B, H) for p,
+    u, d and c, (N, B, H) for a first state, (N, H, H) for W_hh and M.
+    """
+
+    def nonlinear(
+        self,
+        p: Array,
+        h0: Array,
+        w_hh: Array,
+        /,
+        *,
+        nonlinearity: Nonlinearity,
+        reverse: bool,
+        overwrite: bool = False,
+        carry: Carry | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> Array:
+        """``h_t = a_t * h_{t-1} + g_t * f(p_t + (i_t * h_{t-1}) W_hh^T)`` with the factors a, g and i of `carry`.
+
+        A factor of None is 0 for a and 1 for g and i.
+        """
+        ...
+
+    def linear(
+        self,
+        u: Array,
+        d: Array,
+        s0: Array,
+        m: Array,
+        /,
+        *,
+        reverse: bool,
+        overwrite: bool = False,
+        rows: Sequence[int] | None = None,
+    ) -> Array:
+        """``s_t = d_t * (u_t + s_{t-1} M)``. The form "carry" is :meth:`linear_carry`."""
+        ...
+
+    def linear_carry(
+        self,
+        c: Array,
+        o: Array | None,
+        i: Array | None,
+        a: Array | None,
+        x0: Array,
+        m: Array,
+        /,
+        *,
+        reverse: bool,
+        overwrite: bool = False,
+        rows: Sequence[int] | None = None,
+    ) -> Array:
+        """``x_t = c_t + a_t * x_{t-1} + o_t * ((i_t * x_{t-1}) M)``. A factor of None is 1 for o and i and 0 for a.
+
+        With ``overwrite`` the result may be stored in c.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Abilities:
     """What a backend can do beyond the required names. Every default promises nothing.
@@ -134,8 +228,8 @@ class Abilities:
     Attributes
     ----------
     scans : frozenset of str
-        The forms of a scan request that its scans may be given, among :data:`SCAN_FORMS`. The core makes such a request only
-        of a plugin that names it; otherwise the reference runs.
+        The forms of :class:`FormScans` that its scans take, among :data:`SCAN_FORMS`. The core makes such a request only of a
+        plugin that names it; otherwise the reference runs.
     writable : bool
         Arrays can be assigned into, and no transformation follows what is done to them. The core then writes its own results
         in place.
@@ -240,7 +334,7 @@ class Backend(Protocol):
 
     @property
     def native_package(self) -> str:
-        """The array library's top package, looked up in ``sys.modules`` before :meth:`is_native` is asked."""
+        """The array library's top package, looked up in ``sys.modules`` before :meth:`is_native` is called."""
         ...
 
     def namespace(self) -> Namespace:
@@ -264,7 +358,7 @@ class Backend(Protocol):
         ...
 
     def synchronize(self, device: Device, /) -> None:
-        """Wait until everything asked of the device is done."""
+        """Wait until the device has finished all work."""
         ...
 
     def scans(self) -> Scans | None:

@@ -1,19 +1,20 @@
-"""Which backends there are, by the metadata of the installed packages alone: nothing is imported to find out.
+"""Find the installed backends from package metadata alone, without importing anything.
 
-A package is a stranger's: a malformed file of one makes a row with the reason, and harms no other.
+Any installed package may be damaged: a malformed file in one makes a row with the reason and affects no other package.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
 
-__all__ = ["BackendStatus", "Claim", "Scan", "read_metadata", "words"]
 
 GROUP = "rnncore.backends"
 DISTRIBUTION = "rnncore"
@@ -23,20 +24,20 @@ UNKNOWN_PACKAGE = "unknown package"
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """One backend as :func:`backends` lists it.
+    """State of one backend, as listed by :func:`backends`.
 
     Attributes
     ----------
     name : str
-        What :func:`get_backend` takes; with a package in brackets, as in "numpy (impostor)", an entry point that is not used
-        because its name is another's, or cannot be read.
+        Name for :func:`get_backend`. With a package in brackets, as in "numpy (impostor)", it is an entry point that is
+        not used: another has the name, or the entry point cannot be read.
     usable : bool
-        Whether nothing is known to stand in its way. The array library is not imported to find out; once it has been
-        tried in this process, what happened then is what counts.
+        Whether nothing is known to prevent its use. The array library is not imported to find out; once it has been
+        tried in this process, the outcome counts.
     reason : str
         Why it is not usable; empty if it is.
     distribution, version : str
-        The package that brings it; empty where the entry point has none.
+        Package that registers it; empty if the entry point has none.
     """
 
     name: str
@@ -48,7 +49,7 @@ class BackendStatus:
 
 @dataclass(frozen=True)
 class Claim:
-    """One entry point, and the package that brings it; empty strings where it has none."""
+    """An entry point, with its package; empty strings if it has none."""
 
     entry: EntryPoint
     distribution: str
@@ -56,87 +57,143 @@ class Claim:
 
     @property
     def ours(self) -> bool:
-        """Whether it is of rnncore's own distribution."""
+        """Whether it belongs to rnncore's own distribution."""
         return _normalized(self.distribution) == DISTRIBUTION
 
     @property
     def source(self) -> str:
-        """For messages: the entry point and its package."""
+        """Entry point and package, for messages."""
         package = f"{self.distribution or f'an {UNKNOWN_PACKAGE}'} {self.version}".strip()
         return f"entry point {self.entry.name} = {self.entry.value} of {package}"
 
+    def install_command(self, package: str) -> str:
+        """Command that installs the plugin's library."""
+        return (
+            f'pip install "{DISTRIBUTION}[{self.entry.name}]"' if self.ours else f"pip install {top_package(package)}"
+        )
+
     def refused(self, name: str, reason: str) -> BackendStatus:
-        """A row of its own, under a name that no backend can have."""
+        """Row for an entry point that is not used, under a name that no backend can have."""
         label = f"{name} ({self.distribution or UNKNOWN_PACKAGE})"
         return BackendStatus(label, False, reason, self.distribution, self.version)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What the metadata say: by name who claims it, the one that counts first; and what no name can be given to."""
+    """Result of reading the metadata.
 
-    claims: dict[str, tuple[Claim, ...]]
-    misfits: tuple[BackendStatus, ...]
+    Attributes
+    ----------
+    claims : dict of str to Claim
+        Entry point of each name that can be used.
+    contests : dict of str to str
+        Names that several packages register, with the reason why none is used.
+    refused : tuple of BackendStatus
+        A row for each entry point that is not used.
+    """
+
+    claims: dict[str, Claim]
+    contests: dict[str, str]
+    refused: tuple[BackendStatus, ...]
 
 
 def read_metadata() -> Scan:
-    """Read the entry points of every installed package."""
-    from importlib.metadata import distributions  # a fifth of the time that importing rnncore would take
+    """Read the entry points of every installed package.
 
-    allowed = os.environ.get(ALLOWED_VARIABLE)
-    names = None if allowed is None else {part.strip() for part in allowed.split(",")}
+    rnncore's own names cannot be taken by another package. Any other name that two packages register is used for none.
+    The result does not depend on the order of ``sys.path``.
+    """
+    found, rows = _read_entry_points()
+    by_name: dict[str, list[Claim]] = {}
+    for claim in sorted(found, key=lambda c: (c.entry.name, not c.ours, c.distribution, c.version, c.entry.value)):
+        by_name.setdefault(claim.entry.name, []).append(claim)
+    claims, contests = {}, {}
+    for name, (first, *others) in by_name.items():
+        if first.ours or not others:
+            claims[name] = first
+            why = f"{name!r} is {DISTRIBUTION}'s own name: this entry point ({{}}) is ignored"
+            rows += [claim.refused(name, why.format(claim.entry.value)) for claim in others]
+            continue
+        both = [first, *others]
+        sources = ", ".join(f"{c.distribution or UNKNOWN_PACKAGE} ({c.entry.value})" for c in both)
+        contests[name] = f"{name!r} is registered more than once, by {sources}; uninstall all but one"
+        rows += [claim.refused(name, contests[name]) for claim in both]
+    return Scan(claims, contests, tuple(_numbered(rows)))
+
+
+def top_package(package: str) -> str:
+    """First part of a dotted name."""
+    return package.partition(".")[0]
+
+
+def words(error: BaseException) -> str:
+    """Type and message of an error."""
+    kind = type(error).__name__
+    try:
+        return f"{kind}: {error}" if str(error) else kind
+    except Exception:  # its __str__ is a plugin's code too
+        return kind
+
+
+def _read_entry_points() -> tuple[set[Claim], list[BackendStatus]]:
+    """Entry points that are allowed and have a valid name, and rows for what cannot be read."""
+    setting = os.environ.get(ALLOWED_VARIABLE)
+    allowed = None if setting is None else {part.strip() for part in setting.split(",")}
     claims: set[Claim] = set()
-    misfits: list[BackendStatus] = []
-    seen: set[str] = set()
-    # Not entry_points(): one package with a malformed file makes it raise, and every backend would be gone.
-    for dist in distributions():
+    rows = []
+    for package, name, version in _packages():
         try:
-            if GROUP not in (dist.read_text("entry_points.txt") or ""):
-                continue
-        except Exception:  # unreadable, so it cannot be known to be meant for us
-            continue
-        name, version = _said(dist, "name"), _said(dist, "version")
-        if name and _normalized(name) in seen:
-            continue  # a copy further down sys.path, whose modules an import would not find either
-        seen.add(_normalized(name))
-        try:
-            found = [Claim(entry, name, version) for entry in dist.entry_points if entry.group == GROUP]
+            entries = [Claim(entry, name, version) for entry in package.entry_points if entry.group == GROUP]
         except Exception as error:
-            if names is None:
+            if allowed is None:
                 reason = f"its entry_points.txt cannot be read: {words(error)}"
-                misfits.append(BackendStatus(f"? ({name or UNKNOWN_PACKAGE})", False, reason, name, version))
+                rows.append(BackendStatus(f"? ({name or UNKNOWN_PACKAGE})", False, reason, name, version))
             continue
-        for claim in found:
-            if names is not None and not claim.ours and claim.entry.name not in names:
+        for claim in entries:
+            if allowed is not None and not claim.ours and claim.entry.name not in allowed:
                 continue
             if re.fullmatch(r"[\w.-]+", claim.entry.name):
                 claims.add(claim)
             else:
                 why = "expected a name of letters, digits, dots, dashes and underscores"
-                misfits.append(claim.refused(repr(claim.entry.name), why))
-    by_name: dict[str, tuple[Claim, ...]] = {}
-    # rnncore's own names cannot be taken: its entry comes first and is the one that counts. No order of sys.path is left.
-    for claim in sorted(claims, key=lambda c: (c.entry.name, not c.ours, c.distribution, c.version, c.entry.value)):
-        by_name[claim.entry.name] = (*by_name.get(claim.entry.name, ()), claim)
-    return Scan(by_name, tuple(misfits))
+                rows.append(claim.refused(repr(claim.entry.name), why))
+    return claims, rows
 
 
-def _said(dist: Distribution, what: str) -> str:
-    """The name or the version, which a package with a damaged METADATA file lacks."""
+def _packages() -> Iterator[tuple[Distribution, str, str]]:
+    """Installed packages with an entry point for rnncore: the package, its name and its version."""
+    from importlib.metadata import distributions  # slow to import: a fifth of importing rnncore
+
+    seen: set[str] = set()
+    # Not importlib.metadata.entry_points(), which raises if any package has a malformed file.
+    for package in distributions():
+        try:
+            if GROUP not in (package.read_text("entry_points.txt") or ""):
+                continue
+        except Exception:  # unreadable, so not known to concern rnncore
+            continue
+        name, version = _field(package, "name"), _field(package, "version")
+        if name and _normalized(name) in seen:
+            continue  # a copy later on sys.path, which imports would not find either
+        seen.add(_normalized(name))
+        yield package, name, version
+
+
+def _field(package: Distribution, field: str) -> str:
+    """Name or version, or "" if the package's METADATA file is damaged."""
     try:
-        return str(getattr(dist, what) or "")
+        return str(getattr(package, field) or "")
     except Exception:
         return ""
 
 
 def _normalized(distribution: str) -> str:
-    return re.sub(r"[-_.]+", "-", distribution).lower()  # packaging's rule for when two names are one
+    return re.sub(r"[-_.]+", "-", distribution).lower()  # the rule of the packaging standard
 
 
-def words(error: BaseException) -> str:
-    """The kind of an error and what it says."""
-    kind = type(error).__name__
-    try:
-        return f"{kind}: {error}" if str(error) else kind
-    except Exception:  # its __str__ is a stranger's too
-        return kind
+def _numbered(rows: list[BackendStatus]) -> Iterator[BackendStatus]:
+    """Number the rows that have the same name."""
+    seen: Counter[str] = Counter()
+    for row in sorted(rows, key=lambda row: (row.name, row.reason)):
+        seen[row.name] += 1
+        yield row if seen[row.name] == 1 else replace(row, name=f"{row.name} {seen[row.name]}")

@@ -1,8 +1,10 @@
-"""Plugins: check one against the contract, and call its code so that any failure becomes a BackendUnavailableError."""
+"""Load plugins, check them against the contract, and call their code safely.
+
+Whatever a plugin raises, exits included, becomes a BackendUnavailableError; only Ctrl-C passes.
+"""
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -11,47 +13,66 @@ from functools import partial
 from typing import Any, TypeVar
 
 from rnncore.arguments import describe
-from rnncore.backend.contract import CONTRACT_VERSION, READABLE_VERSIONS, Backend, abilities_of
-from rnncore.backend.discovery import (
-    DISTRIBUTION,
-    words,
-)
+from rnncore.backend.contract import READABLE_VERSIONS, Backend, abilities_of
+from rnncore.backend.discovery import DISTRIBUTION, Claim, top_package, words
 from rnncore.errors import BackendUnavailableError
 
 MEMBERS = tuple(sorted(n for n in dir(Backend) if not n.startswith("_")))
-
-
 STRINGS = ("name", "native_package")  # the members that are not functions
-
 
 T = TypeVar("T")
 
 
-def _is_imported(package: str) -> bool:
-    return sys.modules.get(package) is not None  # None there makes an import of it fail
-
-
 @dataclass(frozen=True)
-class _Plugin:
-    """A plugin that keeps the contract as far as can be seen without its library."""
+class Plugin:
+    """A plugin that keeps the contract, as far as this shows without its library."""
 
     backend: Backend
     package: str
 
 
-def check_members(plugin: object, who: str) -> dict[str, Any]:
-    """The members of the contract, each of its kind, and of this version.
+def ask_plugin(what: str, question: Callable[[], T]) -> T:
+    """Call plugin code; turn any exception or exit into BackendUnavailableError."""
+    try:
+        return question()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # sys.exit and panics of Rust libraries are no Exceptions
+        raise BackendUnavailableError(f"{what}: {words(error)}") from error
+
+
+def load_plugin(claim: Claim) -> Plugin:
+    """Import the plugin of an entry point and check it.
 
     Raises
     ------
     BackendUnavailableError
-        Beginning with `who`.
     """
-    # Before anything else: another contract may have other members.
+    who = f"backend {claim.entry.name!r}: {claim.source}"
+    plugin = ask_plugin(f"{who} failed to load", claim.entry.load)
+    members = check_members(plugin, who)
+    name, package = members["name"], members["native_package"]
+    if name != claim.entry.name:
+        raise BackendUnavailableError(f"{who} calls itself {name!r}; the two must be the same")
+    if not all(part.isidentifier() for part in package.split(".")):
+        raise BackendUnavailableError(f"{who}: its native_package must be a module's name, got {package!r}")
+    return Plugin(plugin, package)
+
+
+def check_members(plugin: object, who: str) -> dict[str, Any]:
+    """Return the members of the contract, after checking their kinds and the plugin's contract version.
+
+    Raises
+    ------
+    BackendUnavailableError
+        The message begins with `who`.
+    """
+    # The version first: another contract may have other members.
     version = ask_plugin(f"{who}: its contract_version cannot be read", partial(_other_version, plugin))
     if version:
         raise BackendUnavailableError(
-            f"{who} speaks version {version} of the contract, and this {DISTRIBUTION} version {CONTRACT_VERSION}"
+            f"{who} speaks version {version} of the contract, and this {DISTRIBUTION} versions "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}"
         )
     absent = object()
 
@@ -68,19 +89,16 @@ def check_members(plugin: object, who: str) -> dict[str, Any]:
     return members
 
 
-def _other_version(plugin: object) -> str:
-    version = getattr(plugin, "contract_version", 1)
-    return "" if version in READABLE_VERSIONS else repr(version)
+def is_native(name: str, backend: Backend, x: object) -> bool:
+    """Ask a backend whether x is one of its arrays."""
+    answer = ask_plugin(f"backend {name!r}: its is_native failed", partial(backend.is_native, x))
+    if not isinstance(answer, bool):
+        raise BackendUnavailableError(f"backend {name!r}: its is_native returned {describe(answer)}, not a bool")
+    return answer
 
 
-def _is_installed(package: str) -> bool:
-    # Of a dotted name the first part only: to look for the rest would import it.
-    look = partial(importlib.util.find_spec, _top(package))
-    return _is_imported(package) or ask_plugin(f"{package} cannot be looked up", look) is not None
-
-
-def _unusable(plugin: _Plugin) -> str:
-    """A plugin may say, without importing its library, why it cannot run here: an optional ``unusable() -> str | None``."""
+def unusable(plugin: Plugin) -> str:
+    """Ask a plugin why it cannot run here, by its optional ``unusable() -> str | None``; "" if it can."""
 
     def ask() -> Any:
         question = abilities_of(plugin.backend).unusable
@@ -92,15 +110,17 @@ def _unusable(plugin: _Plugin) -> str:
     return answer or ""
 
 
-def ask_plugin(what: str, question: Callable[[], T]) -> T:
-    """Run a stranger's code; whatever it raises or exits with becomes an error of ours that says what was asked."""
-    try:
-        return question()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # sys.exit, and the panics of libraries in Rust, are no Exceptions
-        raise BackendUnavailableError(f"{what}: {words(error)}") from error
+def is_imported(package: str) -> bool:
+    """Whether a package has been imported; None in ``sys.modules`` blocks an import."""
+    return sys.modules.get(package) is not None
 
 
-def _top(package: str) -> str:
-    return package.partition(".")[0]
+def is_installed(package: str) -> bool:
+    """Whether a package is installed. Of a dotted name only the first part is looked up: more would import it."""
+    look = partial(importlib.util.find_spec, top_package(package))
+    return is_imported(package) or ask_plugin(f"{package} cannot be looked up", look) is not None
+
+
+def _other_version(plugin: object) -> str:
+    version = getattr(plugin, "contract_version", 1)
+    return "" if version in READABLE_VERSIONS else repr(version)

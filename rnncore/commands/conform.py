@@ -1,62 +1,65 @@
-"""The command ``rnncore conform``: the suite on one backend, with a bar while it runs, a line for each check, and files."""
+"""The command ``rnncore conform``: the conformance suite on one backend."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rnncore.commands.terminal import STANDARD_OUTPUT, _write
+import typer
+
+from rnncore.commands.terminal import FAILED, STANDARD_OUTPUT, check_writable, output, progress, write
 from rnncore.errors import ArgumentValueError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from rnncore.testing import Outcome, Report
-    from rnncore.typing import KernelMode
-
-__all__ = ["expectations", "print_report", "run", "write"]
 
 STYLES = {"passed": "green", "failed": "bold red", "expected to fail": "yellow", "skipped": "dim"}
 
 
-def run(
-    backend: str,
-    *,
-    device: str | None,
-    kernel: KernelMode,
-    only: Iterable[str] | None,
-    expected_failures: Mapping[str, str],
-) -> Report:
-    """Run the suite, with a progress bar where there is a terminal to draw it on."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+def conform(
+    backend: str = typer.Argument(help="A registered backend, as `rnncore backends` lists it."),
+    device: str = typer.Option(None, help="The device; by default the backend's default one."),
+    kernel: str = typer.Option("auto", help="How scans run: auto, reference or require."),
+    only: list[str] = typer.Option(None, metavar="ID", help="A check, or a group such as RC-SCAN; repeatable."),
+    expect_failure: list[str] = typer.Option(
+        None, metavar="ID=REASON", help="A check that must fail, with the reason; repeatable."
+    ),
+    as_json: str = typer.Option(None, "--json", metavar="FILE", help="Also write the report as JSON; - for stdout."),
+    as_html: str = typer.Option(None, "--html", metavar="FILE", help="Also write the report as one HTML page."),
+) -> int:
+    """Check a backend with the conformance suite. Status 0 if it conforms, 1 if a check failed or none ran."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
     from rnncore.testing import check_backend
 
-    errors = Console(stderr=True)
-    columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True) as progress:
-        task = progress.add_task("starting", total=None)
+    check_writable("--json", as_json)
+    check_writable("--html", as_html)
+    expected = expectations(expect_failure or [])
+    bar = progress(TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    task = bar.add_task("starting", total=None)
 
-        def on_outcome(outcome: Outcome, number: int, count: int) -> None:
-            progress.update(task, completed=number, total=count, description=outcome.id)
+    def on_outcome(outcome: Outcome, number: int, count: int) -> None:
+        bar.update(task, completed=number, total=count, description=outcome.id)
 
-        # A plugin, or its library, may print: the report has standard output to itself.
-        with redirect_stdout(sys.stderr):
-            return check_backend(
-                backend,
-                device=device,
-                kernel=kernel,
-                only=only,
-                expected_failures=expected_failures,
-                on_outcome=on_outcome,
-            )
+    options: dict[str, Any] = {"device": device, "kernel": kernel, "only": only or None}
+    # A plugin or its library may print; standard output is for the report.
+    with bar, redirect_stdout(sys.stderr):
+        report = check_backend(backend, expected_failures=expected, on_outcome=on_outcome, **options)
+    if as_json is not None:
+        write(as_json, report.to_json() + "\n")
+    if as_html is not None:
+        write(as_html, report.to_html())
+    if as_json != STANDARD_OUTPUT:
+        print_report(report, output())
+    return 0 if report.ok else FAILED
 
 
 def print_report(report: Report, console: Console) -> None:
-    """The report's own text, in colours where there is a terminal. Lines are not folded: each can be searched for."""
+    """Print the report, in colours on a terminal. Lines are not folded, so that they can be searched."""
     from rich.text import Text
 
     styles = {o.id: STYLES[o.status] for o in report.outcomes}
@@ -67,18 +70,8 @@ def print_report(report: Report, console: Console) -> None:
         console.print(Text(line, style=style), soft_wrap=True)
 
 
-def write(report: Report, *, json: str | None, html: str | None) -> None:
-    """The files that were asked for."""
-    if json == STANDARD_OUTPUT:
-        print(report.to_json())
-    elif json is not None:
-        _write(json, report.to_json() + "\n")
-    if html is not None:
-        _write(html, report.to_html())
-
-
 def expectations(pairs: Iterable[str]) -> dict[str, str]:
-    """``ID=REASON`` for each check that is known to fail.
+    """Parse ``ID=REASON`` pairs.
 
     >>> from rnncore.commands.conform import expectations
     >>> expectations(["RC-NUM-001=issue 12"])

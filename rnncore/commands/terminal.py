@@ -1,16 +1,60 @@
-"""The terminal: one-line failures, and files that can be written."""
+"""What the commands share: consoles, failures in one line, and output files."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
 
 from rnncore.errors import ArgumentValueError
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+
+FAILED, USAGE = 1, 2
 STANDARD_OUTPUT = "-"
+PIPE_WIDTH = 120  # a pipe has no width
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """End the command with one line on stderr."""
+    line = "; ".join(line.strip() for line in message.splitlines()).replace(":;", ":")
+    print(f"rnncore: {line}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+@contextmanager
+def needs(what: str, extra: str) -> Iterator[None]:
+    """Report a missing package with the command that installs it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        top = (error.name or "a package").partition(".")[0]
+        package = "scikit-learn" if top == "sklearn" else top
+        fail(f'{what} needs {package}: pip install "rnncore[{extra}]"', FAILED)
+
+
+def output() -> Console:
+    """Console for standard output."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+
+
+def progress(*columns: str | ProgressColumn) -> Progress:
+    """Progress display on stderr, shown only on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    errors = Console(stderr=True)
+    return Progress(*columns, console=errors, disable=not errors.is_terminal, transient=True)
 
 
 def check_writable(option: str, path: str | None) -> None:
-    """Before the run, not after it.
+    """Check before a long run that its output file can be written.
 
     Raises
     ------
@@ -25,7 +69,16 @@ def check_writable(option: str, path: str | None) -> None:
         raise ArgumentValueError(f"{option}: expected a file that can be written, got {path!r}")
 
 
-def _write(path: str, text: str) -> None:
-    # What a plugin's error holds may be no Unicode at all; a report that shows it escaped is better than none.
-    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
+def write(path: str, text: str) -> None:
+    """Write a text as UTF-8 to a file, or to standard output for "-".
+
+    A plugin's error message may contain lone surrogates, which are escaped.
+    """
+    data = text.encode("utf-8", "backslashreplace")
+    if path != STANDARD_OUTPUT:
+        with open(path, "wb") as file:
+            file.write(data)
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()

@@ -1,6 +1,7 @@
-"""Weights files: a network's description and parameters, written atomically, read without executing or trusting anything.
+"""Weights files: a network's description and parameters, written atomically and read without trusting the file.
 
-``.safetensors`` and ``.npz``, one module each; header.py has the description that both carry, files.py the file system.
+The formats are ``.safetensors`` and ``.npz``, one module each. header.py has the description that both contain, files.py
+the file system. To add a format, write a module with ``encode`` and ``decode`` and list it here.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from rnncore.arguments import describe
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, FileFormatError
 from rnncore.io import files, header, npz, safetensors
+from rnncore.typing import Host
 
 __all__ = ["Stored", "read", "write"]
 
@@ -22,7 +23,7 @@ _FORMATS = {".safetensors": safetensors, ".npz": npz}
 
 @dataclass(frozen=True)
 class Stored:
-    """What a file holds.
+    """Contents of a file.
 
     Attributes
     ----------
@@ -31,25 +32,19 @@ class Stored:
     params : dict of str to numpy.ndarray
         By torch's names in torch's order: weight_ih_l0 (H, I), weight_hh_l0 (H, H), bias_ih_l0 (H,), ...
     dtype : str
-        The model's: "float16", "float32", "float64" or "bfloat16". The arrays are float32 if it is "bfloat16".
+        Dtype of the model: "float16", "float32", "float64" or "bfloat16". The arrays are float32 if it is "bfloat16".
     """
 
     config: dict[str, Any]
-    params: dict[str, np.ndarray[Any, Any]]
+    params: dict[str, Host]
     dtype: str
 
 
-def write(
-    path: str | os.PathLike[str],
-    config: Mapping[str, Any],
-    params: Mapping[str, np.ndarray[Any, Any]],
-    *,
-    dtype: str,
-) -> None:
-    """Write a network to a file, all of it or nothing: on any failure what stood there before is still there.
+def write(path: str | os.PathLike[str], config: Mapping[str, Any], params: Mapping[str, Host], *, dtype: str) -> None:
+    """Write a network to a file atomically: on any failure, an existing file is unchanged.
 
-    The same network gives the same bytes. A new file gets the permissions that ``open`` would give it, an existing one
-    keeps its own; a symbolic link is followed.
+    The same network always gives the same bytes. A new file gets the permissions that ``open`` would give it, an existing
+    one keeps its own; a symbolic link is followed.
 
     Parameters
     ----------
@@ -58,17 +53,18 @@ def write(
     config : mapping
         As from ``RNNSpec.to_config``.
     params : mapping of str to numpy.ndarray
-        Every parameter by torch's name: weight_ih_l0 (H, I), weight_hh_l0 (H, H), bias_ih_l0 (H,), ... NaN and infinity
-        are written as they are.
+        Every parameter by torch's name: weight_ih_l0 (H, I), weight_hh_l0 (H, H), bias_ih_l0 (H,), ... They may hold
+        NaN and infinity.
     dtype : {"float16", "float32", "float64", "bfloat16"}
-        The model's. The arrays must have it; float32 for "bfloat16", which NumPy lacks, and nothing is lost by it.
+        Dtype of the model and of the arrays, which are float32 for "bfloat16": NumPy lacks it, and float32 holds it
+        exactly.
 
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
-        Naming the argument; nothing has been written then.
+        Nothing has been written then.
     OSError
-        If the file system refuses: no such directory, no permission, no space.
+        If the directory does not exist, or permission or space is lacking.
 
     Examples
     --------
@@ -84,16 +80,16 @@ def write(
     (6, 5)
     """
     target = _checked(path)
-    text, description = header.describe(config, dtype)
+    text, description = header.write_description(config, dtype)
     arrays = header.storable(description, params)
     files.replace(target, _FORMATS[_suffix(target)].encode(text, arrays))
 
 
 def read(path: str | os.PathLike[str]) -> Stored:
-    """Read what :func:`write` wrote. The file may come from a stranger: nothing in it is executed or taken on trust.
+    """Read a file that :func:`write` wrote. It may be untrusted: nothing in it is executed.
 
-    Its own description of the network says which arrays it must hold; one that is missing, extra, of another shape or
-    dtype, or overlaps another is an error, and so is a file that claims more than it holds, before memory is taken for it.
+    The description in the file determines the arrays. An array that is missing, unexpected, of another shape or dtype, or
+    overlapping is an error. So is a file that claims more than it holds, before memory is allocated.
 
     Parameters
     ----------
@@ -108,9 +104,9 @@ def read(path: str | os.PathLike[str]) -> Stored:
     ------
     FileNotFoundError
     FileFormatError
-        Naming the path and what is wrong. Also for a file of bare parameters, with the way to load those.
+        If the file is damaged or has no description; for a file of bare parameters the message says how to load it.
     ArgumentTypeError, ArgumentValueError
-        If `path` is not a path or ends otherwise.
+        If `path` is not a path, or has another suffix.
 
     Examples
     --------
@@ -133,7 +129,7 @@ def read(path: str | os.PathLike[str]) -> Stored:
 def _checked(path: Any) -> str:
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
-        raise ArgumentTypeError(f"path: expected a str or path-like, got {type(path).__name__}")
+        raise ArgumentTypeError(f"path: expected a str or path-like, got {describe(path)}")
     if _suffix(text) not in _FORMATS or "\0" in text:
         raise ArgumentValueError(f"path: expected a file name that ends in {' or '.join(_FORMATS)}, got {text!r}")
     return text

@@ -1,4 +1,4 @@
-"""The file system: replace a file by other bytes, all of them or none; open what is a regular file and nothing else."""
+"""File system access: replace a file atomically; open regular files only."""
 
 from __future__ import annotations
 
@@ -11,31 +11,29 @@ from typing import BinaryIO
 
 from rnncore.errors import ArgumentValueError, FileFormatError
 
-__all__ = ["open_regular", "replace"]
-
 
 def replace(path: str, data: bytes) -> None:
-    """Put `data` in the place of the file's contents; whoever reads the path sees the old bytes or the new ones.
+    """Replace a file's contents atomically: a reader sees the old bytes or the new ones.
 
-    The bytes go to a temporary file in the same directory and reach the disk before it takes the file's name. On any
-    failure that file is removed and the old one is untouched.
+    The bytes go to a temporary file in the same directory, which is synced to disk and then renamed. On any failure the
+    temporary file is removed and the old file is unchanged.
 
     Raises
     ------
     ArgumentValueError
-        If something stands there that is not a regular file.
+        If the path is something else than a regular file.
     OSError
     """
-    target = os.path.realpath(path)  # a link stays a link, as it does with open(path, "w")
+    target = os.path.realpath(path)  # keeps a link, as open(path, "w") does
     mode = _mode(target)
     folder = os.path.dirname(target)
     temporary = os.path.join(folder, f".rnncore-{secrets.token_hex(8)}.tmp")
-    # os.open and not tempfile, so that the umask decides about a new file; never wider than the old file's mode.
+    # os.open and not tempfile, so that the umask applies to a new file; never wider than the old file's mode.
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(temporary, flags, 0o666 if mode is None else mode)
     except OSError as error:
-        error.filename = path  # the caller knows nothing of the temporary name
+        error.filename = path  # not the temporary name
         raise
     try:
         with open(descriptor, "wb") as file:
@@ -53,12 +51,12 @@ def replace(path: str, data: bytes) -> None:
 
 
 def open_regular(path: str) -> BinaryIO:
-    """The file, open for reading.
+    """Open a regular file for reading.
 
     Raises
     ------
     FileFormatError
-        If it is a device or a pipe, which would have no end or block before its first byte.
+        If it is a device or a pipe, which may have no end or block.
     OSError
         FileNotFoundError, IsADirectoryError, PermissionError.
     """
@@ -69,20 +67,20 @@ def open_regular(path: str) -> BinaryIO:
 
 
 def _mode(target: str) -> int | None:
-    """The permissions of the file that is to be replaced; None where there is none."""
+    """Permissions of the file to be replaced; None if there is none."""
     try:
         found = os.stat(target).st_mode
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(found):
         raise ArgumentValueError(f"path: expected a regular file or none, got a directory or device at {target!r}")
-    if not os.access(target, os.W_OK):  # renaming asks the directory only; who protects a file means the file
+    if not os.access(target, os.W_OK):  # renaming checks only the directory
         raise PermissionError(errno.EACCES, "the file is write-protected", target)
     return stat.S_IMODE(found)
 
 
 def _sync_folder(folder: str) -> None:
-    # So that the new name survives a power cut. Not every system or file system can; the file is complete either way.
+    # So that the new name survives a power cut. Not every file system supports it; the file is complete either way.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

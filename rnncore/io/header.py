@@ -1,40 +1,37 @@
-"""The description that a weights file carries beside its arrays: JSON text, and what it implies about every array.
+"""The description that a weights file holds beside its arrays, as JSON.
 
     {"format": "rnncore", "version": 1, "dtype": "float32", "spec": {...}}
 
-``spec`` is ``RNNSpec.to_config()``. It fixes the names and shapes of all parameters, so a reader compares what a file
-claims with what it must hold before it takes any memory for it. In the messages here the path is left to the caller.
+``spec`` is ``RNNSpec.to_config()``. It determines the names and shapes of all parameters, so a reader compares the file's
+claims with it before it allocates memory. The caller adds the path to messages.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rnncore.errors import ArgumentTypeError, ArgumentValueError, FileFormatError, RnncoreError
+from rnncore.arguments import brief, check_mapping, describe, elements
+from rnncore.errors import ArgumentValueError, FileFormatError, RnncoreError
 from rnncore.spec import RNNSpec
 from rnncore.typing import Host
-
-__all__ = ["KEY", "MAX_DIRECTORY_BYTES", "MAX_PARAMETERS", "MAX_TEXT_BYTES", "Description", "Host"]
-
 
 KEY = "rnncore"
 FORMAT = "rnncore"
 VERSION = 1
 
-# A parameter takes at most 120 bytes of either format's table of contents, and the description, inside a JSON string, at
-# most twice its length: so many fit. 5,000 are 625 bidirectional layers. Parsing that much hostile JSON or zip directory
-# takes 30 MiB and a quarter of a second.
+# A parameter takes at most 120 bytes of either format's table of contents, and the description at most twice its length
+# inside a JSON string. 5,000 parameters are 625 bidirectional layers. Parsing a hostile file of this size takes 30 MiB and
+# a quarter of a second.
 MAX_PARAMETERS = 5_000
 MAX_DIRECTORY_BYTES = 2**20
 MAX_TEXT_BYTES = 2**17
 
-# What the host holds, and the file: NumPy has no bfloat16, and float32 holds every bfloat16 number exactly.
+# Dtypes on the host and in the file. NumPy has no bfloat16; float32 holds every bfloat16 number exactly.
 HOST_DTYPES = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "bfloat16": "<f4"}
 
 
@@ -48,42 +45,38 @@ class Description:
 
     @property
     def host_dtype(self) -> np.dtype[Any]:
-        """Of the arrays in the file, little-endian."""
+        """Dtype of the arrays in the file, little-endian."""
         return np.dtype(HOST_DTYPES[self.dtype])
 
     def nbytes(self, name: str) -> int:
         """Size of a parameter in the file."""
-        return math.prod(self.shapes[name]) * self.host_dtype.itemsize
+        return elements(self.shapes[name]) * self.host_dtype.itemsize
 
 
-def describe(config: Any, dtype: Any) -> tuple[str, Description]:
-    """The text to write, read back once: nothing is written that could not be read.
+def write_description(config: Any, dtype: Any) -> tuple[str, Description]:
+    """Return the text to write, and the description parsed from it, so that what is written can be read.
 
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
     """
-    if not isinstance(dtype, str) or dtype not in HOST_DTYPES:
-        raise ArgumentValueError(f"dtype: expected one of {', '.join(HOST_DTYPES)}, got {dtype!r}")
-    if not isinstance(config, Mapping):
-        raise ArgumentTypeError(f"config: expected a mapping, as from RNNSpec.to_config, got {type(config).__name__}")
+    check_mapping("config", config, "options, as from RNNSpec.to_config")
     content = {"format": FORMAT, "version": VERSION, "dtype": dtype, "spec": dict(config)}
     try:
         text = json.dumps(content)
         return text, parse(text.encode())
     except (TypeError, ValueError, RecursionError) as error:  # FileFormatError is a ValueError
-        raise ArgumentValueError(f"config: expected one as from RNNSpec.to_config; {brief(error)}") from error
+        raise ArgumentValueError(f"config, dtype: expected those of a network; {brief(error)}") from error
 
 
 def parse(text: bytes) -> Description:
-    """Check a description from a file.
+    """Parse and check a description from a file.
 
     Raises
     ------
     FileFormatError
     """
-    if len(text) > MAX_TEXT_BYTES:
-        raise FileFormatError(f"its description has {len(text)} bytes, at most {MAX_TEXT_BYTES} are read")
+    check_text_size(len(text))
     content = parse_json(text, "its description")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FileFormatError(f'its description is not one of rnncore: expected "format": "{FORMAT}"')
@@ -102,8 +95,19 @@ def parse(text: bytes) -> Description:
     return Description(config, dtype, _shapes(config))
 
 
+def check_text_size(count: int) -> None:
+    """Refuse a description of more bytes than are read.
+
+    Raises
+    ------
+    FileFormatError
+    """
+    if count > MAX_TEXT_BYTES:
+        raise FileFormatError(f"its description has {count} bytes, at most {MAX_TEXT_BYTES} are read")
+
+
 def check_names(description: Description, names: Iterable[str]) -> None:
-    """Exactly the parameters that the description implies.
+    """Require exactly the parameters that the description implies.
 
     Raises
     ------
@@ -117,19 +121,18 @@ def check_names(description: Description, names: Iterable[str]) -> None:
 
 
 def storable(description: Description, params: Any) -> dict[str, Host]:
-    """The arrays in torch's order, contiguous and little-endian.
+    """Return the arrays in torch's order, contiguous and little-endian.
 
     Raises
     ------
     ArgumentTypeError, ArgumentValueError
     """
-    if not isinstance(params, Mapping):
-        raise ArgumentTypeError(f"params: expected a mapping of names to arrays, got {type(params).__name__}")
+    check_mapping("params", params)
     faults = [f"unexpected {name!r}" for name in params if name not in description.shapes]
     for name, shape in description.shapes.items():
         value = params.get(name)
         if not isinstance(value, np.ndarray):
-            faults.append(f"{name}: expected a NumPy array, got {type(value).__name__}")
+            faults.append(f"{name}: expected a NumPy array, got {describe(value)}")
         elif value.shape != shape or value.dtype.newbyteorder("<") != description.host_dtype:
             want = description.host_dtype.name
             faults.append(f"{name}: expected {want} of shape {shape}, got {value.dtype} of shape {value.shape}")
@@ -139,7 +142,7 @@ def storable(description: Description, params: Any) -> dict[str, Host]:
 
 
 def bare(load: str) -> FileFormatError:
-    """The error for a file of parameters alone, with the expression that gives them as a mapping."""
+    """Return the error for a file of bare parameters; `load` is the expression that reads them."""
     return FileFormatError(
         "it has no rnncore description of the network, only arrays; if they are the state_dict of an RNN, make the "
         f"network first, rnn = rnncore.RNN(...), and load them with rnn.load_state_dict({load})"
@@ -147,7 +150,7 @@ def bare(load: str) -> FileFormatError:
 
 
 def parse_json(text: bytes, what: str) -> Any:
-    """JSON without what two readers could understand in two ways: duplicate keys, NaN, anything but UTF-8.
+    """Parse JSON, refusing what readers disagree on: duplicate keys, NaN, other encodings than UTF-8.
 
     Raises
     ------
@@ -161,27 +164,20 @@ def parse_json(text: bytes, what: str) -> Any:
         raise FileFormatError(f"{what} is not valid JSON: {brief(error)}") from error
 
 
-def brief(message: object) -> str:
-    """A message that a hostile file cannot blow up or put control characters in: at most 300 characters of one line."""
-    text = str(message)
-    shown = "".join(c if c.isprintable() else " " for c in text[:300])
-    return shown if len(text) <= 300 else f"{shown}..."
-
-
 def _shapes(config: Any) -> dict[str, tuple[int, ...]]:
     try:
         spec = RNNSpec.from_config(_without_custom(config))
     except (RnncoreError, ValueError, OverflowError) as error:
-        # The last two: Python refuses to print, or to make a float of, an integer of some thousand digits.
+        # ValueError and OverflowError: Python refuses to print, or convert to float, an integer of thousands of digits.
         raise FileFormatError(f"its description of the network is not valid: {brief(error)}") from error
     count = spec.num_layers * spec.num_directions * (4 if spec.bias else 2)
-    if count > MAX_PARAMETERS:  # before their names are made
+    if count > MAX_PARAMETERS:  # before making their names
         raise FileFormatError(f"its network has {count} parameters, at most {MAX_PARAMETERS} fit in a file")
     return spec.parameter_shapes()
 
 
 def _without_custom(config: Any) -> Any:
-    """The same network with tanh for a user's own function, which no file holds and which changes no shape."""
+    """Replace a custom nonlinearity, which no file holds, by tanh; shapes do not depend on it."""
     if not isinstance(config, dict):
         raise FileFormatError(f"spec: expected a JSON object, got {brief(repr(config))}")
     custom, function = config.get("custom_nonlinearity"), config.get("nonlinearity")
@@ -197,7 +193,7 @@ def _without_custom(config: Any) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise ValueError("the same key stands twice in an object")
+        raise ValueError("a key appears twice in an object")
     return made
 
 

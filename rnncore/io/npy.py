@@ -1,77 +1,70 @@
-"""Arrays in ``.npy`` files and entries, read without executing or trusting anything."""
+"""Arrays in the ``.npy`` format, from files and from entries of a zip, read without trusting them.
+
+https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html describes the format. Nothing is executed, and every
+size is checked before memory is allocated.
+"""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from rnncore.arguments import check_bytes
+from rnncore.arguments import brief, check_bytes, elements
 from rnncore.errors import FileFormatError
 from rnncore.io.files import open_regular
-from rnncore.io.header import (
-    brief,
-)
+from rnncore.typing import Host
 
-LARGEST_ITEM = 8  # bytes: what an array library has a dtype for
+LARGEST_ITEM = 8  # bytes; array libraries have no larger real dtype
+START_BYTES = 10  # magic string, version and length of the header
+MAX_HEADER_BYTES = 1024  # the header of a matrix has 118
 
-
-def read_npy(option: str, path: str) -> np.ndarray[Any, Any]:
-    """The numbers of an ``.npy`` as ``numpy.save`` writes them. Nothing in the file is executed, none of its sizes believed.
-
-    Raises
-    ------
-    FileFormatError
-    OSError
-    """
-    try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            shape, dtype = _npy_header(file, option)
-            if dtype.kind not in "fiu" or dtype.itemsize > LARGEST_ITEM:
-                raise FileFormatError(f"{option}: expected real numbers of at most {LARGEST_ITEM} bytes, got {dtype}")
-            count, held = int(np.prod(shape, dtype=object)), size - file.tell()
-            if count * dtype.itemsize != held:
-                raise FileFormatError(
-                    f"{option}: expected {count * dtype.itemsize} bytes of {dtype} {shape}, got {held}: "
-                    "it is truncated or damaged"
-                )
-            check_bytes(option, count, LARGEST_ITEM)
-            data = file.read(held)
-    except FileFormatError as error:
-        text = str(error).removeprefix(f"{option}: ")
-        raise FileFormatError(f"{option} {path}: {text}") from error
-    if len(data) != held:
-        raise FileFormatError(f"{option} {path}: it was changed while it was read")
-    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))
-
-
-# Magic string, version and length; then a matrix has 118 bytes of header.
-_NPY_START_BYTES = 10
-
-
-_MAX_NPY_HEADER = 1024
-
-
-# What numpy.lib.format writes for plain numbers. Its reader has Python parse whatever stands there, which warns, recurses
-# and fails in ways of its own; with this before it, an unknown dtype (ValueError) is all that is left to go wrong.
-_NPY_HEADER = re.compile(
+# What numpy.lib.format writes for plain numbers. NumPy's own reader parses any text as Python, which warns, recurses and
+# fails in many ways. After this check only an unknown dtype (ValueError) can still fail.
+HEADER = re.compile(
     rb"\{'descr': '[<>|][biufcO][0-9]*', 'fortran_order': (True|False), "
     rb"'shape': \(((0|[1-9][0-9]*),|(0|[1-9][0-9]*)(, (0|[1-9][0-9]*))+)?\), \} *\n"
 )
 
 
-def _npy_header(entry: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype as the .npy claims them: plain numbers in C order."""
-    start = entry.read(_NPY_START_BYTES)
+def read_npy(option: str, path: str) -> Host:
+    """Read real numbers from a file that ``numpy.save`` wrote.
+
+    Raises
+    ------
+    FileFormatError
+        The message names the option and the path.
+    OSError
+    """
+    try:
+        with open_regular(path) as file:
+            shape, dtype = read_header(file, option)
+            if dtype.kind not in "fiu" or dtype.itemsize > LARGEST_ITEM:
+                raise FileFormatError(f"{option}: expected real numbers of at most {LARGEST_ITEM} bytes, got {dtype}")
+            return read_body(file, option, shape, dtype, os.fstat(file.fileno()).st_size - file.tell())
+    except FileFormatError as error:
+        text = str(error).removeprefix(f"{option}: ")
+        raise FileFormatError(f"{option} {path}: {text}") from error
+
+
+def read_header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Read the claimed shape and dtype of an ``.npy``: plain numbers in C order.
+
+    Raises
+    ------
+    FileFormatError
+    """
+    start = file.read(START_BYTES)
     length = int.from_bytes(start[-2:], "little")
-    if start[:-2] != np.lib.format.magic(1, 0) or length > _MAX_NPY_HEADER:
-        raise FileFormatError(f"{name}: its .npy header is not one of version 1.0 with at most {_MAX_NPY_HEADER} bytes")
-    text = entry.read(length)
-    if not _NPY_HEADER.fullmatch(text):
+    if start[:-2] != np.lib.format.magic(1, 0) or length > MAX_HEADER_BYTES:
+        raise FileFormatError(
+            f"{name}: its .npy header is not one of version 1.0 with at most {MAX_HEADER_BYTES} bytes"
+        )
+    text = file.read(length)
+    if not HEADER.fullmatch(text):
         raise FileFormatError(f"{name}: its .npy header is not one of plain numbers: {brief(text)}")
     try:
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(start[-2:] + text))
@@ -80,3 +73,23 @@ def _npy_header(entry: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if dtype.hasobject or fortran:
         raise FileFormatError(f"{name}: expected plain numbers in C order, got Python objects or Fortran order")
     return shape, dtype
+
+
+def read_body(file: BinaryIO | Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], held: int) -> Host:
+    """Read the numbers after the header, in the host's byte order; `held` is the number of bytes there.
+
+    Raises
+    ------
+    FileFormatError, ArgumentValueError
+    """
+    count = elements(shape)
+    if count * dtype.itemsize != held:
+        raise FileFormatError(
+            f"{name}: expected {count * dtype.itemsize} bytes of numbers, {dtype} of shape {shape}, got {held}: "
+            "it is truncated or damaged"
+        )
+    check_bytes(name, count, LARGEST_ITEM)
+    data = file.read(held)
+    if len(data) != held:
+        raise FileFormatError(f"{name}: it was changed while it was read")
+    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))  # a copy: bytes are read-only

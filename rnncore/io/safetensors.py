@@ -1,9 +1,8 @@
-"""safetensors: the description is a string in the metadata, so ``safetensors.torch.load_file`` gives a state_dict.
+"""Weights as ``.safetensors``. The description is a string in the metadata, so other readers see a state_dict.
 
-The layout is https://github.com/huggingface/safetensors#format: eight bytes with the size of a JSON header, the header,
-the arrays. The header is checked here against the description, byte range by byte range; then the reference reader
-reads the file. It is checked first because that reader takes duplicate keys, zero-size and 0-d arrays, other dtypes and
-names with control characters as they come.
+The format (https://github.com/huggingface/safetensors#format) has eight bytes with the size of a JSON header, the header,
+and the arrays. The header is compared with the description, byte range by byte range, before the reference reader reads
+the file, since that reader accepts duplicate keys, zero-size and 0-d arrays, any dtype and names with control characters.
 """
 
 from __future__ import annotations
@@ -13,31 +12,29 @@ import struct
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
+from rnncore.arguments import brief
 from rnncore.errors import FileFormatError
-from rnncore.io.header import KEY, MAX_DIRECTORY_BYTES, Description, bare, brief, check_names, parse, parse_json
+from rnncore.io.header import KEY, MAX_DIRECTORY_BYTES, Description, bare, check_names, parse, parse_json
 from rnncore.typing import Host
 
-__all__ = ["decode", "encode"]
-
 _LENGTH = struct.Struct("<Q")
-_DTYPES = {"float16": "F16", "float32": "F32", "float64": "F64", "bfloat16": "F32"}
 
 
 def encode(text: str, params: Mapping[str, Host]) -> bytes:
-    """The bytes of a file: the description's text and the arrays."""
-    from safetensors.numpy import save  # not before it is needed: importing rnncore imports no file format
+    """Return a file's bytes: the description's text and the arrays."""
+    from safetensors.numpy import save  # lazily: importing rnncore imports no file format
 
-    # One metadata key only: the writer keeps them in a hash map, and two would come out in a random order.
+    # Only one metadata key: the writer keeps them in a hash map, in random order.
     return save(dict(params), {KEY: text})
 
 
 def decode(file: BinaryIO) -> tuple[Description, dict[str, Host]]:
-    """The description and the arrays, in torch's order.
+    """Read the description and the arrays, in torch's order.
 
     Raises
     ------
     FileFormatError
-        Without the path.
+        The caller adds the path.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -62,7 +59,7 @@ def decode(file: BinaryIO) -> tuple[Description, dict[str, Host]]:
 
 
 def _table(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
-    """The header, and how many bytes are left for the arrays."""
+    """Return the header, and the number of bytes after it."""
     start = file.read(_LENGTH.size)
     if len(start) < _LENGTH.size:
         raise FileFormatError(f"it is truncated: {len(start)} bytes, and the size of the header alone takes 8")
@@ -78,8 +75,8 @@ def _table(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
 
 
 def _check_ranges(description: Description, table: Mapping[str, Any], data_bytes: int) -> None:
-    """Dtype and shape as described, and byte ranges of the right size that fill the file without gap or overlap."""
-    dtype = _DTYPES[description.dtype]
+    """Check dtypes and shapes against the description, and that the byte ranges fill the file without gap or overlap."""
+    dtype = f"F{8 * description.host_dtype.itemsize}"
     ranges = []
     for name, shape in description.shapes.items():
         entry = table[name]
@@ -107,5 +104,5 @@ def _check_ranges(description: Description, table: Mapping[str, Any], data_bytes
 
 
 def _is_ints(value: Any) -> bool:
-    # Not isinstance: true is an int to Python, and to nobody else.
+    # Not isinstance, as a bool is an int in Python.
     return isinstance(value, list) and all(type(item) is int for item in value)

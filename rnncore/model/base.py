@@ -1,4 +1,4 @@
-"""What a model is: a spec and parameters bound to one backend; moved, copied and pickled by value."""
+"""The base of models: a network bound to one backend, moved, copied and pickled by value."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Self = TypeVar("Self", bound="Parameterised")
 
 
 class Parameterised:
-    """What RNN and RNNCell share: a network of one backend, moved, copied and pickled by value."""
+    """Base class of RNN and RNNCell."""
 
     _default_backend: str | None = None
     _network: Network
@@ -35,14 +35,14 @@ class Parameterised:
 
     @classmethod
     def from_network(cls: type[Self], network: Network) -> Self:
-        """A model of this network: its parameters themselves, not copies."""
+        """Make a model of a network, whose arrays it takes without copying them."""
         model = cls.__new__(cls)
         model._network = network
         return model
 
     @property
     def network(self) -> Network:
-        """Spec, parameters and engine as they are now: what a call sees."""
+        """The current spec, parameters and engine, bound together; see :class:`rnncore.network.bound.Network`."""
         return self._network
 
     @property
@@ -77,21 +77,21 @@ class Parameterised:
 
     @property
     def params(self) -> Mapping[str, Array]:
-        """The parameters themselves, by torch's names: a read-only mapping of live arrays, not copies.
+        """The parameters by torch's names: a read-only mapping to the arrays themselves, not copies.
 
         On PyTorch, ``rnn.params["weight_hh_l0"].requires_grad_()`` makes one a leaf that autograd reaches.
         """
         return MappingProxyType(self._network.params)
 
     def set_params(self, params: Mapping[str, Array]) -> None:
-        """Replace some parameters by other arrays, without copying them: how an optimiser steps.
+        """Replace some parameters by other arrays, without copying them.
 
-        A call that is running in another thread goes on with the parameters it began with.
+        This is how an optimiser steps. A call that runs in another thread keeps the parameters it began with.
 
         Raises
         ------
         StateDictError, ArgumentTypeError, DTypeError, DeviceError, ShapeError
-            And then no parameter is replaced.
+            In which case no parameter is replaced.
         """
         check_mapping("params", params)
         shapes = self.spec.parameter_shapes()
@@ -115,7 +115,7 @@ class Parameterised:
             return {n: engine.xp.asarray(detach(x), copy=True) for n, x in self._network.params.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Array]) -> None:
-        """Take over copies of all parameters from a mapping with torch's names, such as ``torch.nn.RNN.state_dict()``.
+        """Copy all parameters from a mapping with torch's names, such as ``torch.nn.RNN.state_dict()``.
 
         The arrays may be of any registered backend; they must have the model's dtype. The model gets new arrays: those
         that stand for ones with ``requires_grad`` have it too, but an optimiser of PyTorch's must be made after this.
@@ -131,7 +131,7 @@ class Parameterised:
         self._network = self._network.with_params({k: mark_like(engine.give(v), params[k]) for k, v in host.items()})
 
     def to(self: Self, backend: str | Backend | None = None, *, device: Any = None, dtype: Any = None) -> Self:
-        """A copy of the model elsewhere; this one stays as it is. Where the dtype stays, the weights move bit for bit.
+        """Copy the model to another backend, device or dtype. Without a change of dtype the weights stay the same bit for bit.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class Parameterised:
         return self.from_network(Network(network.spec, params, engine, network.check_finite))
 
     def __getstate__(self) -> dict[str, Any]:
-        # By value: NumPy arrays and names, so that a process without this backend's library can still say what it needs.
+        # NumPy arrays and names, so that a process without this backend's library can still report what it needs.
         return {
             "spec": self.spec,
             "params": self._host_params(),

@@ -1,4 +1,4 @@
-"""RNN: parameters bound to one backend, with torch.nn.RNN's arguments and shapes, and the calls that torch lacks."""
+"""RNN: a network with torch.nn.RNN's arguments and shapes, on any backend, with the gradient calls that torch lacks."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class RNN(Parameterised):
         kernel: KernelMode = "auto",
         check_finite: bool = False,
     ) -> RNN:
-        """A model of a description and host arrays under torch's names: what loaders call.
+        """Make a model from a description and host arrays under torch's names.
 
         Raises
         ------
@@ -201,7 +201,7 @@ class RNN(Parameterised):
         checkpoint: bool | int = False,
         truncate: int | None = None,
     ) -> tuple[Array, State, Pullback]:
-        """Run the network and return what backpropagates through it.
+        """Run the network and return a function that backpropagates through it.
 
         Parameters
         ----------
@@ -290,7 +290,7 @@ class RNN(Parameterised):
         training: bool = False,
         rng: Rng = None,
     ) -> Trace:
-        """Every state and every pre-activation, of all layers, directions and steps.
+        """Run the network and return every state and every pre-activation.
 
         Returns
         -------
@@ -311,10 +311,10 @@ class RNN(Parameterised):
         io.write(path, self.spec.to_config(), self._host_params(), dtype=self._network.engine.dtype_name)
 
     def cell(self, layer: int = 0, *, reverse: bool = False) -> RNNCell:
-        """One layer in one direction as a cell, for streaming step by step.
+        """Return one layer in one direction as a cell, for streaming step by step.
 
-        The cell has the layer's arrays as they are now, uncopied, under its own one-layer names (``weight_ih_l0``, ...). What
-        is written into them reaches both; a later :meth:`set_params` of either does not reach the other.
+        The cell takes the layer's current arrays without copying them, under one-layer names (``weight_ih_l0``, ...).
+        Writing into an array changes both; :meth:`set_params` of one does not affect the other.
 
         Raises
         ------
@@ -362,7 +362,7 @@ class RNN(Parameterised):
         return self.spec.bidirectional
 
     def explain(self, *, steps: int = 100, batch: int = 1) -> Explanation:
-        """Which path each scan takes for a call of that many steps and rows, and why.
+        """Report which path each scan takes for a call with this many steps and rows, and why.
 
         >>> import rnncore
         >>> print(rnncore.RNN(5, 6, kernel="reference").explain())
@@ -424,7 +424,7 @@ def load(
         spec = RNNSpec.from_config(stored.config, nonlinearity=nonlinearity)
     except RnncoreError as error:
         if (nonlinearity is None) == (stored.config.get("custom_nonlinearity") is True):
-            raise  # the caller's argument is what does not fit, not the file
+            raise  # the argument is wrong, not the file
         raise FileFormatError(f"{path}: its description of the network is not valid: {error}") from error
     try:
         return RNN.from_spec(
@@ -441,7 +441,7 @@ def load(
 
 
 def bound_to(name: str) -> tuple[type[RNN], type[RNNCell]]:
-    """RNN and RNNCell whose backend is this one unless they are told otherwise: what a plugin exports.
+    """Return subclasses of RNN and RNNCell with this default backend, for a plugin to export.
 
     ``RNN, RNNCell = rnncore.bound_to("acme")`` in a plugin's module lets ``from rnncore_acme import RNN`` choose the
     backend in the line that imports it. They are real subclasses: isinstance holds, and they pickle, as long as they are

@@ -23,7 +23,7 @@ __all__ = ["CellGradients", "RNNCell"]
 
 
 class CellGradients(NamedTuple):
-    """What the pullback of a cell returns: by parameter name, and for x and h in their shapes."""
+    """Gradients from a cell's pullback: of the parameters by name, and of x and h in their shapes."""
 
     params: dict[str, Array]
     x: Array
@@ -38,7 +38,7 @@ class RNNCell(Parameterised):
 
     Its parameters have the names of a one-layer :class:`rnncore.RNN`, ``weight_ih_l0`` and so on, so that weights pass
     between the two as they are; ``load_state_dict`` also understands ``torch.nn.RNNCell``'s names without the suffix.
-    :meth:`rnncore.RNN.cell` gives a cell that has a layer's arrays.
+    :meth:`rnncore.RNN.cell` makes a cell from the arrays of a layer.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class RNNCell(Parameterised):
         return self.spec.hidden_sizes[0]
 
     def __call__(self, x: Array, h: Array | None = None) -> Array:
-        """The next state (B, H) from x (B, I) and h (B, H), or unbatched (H,) from (I,) and (H,).
+        """Return the next state (B, H) from x (B, I) and h (B, H), or unbatched (H,) from (I,) and (H,).
 
         h is zero if not given.
 
@@ -101,7 +101,7 @@ class RNNCell(Parameterised):
             return h_next if x.ndim == 2 else h_next[0, ...]
 
     def vjp(self, x: Array, h: Array | None = None) -> tuple[Array, CellPullback]:
-        """The next state, and ``pullback(d_next)`` that gives the gradients of the parameters, x and h."""
+        """Return the next state, and ``pullback(d_next)``, which returns the gradients of the parameters, x and h."""
         network, batched = self._network, getattr(x, "ndim", 2) == 2
         engine, spec = network.engine, network.spec
         with engine.scope():
@@ -132,7 +132,7 @@ class RNNCell(Parameterised):
         h_dot: Array | None = None,
         params_dot: Mapping[str, Array] | None = None,
     ) -> tuple[Array, Array]:
-        """The next state and its tangent, for tangents of x, h and some or all parameters; zero where not given."""
+        """Return the next state and its tangent for tangents of x, h and any parameters; those not given are zero."""
         network = self._network
         engine, spec = network.engine, network.spec
         with engine.scope():
@@ -157,7 +157,7 @@ class RNNCell(Parameterised):
             return (h_next[0, ...], tangent[0, ...]) if alone else (h_next, tangent)
 
     def load_state_dict(self, state_dict: Mapping[str, Array]) -> None:
-        """As :meth:`RNN.load_state_dict`; ``torch.nn.RNNCell``'s names, without ``_l0``, are understood too."""
+        """Like :meth:`RNN.load_state_dict`; also takes ``torch.nn.RNNCell``'s names, without ``_l0``."""
         if isinstance(state_dict, Mapping):
             kinds = {"weight_ih", "weight_hh", "bias_ih", "bias_hh"}
             state_dict = {f"{k}_l0" if k in kinds else k: v for k, v in state_dict.items()}

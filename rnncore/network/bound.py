@@ -1,7 +1,7 @@
-"""A network: parameters, spec and engine bound together, as every call, model and probe takes them.
+"""Network: parameters, spec and engine bound together, the argument of every call, model and probe.
 
-A :class:`Network` never changes. A model whose parameters are replaced holds another one, so a call sees one set of
-parameters from beginning to end.
+A :class:`Network` is immutable: replacing a model's parameters gives it another network, so a call sees one set of
+parameters throughout.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["Network"]
 
 @dataclass(frozen=True)
 class Network:
-    """What every call of one network shares.
+    """A network ready to run.
 
     Attributes
     ----------
     spec : RNNSpec
     params : mapping of str to array
-        By torch's names. Not to be changed: :meth:`with_params` makes another network.
+        By torch's names.
     engine : Engine
     check_finite : bool
         Whether calls refuse NaN and infinity.
@@ -41,13 +41,13 @@ class Network:
     plans: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def with_params(self, params: Mapping[str, Array]) -> Network:
-        """The same network with other arrays for some or all parameters."""
+        """Return the network with some or all parameters replaced."""
         return replace(self, params={**self.params, **params})
 
     def weights(self, params: Mapping[str, Array] | None = None) -> Parameters:
-        """Weights by [layer][direction]; the two biases become their sum, which is all the scans see.
+        """Return the weights by [layer][direction], with the two biases added up.
 
-        `params` stands in for the network's own, such as tangents of them.
+        `params` replaces the network's own parameters, for example by their tangents.
         """
         given = self.params if params is None else params
         nested = []
@@ -60,7 +60,7 @@ class Network:
         return nested
 
     def named(self, nested: Parameters) -> dict[str, Array]:
-        """Gradients by torch's names from gradients by [layer][direction]."""
+        """Return gradients by torch's names from gradients by [layer][direction]."""
         named: dict[str, Array] = {}
         cast = self.engine.cast
         for names, row in zip(self.spec.names, nested, strict=True):

@@ -1,6 +1,6 @@
-"""The public calls of a network: check the arguments, go time-first, run, and go back to the caller's layout.
+"""The public calls of a network: check the arguments, convert them to time-first, run, and convert back.
 
-:class:`rnncore.RNN` and :mod:`rnncore.functional` are both thin over this file, so they cannot disagree.
+:class:`rnncore.RNN` and :mod:`rnncore.functional` both call these functions, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Prepared", "forward", "jvp", "prepare", "trace", "vjp", "warn_if_dro
 FLOAT64_BYTES = 8
 # The fewest states in a window of checkpoint=True: 2 MB in float32, too few to be worth recomputing.
 CHECKPOINT_NUMBERS = 2**19
-# Shapes of calls that a network remembers, before it starts afresh.
+# Call shapes a network remembers before it clears them.
 REMEMBERED = 64
 
 
@@ -73,9 +73,9 @@ def vjp(
         output, h_n, pull = stack.vjp(network.weights(), xt, h0s, plan, checkpoint=every)
         public_output, public_h_n = _finish(network, shape, output, h_n)
     output_shape = tuple(public_output.shape)
-    if not network.spec.bidirectional and every is None:  # these are the states that the pullback goes on from
+    if not network.spec.bidirectional and every is None:  # the pullback reads these states
         public_output = engine.read_only(public_output)
-    # Arrays that may be written to unseen have no counter of changes.
+    # Writable arrays have no counter of changes.
     held = {} if engine.writable else {"x": x, "output": public_output, **network.params}
     changes = engine.abilities.changes
     before = {name: changes(value) for name, value in held.items()}
@@ -151,13 +151,17 @@ def prepare(
 ) -> Prepared:
     """Check the arguments of a call and lay them out time-first.
 
-    What follows from the types, shapes, dtypes and devices of x and h0 alone is remembered by them. A call with any other
-    option, and every call that is refused, goes through all checks.
+    The result of checks that depend only on the types, shapes, dtypes and devices of x and h0 is remembered. Calls with other
+    options, and calls that fail a check, always go through all checks.
     """
     engine = network.engine
-    key = None
+    key: Hashable = None
     if lengths is None and rng is None and truncate is None and training is False and not network.check_finite:
-        key = _signature(x, h0)
+        try:  # what the checks of arrays read
+            key = type(x), x.shape, x.dtype, getattr(x, "device", None)
+            key = key if h0 is None else (*key, type(h0), h0.shape, h0.dtype, getattr(h0, "device", None))
+        except AttributeError:  # one of them is no array
+            key = None
         ready = None if key is None else network.plans.get(key)
         is_native = engine.backend.is_native
         if ready is not None and is_native(x) and (h0 is None or is_native(h0)):
@@ -167,21 +171,12 @@ def prepare(
             return shape, x if shape.time_first else shape.inward(x), first or layout.zero_state(shape), plan
     prepared = _prepared(network, x, h0, lengths, training, rng, truncate)
     if key is not None:
-        # Zeros may be kept where no transformation follows arrays: nothing writes to them, and no call returns them.
+        # Keep the zeros only where no transformation traces arrays. Nothing writes to them, and no call returns them.
         first = prepared[2] if h0 is None and engine.writable else None
         if len(network.plans) >= REMEMBERED:
             network.plans.clear()
         network.plans[key] = prepared[0], prepared[3], first
     return prepared
-
-
-def _signature(x: Any, h0: Any) -> Hashable:
-    """What the checks of arrays read; None for an argument that is no array."""
-    try:
-        key = type(x), x.shape, x.dtype, getattr(x, "device", None)
-        return key if h0 is None else (*key, type(h0), h0.shape, h0.dtype, getattr(h0, "device", None))
-    except AttributeError:
-        return None
 
 
 def _prepared(
@@ -237,7 +232,7 @@ def _check_finite(network: Network, name: str, x: Array) -> None:
 
 
 def complete(network: Network, tangents: Mapping[str, Array]) -> dict[str, Array]:
-    """Tangents of all parameters: checked where given, zero where not."""
+    """Return tangents of all parameters: those given, checked, and zeros for the rest."""
     check_mapping("params_dot", tangents)
     shapes = network.spec.parameter_shapes()
     unknown = [str(name) for name in tangents if name not in shapes]
@@ -252,7 +247,7 @@ def complete(network: Network, tangents: Mapping[str, Array]) -> dict[str, Array
 
 
 def _dropout_masks(layout: Layout, rng: Rng) -> tuple[Array, ...]:
-    """One mask for each gap between layers, drawn on the host; kept values are scaled so that the mean stays."""
+    """Draw one mask on the host for each gap between layers; kept values are scaled to preserve the mean."""
     spec, engine = layout.spec, layout.engine
     generator = as_generator(rng)
     keep = 1.0 - spec.dropout
@@ -268,7 +263,7 @@ def _checkpoint_steps(checkpoint: bool | int, layout: Layout) -> int | None:
     if checkpoint is False or checkpoint is None:
         return None
     if checkpoint is True:
-        # Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"; but no window so small that its calls are felt.
+        # Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"; a smaller window would not be worth its calls.
         root = math.isqrt(layout.steps - 1) + 1
         numbers = max(1, layout.batch * sum(layout.spec.hidden_sizes) * layout.spec.num_directions)
         return max(root, CHECKPOINT_NUMBERS // numbers)

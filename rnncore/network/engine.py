@@ -1,21 +1,23 @@
-"""Which code runs a scan: the plugin's own, or the reference; decided by a predicate and a reason, never by an exception.
+"""Engine: where arrays live, and which code runs a scan, the plugin's own or the reference.
 
-An :class:`Engine` is a backend, a device, a dtype and a kernel mode, fixed once per call and handed down. An error raised
-inside a plugin's scan is the caller's to see.
+The choice is made by a predicate that returns a reason, never by catching an exception. Errors raised inside a plugin's
+scan propagate to the caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from rnncore import scan
 from rnncore.arguments import check_shape
 from rnncore.backend.arrays import check_array, dtype_name
-from rnncore.backend.contract import Abilities, Backend, ScanRequest, Scans, abilities_of, scan_words
+from rnncore.backend.contract import Abilities, Backend, FormScans, ScanRequest, Scans, abilities_of, scan_words
+from rnncore.carry import Carry, spread
 from rnncore.errors import ArgumentTypeError, KernelUnsupportedError, ShapeError, UnknownNameError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore.typing import Array, Device, Host, KernelMode, Namespace
@@ -23,8 +25,10 @@ from rnncore.typing import Array, Device, Host, KernelMode, Namespace
 __all__ = ["Choice", "Engine", "Explanation", "check_kernel_mode", "make_engine"]
 
 NO_SCOPE: AbstractContextManager[Any] = nullcontext()
-# Shapes whose path an engine remembers, before it starts afresh.
+# Shapes an engine remembers before it clears them.
 REMEMBERED = 256
+# The largest array of zeros that is kept, in elements.
+KEPT_ZEROS = 2**14
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Engine:
-    """Where the arrays of a network live, and how its scans are run.
+    """A backend, device, dtype and kernel mode, and the scans that run there.
 
     Attributes
     ----------
@@ -74,6 +78,7 @@ class Engine:
     abilities: Abilities = field(default_factory=Abilities)
     writable: bool = field(init=False)
     multiply: Callable[[Array, Array, bool], Array] = field(init=False, compare=False, repr=False)
+    _zeros: dict[tuple[int, ...], Array] = field(init=False, compare=False, repr=False, default_factory=dict)
     _on_kernel: dict[Hashable, tuple[bool, Any]] = field(init=False, compare=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -81,11 +86,13 @@ class Engine:
         object.__setattr__(self, "multiply", self.abilities.product or (lambda a, b, whole: self.xp.matmul(a, b)))
 
     def choose(self, request: ScanRequest) -> Choice:
-        """The path for a request; with kernel="require" an error where the plugin's scan does not take it."""
+        """Return the path of a request; raise KernelUnsupportedError if kernel="require" and the plugin refuses it."""
         if self.kernel == "reference":
             return Choice(request.scan, "reference", 'kernel="reference" was asked for')
         if self.scans is None:
             reason: str | None = f"backend {self.backend.name!r} has no scans of its own"
+        elif other := [form for form in request.forms if form not in self.abilities.scans]:
+            reason = f"the scans of backend {self.backend.name!r} do not name the form {' or '.join(other)}"
         else:
             reason = self.scans.unsupported(request)
         if reason is None:
@@ -104,36 +111,101 @@ class Engine:
         return choice if words is None else replace(choice, reason=f"{choice.reason}: {words(request)}")
 
     def nonlinear(
-        self, p: Array, h0: Array, w_hh: Array, *, nonlinearity: Nonlinearity, reverse: bool, overwrite: bool = False
+        self,
+        p: Array,
+        h0: Array,
+        w_hh: Array,
+        *,
+        nonlinearity: Nonlinearity,
+        reverse: bool,
+        overwrite: bool = False,
+        carry: Carry | None = None,
+        rows: Sequence[int] | None = None,
     ) -> Array:
         """Run the nonlinear scan on the chosen path; with `overwrite` the result may take the storage of p."""
-        kernel = self._kernel_for("nonlinear", p, reverse, nonlinearity)
+        forms: dict[str, Any] = {} if rows is None else {"rows": tuple(rows)}
+        factors = None
+        if carry is not None:
+            forms["carry"] = carry = carry.over(p.shape, xp=self.xp)
+            factors = _kinds(carry._asdict())
+        kernel = self._kernel_for("nonlinear", p, reverse, nonlinearity, factors, rows is not None)
+        # Scans of contract version 1 know neither argument of forms.
         if kernel is not None:
-            return kernel.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
-        return scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=self.xp)
+            return kernel.nonlinear(
+                p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite, **forms
+            )  # fmt: skip
+        return scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=self.xp, **forms)
 
-    def linear(self, u: Array, d: Array, s0: Array, m: Array, *, reverse: bool, overwrite: bool = False) -> Array:
+    def linear(
+        self,
+        u: Array,
+        d: Array,
+        s0: Array,
+        m: Array,
+        *,
+        reverse: bool,
+        overwrite: bool = False,
+        rows: Sequence[int] | None = None,
+    ) -> Array:
         """Run the linear scan on the chosen path; with `overwrite` the result may take the storage of d."""
-        kernel = self._kernel_for("linear", u, reverse, None)
+        forms: dict[str, Any] = {} if rows is None else {"rows": tuple(rows)}
+        kernel = self._kernel_for("linear", u, reverse, None, None, rows is not None)
         if kernel is not None:
-            return kernel.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite)
-        return scan.linear(u, d, s0, m, reverse=reverse, xp=self.xp)
+            return kernel.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite, **forms)
+        return scan.linear(u, d, s0, m, reverse=reverse, xp=self.xp, **forms)
 
-    def _kernel_for(self, kind: Any, x: Array, reverse: bool, nonlinearity: Nonlinearity | None) -> Scans | None:
-        """The plugin's scans if they take this request, asked once for each shape, direction and function."""
-        key = (kind, x.shape, reverse, id(nonlinearity))
+    def linear_carry(
+        self,
+        c: Array,
+        o: Array | None,
+        i: Array | None,
+        a: Array | None,
+        x0: Array,
+        m: Array,
+        *,
+        reverse: bool,
+        overwrite: bool = False,
+        rows: Sequence[int] | None = None,
+    ) -> Array:
+        """Run the linear scan with carry on the chosen path; with `overwrite` the result may take the storage of c."""
+        o, i, a = (spread(factor, c.shape, xp=self.xp) for factor in (o, i, a))
+        forms: dict[str, Any] = {} if rows is None else {"rows": tuple(rows)}
+        factors = _kinds({"o": o, "i": i, "a": a})
+        kernel = cast("FormScans | None", self._kernel_for("linear", c, reverse, None, factors, rows is not None))
+        if kernel is not None:
+            return kernel.linear_carry(c, o, i, a, x0, m, reverse=reverse, overwrite=overwrite, **forms)
+        return scan.linear_carry(c, o, i, a, x0, m, reverse=reverse, xp=self.xp, **forms)
+
+    def _kernel_for(
+        self, kind: Any, x: Array, reverse: bool, nonlinearity: Nonlinearity | None, factors: Any, ragged: bool
+    ) -> Scans | None:
+        """Return the plugin's scans if they take this request. The answer is remembered by shape, direction, function, form."""
+        key = (kind, x.shape, reverse, id(nonlinearity), factors, ragged)
         known = self._on_kernel.get(key)
         if known is None:
-            steps, batch, width = x.shape
-            request = ScanRequest(kind, steps, batch, width, self.dtype_name, self.device, reverse, nonlinearity)
+            networks = x.shape[1] if len(x.shape) == 4 else None
+            steps, batch, width = x.shape if networks is None else (x.shape[0], *x.shape[2:])
+            request = ScanRequest(
+                kind,
+                steps,
+                batch,
+                width,
+                self.dtype_name,
+                self.device,
+                reverse,
+                nonlinearity,
+                factors,
+                ragged,
+                networks,
+            )
             if len(self._on_kernel) >= REMEMBERED:
                 self._on_kernel.clear()
-            # The function is kept beside the answer, so that its id stays its own.
+            # Keep the function with the answer, so that its id is not reused.
             known = self._on_kernel[key] = (self.choose(request).path == "kernel", nonlinearity)
         return self.scans if known[0] else None
 
     def scope(self) -> AbstractContextManager[Any]:
-        """The backend's own context around work on the device, if it needs one."""
+        """Return the backend's context manager for work on the device."""
         enter = self.abilities.scope
         # Inside a compiled function an array may have no device, and there is nothing to enter.
         return NO_SCOPE if enter is None or self.device is None else enter(self.device)
@@ -146,7 +218,7 @@ class Engine:
         steps, batch, width = x.shape
         if steps == 1:
             return self.multiply(x[0, ...], m, True)[None, ...]
-        # NumPy makes of three axes one product for each step, three to six times slower; others fold them themselves.
+        # With three axes NumPy runs one product per step, which is three to six times slower.
         rows = xp.reshape(x, (steps * batch, width))
         return xp.reshape(self.multiply(rows, m, True), (steps, batch, m.shape[1]))
 
@@ -169,11 +241,11 @@ class Engine:
         return self.backend.asarray(x, dtype=self.dtype, device=self.device)
 
     def copy(self, x: Array) -> Array:
-        """A copy by arithmetic, which every transformation of every library knows."""
+        """Copy by arithmetic, which every transformation of every library can trace."""
         return x * 1
 
     def cast(self, x: Array) -> Array:
-        """x in the engine's dtype: a library's automatic mixed precision may have left it in another."""
+        """Cast to the engine's dtype, in case automatic mixed precision changed it."""
         return x if x.dtype == self.dtype else self.xp.astype(x, self.dtype)
 
     def read_only(self, x: Array) -> Array:
@@ -181,13 +253,29 @@ class Engine:
         view = self.abilities.read_only
         return x if view is None else view(x)
 
+    def nothing(self, like: Array) -> Array:
+        """Return read-only zeros in the shape of `like`; small ones are reused where no transformation traces arrays."""
+        if not self.writable or math.prod(like.shape) > KEPT_ZEROS:
+            return self.xp.zeros_like(like)
+        found = self._zeros.get(like.shape)
+        if found is None:
+            if len(self._zeros) >= REMEMBERED:
+                self._zeros.clear()
+            found = self._zeros[like.shape] = self.zeros(like.shape)
+        return found
+
     def zeros(self, shape: tuple[int, ...]) -> Array:
-        """Zeros of the engine's dtype on its device."""
+        """Make zeros of the engine's dtype on its device."""
         return self.xp.zeros(shape, dtype=self.dtype, device=self.device)
 
 
+def _kinds(factors: Mapping[str, Array | None]) -> tuple[tuple[str, str], ...]:
+    """As in :attr:`ScanRequest.carry`."""
+    return tuple((name, "unit" if k.ndim == 1 else "step") for name, k in factors.items() if k is not None)
+
+
 def make_engine(backend: Backend, *, device: Device, dtype: Any, kernel: KernelMode) -> Engine:
-    """An engine for arrays of this dtype on this device."""
+    """Make the engine for a backend, device, dtype and kernel mode."""
     return Engine(
         backend,
         backend.namespace(),
@@ -201,7 +289,7 @@ def make_engine(backend: Backend, *, device: Device, dtype: Any, kernel: KernelM
 
 
 def check_kernel_mode(kernel: Any) -> KernelMode:
-    """ "auto", "reference" or "require", or an error with the closest."""
+    """Return a valid kernel mode, or raise with the closest match."""
     modes: tuple[KernelMode, ...] = get_args(KernelMode)
     if not isinstance(kernel, str):
         raise ArgumentTypeError(f"kernel: expected one of {', '.join(modes)}, got {kernel!r}")
@@ -215,7 +303,7 @@ def check_kernel_mode(kernel: Any) -> KernelMode:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which code runs, and why. ``print`` it.
+    """Which code runs, and why; print it.
 
     Attributes
     ----------

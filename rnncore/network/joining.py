@@ -1,4 +1,4 @@
-"""Parts of a sequence put together along time: in place where arrays can be assigned into, else by one concat."""
+"""Join parts of a sequence along time: in place where arrays are writable, else by one concat."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["TimeJoin"]
 class TimeJoin:
     """Collects the parts [a, b) of an array (T, ...) in any order.
 
-    In place, no more than the result is held; by concat, the parts and the result are, for a moment, held both.
+    In place, only the result is held. With concat, the parts and the result are briefly held together.
     """
 
     def __init__(self, steps: int, engine: Engine) -> None:
@@ -31,7 +31,7 @@ class TimeJoin:
         self._whole[start:stop, ...] = part
 
     def joined(self) -> Array:
-        """The whole."""
+        """Return the joined array."""
         if self._whole is not None:
             return self._whole
         parts = [self._parts[start] for start in sorted(self._parts)]

@@ -1,6 +1,6 @@
-"""One layer in one direction: the products over all steps at once that stand around the two scans.
+"""One layer in one direction: the products over all steps, and the two scans between them.
 
-Everything here is time-first, (T, B, .). With lengths, x is 0 in the padding already, and so is every result.
+Arrays are time-first, (T, B, .). With lengths, x must be 0 in the padding, and so is every result.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def last_state(layer: Layer, h: Array, h0: Array) -> Array:
 
 
 def pre_activation(layer: Layer, x: Array, h0: Array, h: Array) -> Array:
-    """z (T, B, H) of all steps from the states, by products and no loop; before any clip, 0 in the padding."""
+    """Pre-activations z (T, B, H) computed from the states by products; before any clip, 0 in the padding."""
     engine, w = layer.engine, layer.weights
     z = _project(w, x, engine) + engine.product(_before(layer, h, h0), w.weight_hh.T)
     return z if layer.ragged is None else layer.ragged.masked(z)
@@ -75,20 +75,21 @@ def vjp(layer: Layer, d_h: Array | None, d_last: Array | None, x: Array, h0: Arr
     if layer.ragged is not None:
         return _vjp_ragged(layer, layer.ragged, d_h, d_last, x, h0, h)
     steps, reverse, engine, w = x.shape[0], layer.reverse, layer.engine, layer.weights
-    edges = sorted({0, steps, *layer.boundaries, *_window_edges(h, engine)})
-    windows = list(pairwise(edges))
+    windows = _windows(layer, h)
     d_x = TimeJoin(steps, engine)
     total: Weights | None = None
-    zero = s = first = engine.xp.zeros_like(h0)
+    zero = s = first = engine.nothing(h0)
     for a, b in windows if reverse else windows[::-1]:
         entry, at_end = (b, b == steps) if reverse else (a - 1, a == 0)
         state = h0 if at_end else h[entry, ...]
-        h_w, x_w, d_h_w = (h, x, d_h) if len(windows) == 1 else (v if v is None else v[a:b, ...] for v in (h, x, d_h))
+        h_w, x_w, d_h_w = h, x, d_h
+        if b - a < steps:
+            h_w, x_w, d_h_w = h[a:b, ...], x[a:b, ...], None if d_h is None else d_h[a:b, ...]
         u = _source(layer, d_h_w, d_last if (a == 0 if reverse else b == steps) else None, h_w)
         d = _slope(layer, x_w, state, h_w)
         if (a if reverse else b) in layer.boundaries:
             s = zero
-        # A user's derivative may return an array that it keeps, so its storage may not be reused.
+        # A custom derivative may keep the array it returns, so do not overwrite it.
         mine = not layer.nonlinearity.is_custom
         delta = engine.linear(u, d, s, w.weight_hh, reverse=not reverse, overwrite=mine)
         del u, d
@@ -96,7 +97,7 @@ def vjp(layer: Layer, d_h: Array | None, d_last: Array | None, x: Array, h0: Arr
         found = _weight_cotangents(layer, delta, first, x_w, state, h_w)
         total = found if total is None else add_weights(total, found)
         d_x.put(a, b, engine.product(delta, w.weight_ih))
-    # A call has at least one step, so there is at least one window.
+    # T >= 1, so there is at least one window.
     return LayerCotangents(total, d_x.joined(), engine.matmul(first, w.weight_hh, whole=False))  # type: ignore[arg-type]
 
 
@@ -114,7 +115,7 @@ def jvp(
         u = u + _project(w_dot, x, engine) + engine.product(_before(layer, h, h0), w_dot.weight_hh.T)
     s0 = xp.zeros_like(h0) if h0_dot is None else h0_dot
     if ragged is not None:
-        if layer.reverse:  # a row starts at its own end, and d = 0 in the padding before it would swallow s0
+        if layer.reverse:  # a row starts at its own end; d = 0 in the padding would discard s0
             u = ragged.add_at_ends(u, xp.matmul(s0, w_t))
             s0 = xp.zeros_like(h0)
         u = ragged.masked(u)
@@ -127,31 +128,33 @@ def _vjp_ragged(
     """Like :func:`vjp` for sequences of several lengths, in one window."""
     engine, w, xp = layer.engine, layer.weights, layer.engine.xp
     d, u = _slope(layer, x, h0, h), _source(layer, d_h, d_last, h)
-    zero, parts = xp.zeros_like(h0), []
+    zero, parts = engine.nothing(h0), []
     for a, b in pairwise([0, *layer.boundaries, x.shape[0]]):
         parts.append(engine.linear(u[a:b, ...], d[a:b, ...], zero, w.weight_hh, reverse=not layer.reverse))
     delta = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
     first = ragged.at_ends(delta) if layer.reverse else delta[0, ...]
-    h0 = ragged.nonempty_or(h0, zero)  # NaN in the state of a sequence without steps reaches no weight
+    h0 = ragged.nonempty_or(h0, zero)  # NaN in the state of an empty sequence must not reach the weights
     d_h0 = xp.matmul(first, w.weight_hh)
     if d_last is not None:
         d_h0 = ragged.nonempty_or(d_h0, d_last)
     return LayerCotangents(_weight_cotangents(layer, delta, first, x, h0, h), engine.product(delta, w.weight_ih), d_h0)
 
 
-def _window_edges(h: Array, engine: Engine) -> range:
-    """Where the pullback is cut so that one window of (T, B, H) stays small beside the whole."""
+def _windows(layer: Layer, h: Array) -> list[tuple[int, int]]:
+    """Time windows [a, b) of a pullback, cut at the layer's boundaries."""
     steps, batch, width = h.shape
-    if not engine.writable:  # the parts of dx would have to be joined by a copy: one window is best
-        return range(0)
-    length = max(1, engine.abilities.window_numbers // max(1, batch * width))
-    return range(length, steps, length)
+    length = steps  # one window if joining the parts of dx would need a copy
+    if layer.engine.writable:
+        length = max(1, layer.engine.abilities.window_numbers // max(1, batch * width))
+    if length >= steps and not layer.boundaries:
+        return [(0, steps)]
+    return list(pairwise(sorted({*range(0, steps, length), *layer.boundaries, steps})))
 
 
 def _weight_cotangents(layer: Layer, delta: Array, first: Array, x: Array, h0: Array, h: Array) -> Weights:
     """delta^T x, delta^T h_{t-1} and the sum of delta: one product each.
 
-    h_{t-1} is never built: h0's share, at the steps whose delta is `first`, is added to that of the other states.
+    h_{t-1} is never built: the share of h0, which belongs to `first`, is added to that of the other states.
     """
     engine = layer.engine
     d_w_hh = engine.matmul(first.T, h0, whole=False)
@@ -163,17 +166,17 @@ def _weight_cotangents(layer: Layer, delta: Array, first: Array, x: Array, h0: A
 
 
 def add_weights(a: Weights, b: Weights) -> Weights:
-    """The sums, one by one."""
+    """Add two sets of weights."""
     bias = None if a.bias is None or b.bias is None else a.bias + b.bias
     return Weights(a.weight_ih + b.weight_ih, a.weight_hh + b.weight_hh, bias)
 
 
 def _project(w: Weights, x: Array, engine: Engine) -> Array:
-    """x W_ih^T + b of all steps by one product."""
+    """x W_ih^T + b for all steps, by one product."""
     p = engine.product(x, w.weight_ih.T)
     if w.bias is None:
         return p
-    if engine.writable:  # in place, which saves a second array of its size
+    if engine.writable:  # in place, to save a second array of this size
         p += w.bias
         return p
     return p + w.bias
@@ -189,9 +192,9 @@ def _forward_ragged(layer: Layer, p: Array, h0: Array, ragged: Ragged) -> Array:
     for start, stop, rows in ragged.segments[::-1] if reverse else ragged.segments:
         if state is None:
             first = sorted_h0[:rows, ...]
-        elif reverse:  # rows whose own end lies here join
+        elif reverse:  # rows that end here join
             first = xp.concat([state, sorted_h0[state.shape[0] : rows, ...]], axis=0)
-        else:  # rows that ended stay behind
+        else:  # drop the rows that have ended
             first = state[:rows, ...]
         h = engine.nonlinear(
             sorted_p[start:stop, :rows, :],
@@ -230,7 +233,7 @@ def _slope(layer: Layer, x: Array, h0: Array, h: Array) -> Array:
 
 
 def _source(layer: Layer, d_h: Array | None, d_last: Array | None, h: Array) -> Array:
-    """dL/dh_t as it arrives at each step from outside the recurrence, that of the last state included."""
+    """dL/dh_t that enters each step from outside the recurrence, including that of the last state."""
     ragged, xp = layer.ragged, layer.engine.xp
     if d_h is None:
         d_h = xp.zeros_like(h)

@@ -1,4 +1,4 @@
-"""The layout of a call: torch's shapes and orders of axes outside, time-first (T, B, .) and [layer][direction] inside."""
+"""Layout of a call: torch's shapes and axis orders outside, time-first (T, B, .) and [layer][direction] inside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Layout", "layout_of", "split_state", "state_in", "state_out", "zero_
 
 @dataclass(frozen=True)
 class Layout:
-    """The layout of one call's input, and the way to time-first (T, B, .) and back."""
+    """Layout of one call's input, with conversion to time-first (T, B, .) and back."""
 
     steps: int
     batch: int
@@ -29,24 +29,24 @@ class Layout:
 
     @cached_property
     def time_first(self) -> bool:
-        """Whether the caller's arrays have this layout already."""
+        """Whether the caller's arrays are time-first already."""
         return self.batched and not self.spec.batch_first
 
     def inward(self, x: Array) -> Array:
-        """An input or a cotangent of the output, time-first."""
+        """Convert an input, or a cotangent of the output, to time-first."""
         if not self.batched:
             return x[:, None, :]
         return self.engine.xp.permute_dims(x, (1, 0, 2)) if self.spec.batch_first else x
 
     def outward(self, x: Array) -> Array:
-        """A time-first array in the caller's layout."""
+        """Convert a time-first array to the caller's layout."""
         if not self.batched:
             return x[:, 0, :]
         return self.engine.xp.permute_dims(x, (1, 0, 2)) if self.spec.batch_first else x
 
 
 def layout_of(spec: RNNSpec, engine: Engine, x: Array) -> Layout:
-    """The layout of an input, which is checked: its kind, number of axes, width, and that it has a step."""
+    """Check an input's type, axes and width, and that it has at least one step; return its layout."""
     engine.check("x", x)
     order = "(B, T, input_size)" if spec.batch_first else "(T, B, input_size)"
     if x.ndim not in (2, 3):
@@ -91,7 +91,7 @@ def state_in(layout: Layout, name: str, state: Any) -> PerDirection:
 
 
 def split_state(layout: Layout, state: Array) -> PerDirection:
-    """A checked state of layers of one width by [layer][direction]."""
+    """Split a checked state of equally wide layers by [layer][direction]."""
     spec = layout.spec
     directions = spec.num_directions
     state = state if layout.batched else state[:, None, :]
@@ -103,7 +103,7 @@ def state_out(layout: Layout, nested: PerDirection) -> State:
     xp = layout.engine.xp
     if layout.spec.uniform:
         if len(nested) == len(nested[0]) == 1:
-            stacked = layout.engine.copy(nested[0][0])[None, ...]
+            stacked = (nested[0][0] * 1)[None, ...]  # a copy by arithmetic
         else:
             stacked = xp.stack([h for row in nested for h in row], axis=0)
         return stacked if layout.batched else stacked[:, 0, :]
@@ -112,6 +112,6 @@ def state_out(layout: Layout, nested: PerDirection) -> State:
 
 
 def zero_state(layout: Layout) -> PerDirection:
-    """h0 where none is given."""
+    """Zero initial state by [layer][direction]."""
     spec = layout.spec
     return [[layout.engine.zeros((layout.batch, h))] * spec.num_directions for h in spec.hidden_sizes]

@@ -1,8 +1,8 @@
-"""Sequences of several lengths in one batch: where each ends, and the pieces of time in which the batch is rectangular.
+"""Sequences of different lengths in one batch: masks, ends, and time segments in which the batch is rectangular.
 
-The nonlinear scan must never run over padding: a relu network could explode in it. So the rows are sorted by length and
-time is cut where a row ends; each piece holds the rows that are still running, and the scan's last state of one piece is
-the first of the next. A row's padding is exactly 0 in every result. The linear scan needs no pieces: d = 0 in the padding.
+The nonlinear scan must not run over padding, where a relu network could explode. So rows are sorted by length and time is
+cut wherever a row ends: each segment holds the rows still running, and its last state is the first of the next segment.
+Padding is exactly 0 in every result. The linear scan needs no segments, as d = 0 in the padding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Ragged"]
 
 @dataclass(frozen=True)
 class Ragged:
-    """The lengths of a batch and what follows from them. `lengths` are checked already.
+    """The lengths of a batch, with masks and indices derived from them. `lengths` must be valid.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Ragged:
     xp: Namespace
 
     def piece(self, start: int, stop: int) -> Ragged:
-        """The same batch seen through a window of time."""
+        """Restrict to the time window [start, stop)."""
         inside = tuple(min(max(n - start, 0), stop - start) for n in self.lengths)
         return Ragged(inside, stop - start, self.backend, self.device, self.xp)
 

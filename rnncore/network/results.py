@@ -11,7 +11,7 @@ from rnncore.typing import Array
 
 @dataclass(frozen=True)
 class Gradients:
-    """What a pullback returns.
+    """Gradients from a pullback.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Tangents:
-    """The tangents of output and h_n, in their shapes."""
+    """Tangents of output and h_n, in their shapes."""
 
     output: Array
     h_n: State

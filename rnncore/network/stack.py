@@ -1,4 +1,4 @@
-"""Layers x directions x lengths x dropout x checkpointing: forward, vjp, jvp and trace of a whole network.
+"""A whole network: forward, vjp, jvp and trace over layers, directions, lengths, dropout and checkpoints.
 
 Everything is time-first, (T, B, .), and nested by layer and direction: ``states[layer][direction]``. A layer above the
 first reads the outputs of all directions below, side by side.
@@ -26,7 +26,7 @@ Parameters: TypeAlias = list[list[Weights]]
 
 
 class Cotangents(NamedTuple):
-    """What a pullback returns: parameters[layer][direction], x (T, B, I), h0[layer][direction] (B, H)."""
+    """Cotangents of parameters[layer][direction], x (T, B, I) and h0[layer][direction] (B, H)."""
 
     parameters: Parameters
     x: Array
@@ -34,7 +34,7 @@ class Cotangents(NamedTuple):
 
 
 class Traced(NamedTuple):
-    """What :func:`trace` returns: states and pre-activations by layer and direction, the output, the last states."""
+    """States and pre-activations by [layer][direction], the output, and the last states."""
 
     h: PerDirection
     z: PerDirection
@@ -44,7 +44,7 @@ class Traced(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What stays the same through one call.
+    """Everything about one call except its arrays.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Plan:
     masks : tuple of array
         For each layer but the last the dropout mask (T, B, D*H), already divided by what is kept; empty for none.
     truncate : int or None
-        The gradient is not carried across multiples of so many steps.
+        Do not carry the gradient across multiples of this many steps.
     start : int
         The time of the first step, where this is a window of a longer call.
     """
@@ -67,7 +67,7 @@ class Plan:
     start: int = 0
 
     def window(self, start: int, stop: int) -> Plan:
-        """The same call seen through [start, stop)."""
+        """Restrict the call to the time window [start, stop)."""
         return replace(
             self,
             ragged=None if self.ragged is None else self.ragged.piece(start, stop),
@@ -76,7 +76,7 @@ class Plan:
         )
 
     def layers(self, parameters: Parameters, boundaries: tuple[int, ...] = ()) -> list[list[Layer]]:
-        """Every layer and direction of this call."""
+        """Bind weights by [layer][direction] to this call."""
         ragged, f, engine = self.ragged, self.spec.nonlinearity, self.engine
         every = []
         for row in parameters:
@@ -87,7 +87,7 @@ class Plan:
         return every
 
     def boundaries(self, steps: int) -> tuple[int, ...]:
-        """The times in this window that truncation does not carry a gradient across."""
+        """Times in this window across which truncation carries no gradient."""
         if self.truncate is None:
             return ()
         first = -self.start % self.truncate or self.truncate
@@ -100,7 +100,7 @@ Pullback: TypeAlias = Callable[[Array | None, PerDirection | None], Cotangents]
 def forward(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> tuple[Array, PerDirection]:
     """The top layer's output (T, B, D*H) and the last state of each layer and direction (B, H).
 
-    Only the layer at work is held, not the whole stack.
+    Holds one layer at a time, not the whole stack.
     """
     below = x
     last: PerDirection = []
@@ -125,7 +125,7 @@ def states(layers: list[list[Layer]], x: Array, h0: PerDirection, plan: Plan) ->
 
 
 def trace(parameters: Parameters, x: Array, h0: PerDirection, plan: Plan) -> Traced:
-    """Every state and every pre-activation (before the clip), each (T, B, H), beside what a call returns."""
+    """Every state and pre-activation (before the clip), each (T, B, H), with the output and the last states."""
     layers = plan.layers(parameters)
     every = states(layers, x, h0, plan)
     z = [
@@ -142,8 +142,8 @@ def vjp(
     """Output, last states and the pullback of cotangents of the two.
 
     With `checkpoint` the pullback recomputes states instead of holding them all. A network of one direction is cut into
-    windows of so many steps: only the states between windows are held. In a bidirectional one a layer needs the whole
-    of the layer below, so no states are held and the pullback works layer by layer.
+    windows of this many steps, and only the states between windows are held. In a bidirectional network a layer needs the
+    whole layer below, so no states are held and the pullback recomputes layer by layer.
     """
     if checkpoint is None:
         layers = plan.layers(parameters, plan.boundaries(x.shape[0]))
@@ -208,13 +208,13 @@ def _side_by_side(h: list[Array], plan: Plan) -> Array:
 
 
 def _read_by_next(h: list[Array], k: int, plan: Plan) -> Array:
-    """What the layer above k reads; for the last layer the output."""
-    joined = _side_by_side(h, plan)
+    """Input of the layer above k; the output for the last layer."""
+    joined = h[0] if len(h) == 1 else _side_by_side(h, plan)
     return joined * plan.masks[k] if k < len(plan.masks) else joined
 
 
 def inputs(x: Array, every: PerDirection, plan: Plan) -> list[Array]:
-    """What each layer reads, (T, B, .): x, and the outputs of the layers below."""
+    """Input of each layer, (T, B, .): x, then the outputs of the layers below."""
     return [x, *(_read_by_next(h, k, plan) for k, h in enumerate(every[:-1]))]
 
 
@@ -283,7 +283,7 @@ def _vjp_by_window(
     for a, b in windows:
         piece, last = forward(parameters, x[a:b, ...], firsts[-1], plan.window(a, b))
         join.put(a, b, piece)
-        # A copy: a view of the last state would keep the states of the whole window alive.
+        # Copy: a view of the last state would keep the whole window alive.
         firsts.append([[plan.engine.copy(h) for h in row] for row in last])
 
     def pullback(d_output: Array | None, d_last: PerDirection | None) -> Cotangents:
@@ -309,7 +309,7 @@ def _vjp_by_window(
 
 
 def _cut(d_h0: PerDirection, plan: Plan, start: int, steps: int) -> PerDirection:
-    """Nothing is carried across the start of a window, but for sequences that ended before: theirs has not moved yet."""
+    """Zero the gradient at the start of a window, except for sequences that ended before it."""
     zeros = [[plan.engine.xp.zeros_like(g) for g in row] for row in d_h0]
     if plan.ragged is None:
         return zeros

@@ -1,4 +1,4 @@
-"""One step of the network and its derivative, as pure functions of (state, input): the loop is somebody else's.
+"""One step of the network and its derivatives, as pure functions of (state, input).
 
 ``h' = f(x W_ih^T + b + h W_hh^T)``, Elman (1990), "Finding structure in time". b is the sum of torch's two biases.
 """
@@ -15,13 +15,13 @@ from rnncore.typing import Array, Namespace
 
 __all__ = ["StepCotangents", "StepTangents", "Weights", "project", "step", "step_jvp", "step_vjp", "sum_rows"]
 
-# So many rows are added one after the other; then their sums are, and so on.
+# Rows added one after the other before their sums are added in turn.
 GROUP = 32
 SINGLE_BITS = 32
 
 
 class Weights(NamedTuple):
-    """The numbers of one layer in one direction, or their cotangents or tangents.
+    """Weights of one layer in one direction, or their cotangents or tangents.
 
     weight_ih (H, I), weight_hh (H, H), and bias (H,), the sum of bias_ih and bias_hh, or None.
     """
@@ -32,7 +32,7 @@ class Weights(NamedTuple):
 
 
 class StepCotangents(NamedTuple):
-    """What :func:`step_vjp` returns."""
+    """Cotangents of the weights, x and h."""
 
     weights: Weights
     x: Array
@@ -124,13 +124,15 @@ def project(w: Weights, x: Array, /, *, xp: Namespace) -> Array:
 
 
 def sum_rows(x: Array, /, *, xp: Namespace) -> Array:
-    """The sum (H,) of x (..., H) over every axis but the last, as accurate as a product is.
+    """Sum x (..., H) over every axis but the last, (H,), as accurately as a matrix product does.
 
     A library may add row to row, and lose an eps with each: so groups of rows are added, then groups of their sums. Half
     precision, where a long sum stops growing altogether, is added in float32.
     """
     dtype, width = x.dtype, x.shape[-1]
-    rows = xp.reshape(x, (math.prod(x.shape[:-1]), width))
+    rows = x[0, ...] if x.ndim == 3 and x.shape[0] == 1 else xp.reshape(x, (math.prod(x.shape[:-1]), width))
+    if rows.shape[0] == 1:
+        return rows[0, ...]
     if xp.finfo(dtype).bits < SINGLE_BITS:
         rows = xp.astype(rows, xp.float32)
     while rows.shape[0] > GROUP:

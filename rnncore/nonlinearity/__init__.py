@@ -1,4 +1,4 @@
-"""Nonlinearities: f, its derivative from the state or from z, and the bound of its gain; by name or the user's own."""
+"""Nonlinearities, by name or custom: f, its derivative from the state or from z, and the bound of the derivative."""
 
 from rnncore.nonlinearity.nonlinearity import (
     NONLINEARITIES,

@@ -1,8 +1,8 @@
 """The twelve named functions: f, f' from z and from h, ln f' without cancellation, and the bound gamma = sup |f'|.
 
-torch's tanh and relu, the logistic sigmoid, the identity, and those of ONNX's RNN operator
-(https://onnx.ai/onnx/operators/onnx__RNN.html), whose defaults for alpha and beta they keep. ``FAMILIES`` is the table: a name,
-the builder that binds alpha and beta, and the defaults.
+They are the identity and the functions of ONNX's RNN operator (https://onnx.ai/onnx/operators/onnx__RNN.html), with its
+defaults for alpha and beta. The table ``FAMILIES`` maps a name to the builder that binds alpha and beta, and to their
+defaults. To add a function, add its formulas and a row of the table.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ from typing import TypeAlias
 
 from rnncore.typing import Array, Namespace
 
-__all__ = ["FAMILIES", "Elementwise", "Family", "Functions"]
-
 Elementwise: TypeAlias = Callable[[Array, Namespace], Array]
 
 
 @dataclass(frozen=True)
 class Functions:
-    """One function and what goes with it, each taking (array, namespace).
+    """A function, its derivatives and their bound. Each function takes (array, namespace).
 
-    df_from_h is None where h = f(z) does not determine f'(z); log_df is None where nothing better than ln |f'| is known;
-    gamma is None where the bound is not known.
+    df_from_h is None if h = f(z) does not determine f'(z); log_df is None if ln |f'| has no better formula; gamma is
+    None if the bound is not known.
     """
 
     f: Elementwise
@@ -36,7 +34,7 @@ class Functions:
 
 @dataclass(frozen=True)
 class Family:
-    """A builder of :class:`Functions` from alpha and beta, and the defaults of those that it takes."""
+    """A builder of :class:`Functions` from alpha and beta, and their defaults."""
 
     build: Callable[..., Functions]
     defaults: Mapping[str, float] = field(default_factory=dict)
@@ -44,8 +42,7 @@ class Family:
 
 # --- the functions ----------------------------------------------------------------------------------------------------
 #
-# Comparisons are written so that NaN never yields a derivative
-# of 0, which would hide it.
+# Comparisons are written so that NaN never yields a derivative of 0, which would hide it.
 
 
 def _tanh(z: Array, xp: Namespace) -> Array:
@@ -100,7 +97,15 @@ def _sigmoid_log_df(z: Array, xp: Namespace) -> Array:
 
 
 def _identity(z: Array, xp: Namespace) -> Array:
-    return z * 1  # a copy, by arithmetic that every transformation knows
+    return z * 1  # a copy, by arithmetic that every transformation supports
+
+
+def _one(z: Array, xp: Namespace) -> Array:
+    return xp.ones_like(z)
+
+
+def _zero(z: Array, xp: Namespace) -> Array:
+    return xp.zeros_like(z)
 
 
 def _softsign(z: Array, xp: Namespace) -> Array:
@@ -140,7 +145,7 @@ def _build_fixed(
     gamma: float, f: Elementwise, df: Elementwise, df_h: Elementwise, log_df: Elementwise
 ) -> Callable[..., Functions]:
     def build() -> Functions:
-        return Functions(gamma=gamma, f=f, df=df, df_from_h=df_h, log_df=log_df)
+        return Functions(f, df, df_h, log_df, gamma=gamma)
 
     return build
 
@@ -164,8 +169,7 @@ def _build_leaky_relu(alpha: float) -> Functions:
         return _two_slopes(z, xp, _log(alpha), 0.0)
 
     # With alpha >= 0 the sign of h is the sign of z; with alpha < 0 both halves give h >= 0.
-    df_h = df if alpha >= 0 else None
-    return Functions(gamma=max(1.0, abs(alpha)), f=f, df=df, df_from_h=df_h, log_df=log_df)
+    return Functions(f, df, df if alpha >= 0 else None, log_df, gamma=max(1.0, abs(alpha)))
 
 
 def _build_thresholded_relu(alpha: float) -> Functions:
@@ -182,7 +186,7 @@ def _build_thresholded_relu(alpha: float) -> Functions:
         return xp.where(z <= alpha, xp.full_like(z, -math.inf), xp.zeros_like(z))
 
     # With alpha < 0, h = 0 can come from z = 0, where the slope is 1.
-    return Functions(gamma=1.0, f=f, df=df, df_from_h=df_h if alpha >= 0 else None, log_df=log_df)
+    return Functions(f, df, df_h if alpha >= 0 else None, log_df, gamma=1.0)
 
 
 def _build_hard_sigmoid(alpha: float, beta: float) -> Functions:
@@ -201,12 +205,12 @@ def _build_hard_sigmoid(alpha: float, beta: float) -> Functions:
         outside = xp.logical_or(y <= 0, y >= 1)
         return xp.where(outside, xp.full_like(z, -math.inf), xp.full_like(z, _log(alpha)))
 
-    return Functions(gamma=abs(alpha), f=f, df=df, df_from_h=df_h, log_df=log_df)
+    return Functions(f, df, df_h, log_df, gamma=abs(alpha))
 
 
 def _build_elu(alpha: float) -> Functions:
     def f(z: Array, xp: Namespace) -> Array:
-        below = xp.where(z <= 0, z, xp.zeros_like(z))  # expm1 of the positive half would overflow for nothing
+        below = xp.where(z <= 0, z, xp.zeros_like(z))  # keeps expm1 of the positive half from overflowing
         return xp.where(z <= 0, alpha * xp.expm1(below), z)
 
     def df(z: Array, xp: Namespace) -> Array:
@@ -219,13 +223,7 @@ def _build_elu(alpha: float) -> Functions:
     def log_df(z: Array, xp: Namespace) -> Array:
         return xp.where(z <= 0, z + _log(alpha), xp.zeros_like(z))
 
-    return Functions(
-        gamma=max(1.0, abs(alpha)),
-        f=f,
-        df=df,
-        df_from_h=df_h if alpha > 0 else None,
-        log_df=log_df,
-    )
+    return Functions(f, df, df_h if alpha > 0 else None, log_df, gamma=max(1.0, abs(alpha)))
 
 
 def _build_scaled_tanh(alpha: float, beta: float) -> Functions:
@@ -241,13 +239,7 @@ def _build_scaled_tanh(alpha: float, beta: float) -> Functions:
     def log_df(z: Array, xp: Namespace) -> Array:
         return _tanh_log_df(beta * z, xp) + _log(alpha * beta)
 
-    return Functions(
-        gamma=abs(alpha * beta),
-        f=f,
-        df=df,
-        df_from_h=df_h if alpha != 0 else None,
-        log_df=log_df,
-    )
+    return Functions(f, df, df_h if alpha != 0 else None, log_df, gamma=abs(alpha * beta))
 
 
 def _build_affine(alpha: float, beta: float) -> Functions:
@@ -260,22 +252,14 @@ def _build_affine(alpha: float, beta: float) -> Functions:
     def log_df(z: Array, xp: Namespace) -> Array:
         return xp.full_like(z, _log(alpha))
 
-    return Functions(gamma=abs(alpha), f=f, df=df, df_from_h=df, log_df=log_df)
+    return Functions(f, df, df, log_df, gamma=abs(alpha))
 
 
 FAMILIES: Mapping[str, Family] = {
     "tanh": Family(_build_fixed(1.0, _tanh, _tanh_df, _tanh_df_h, _tanh_log_df)),
     "relu": Family(_build_fixed(1.0, _relu, _step, _step, _log_step)),
     "sigmoid": Family(_build_fixed(0.25, _sigmoid, _sigmoid_df, _sigmoid_df_h, _sigmoid_log_df)),
-    "identity": Family(
-        _build_fixed(
-            1.0,
-            _identity,
-            lambda z, xp: xp.ones_like(z),
-            lambda h, xp: xp.ones_like(h),
-            lambda z, xp: xp.zeros_like(z),
-        )
-    ),
+    "identity": Family(_build_fixed(1.0, _identity, _one, _one, _zero)),
     "leaky_relu": Family(_build_leaky_relu, {"alpha": 0.01}),
     "thresholded_relu": Family(_build_thresholded_relu, {"alpha": 1.0}),
     "hard_sigmoid": Family(_build_hard_sigmoid, {"alpha": 0.2, "beta": 0.5}),

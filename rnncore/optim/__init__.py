@@ -1,4 +1,4 @@
-"""Training on any backend: SGD, Adam, and the clipping of gradient norms."""
+"""Training on any backend: SGD, Adam, and clipping by the gradient norm."""
 
 from rnncore.optim.clipping import clip_grad_norm
 from rnncore.optim.optimisers import SGD, Adam

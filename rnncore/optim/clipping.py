@@ -1,7 +1,7 @@
-"""The norm of a set of gradients, and its limit: right wherever the gradients themselves are finite.
+"""Clip gradients by their norm, without overflow or underflow for any finite gradients.
 
-The square of 1e30 does not exist in float32 and the square of 1e-30 is 0 there, so every array is divided by its largest
-magnitude before it is squared, and the numbers that remain, one pair for each array, are put together in Python floats.
+In float32 the square of 1e30 overflows and the square of 1e-30 is 0. So each array is divided by its largest magnitude
+before it is squared, and the results, one pair per array, are combined in Python floats.
 """
 
 from __future__ import annotations
@@ -9,49 +9,48 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from rnncore.arguments import describe, non_negative
+from rnncore.arguments import check_mapping, flag, non_negative
 from rnncore.backend.arrays import check_floating, device_of, device_scope, dtype_name
 from rnncore.backend.contract import Backend, abilities_of
 from rnncore.backend.registry import backend_of
 from rnncore.errors import ArgumentTypeError, NonFiniteError
 from rnncore.typing import Array, Namespace
 
-__all__ = ["clip_grad_norm", "one_backend"]
-
-HALVES = ("float16", "bfloat16")  # too coarse to sum squares or to hold the factor: both are done in float32
+HALVES = ("float16", "bfloat16")  # too coarse for sums of squares and for the factor: both use float32
 
 
 def clip_grad_norm(
     grads: Mapping[str, Array], max_norm: float, *, error_if_nonfinite: bool = False
 ) -> tuple[dict[str, Array], float]:
-    """Scale gradients down together so that the 2-norm of them all is at most `max_norm`.
+    """Scale all gradients by one factor so that their joint 2-norm is at most `max_norm`.
 
-    Pascanu, Mikolov and Bengio (2013), "On the difficulty of training recurrent neural networks", algorithm 1: with n
-    the norm, ``g max_norm / n`` where n > max_norm. ``torch.nn.utils.clip_grad_norm_`` divides by n + 1e-6 instead.
+    With n the norm, gradients become ``g max_norm / n`` where n > max_norm: Pascanu, Mikolov and Bengio (2013), "On the
+    difficulty of training recurrent neural networks", algorithm 1. ``torch.nn.utils.clip_grad_norm_`` divides by
+    n + 1e-6 instead.
 
     Parameters
     ----------
     grads : mapping of str to array
         Of any shapes and floating dtypes, all of one library, such as :attr:`rnncore.network.results.Gradients.params`.
     max_norm : float
-        At least 0. 0 makes every finite gradient 0, inf leaves all as they are.
+        Largest norm, >= 0. With 0 every finite gradient becomes 0; with inf nothing is clipped.
     error_if_nonfinite : bool
-        Raise where a gradient holds NaN or infinity. Without it all gradients are then returned as they are, since no
-        factor would make them right, and the norm says so: skip the step unless ``math.isfinite(norm)``.
+        Raise an error if a gradient holds NaN or infinity. Otherwise such gradients are returned unchanged, since no
+        factor corrects them, and the norm is not finite: skip the step unless ``math.isfinite(norm)``.
 
     Returns
     -------
     clipped : dict of str to array
-        New arrays in the shapes and dtypes of `grads`; the very arrays of `grads` where there is nothing to clip.
+        New arrays with the shapes and dtypes of `grads`; the arrays of `grads` themselves if nothing is clipped.
     norm : float
-        The norm before clipping: 0.0 if there are no gradients, NaN if one holds NaN, inf if one holds infinity. It may
-        be finite where float32 has no such number; beyond 1.8e308 it is inf, and the clipped gradients are still right.
+        Norm before clipping: 0.0 without gradients, NaN if one holds NaN, inf if one holds infinity. It may exceed the
+        range of float32. Beyond 1.8e308 it is inf, and the clipped gradients are still correct.
 
     Raises
     ------
     ArgumentTypeError, ArgumentValueError, DTypeError
     NonFiniteError
-        With `error_if_nonfinite`, naming the parameters.
+        With `error_if_nonfinite`; the message names the parameters.
 
     Examples
     --------
@@ -62,10 +61,8 @@ def clip_grad_norm(
     (array([0.6, 0.8], dtype=float32), 5.0)
     """
     limit = non_negative("max_norm", max_norm, finite=False)
-    if not isinstance(error_if_nonfinite, bool):
-        raise ArgumentTypeError(f"error_if_nonfinite: expected True or False, got {error_if_nonfinite!r}")
-    if not isinstance(grads, Mapping):
-        raise ArgumentTypeError(f"grads: expected a mapping of names to arrays, got {describe(grads)}")
+    flag("error_if_nonfinite", error_if_nonfinite)
+    check_mapping("grads", grads)
     same = dict(grads)
     if not same:
         return same, 0.0
@@ -94,14 +91,14 @@ def _clipped(
     if top == 0:
         return same, 0.0
     squares = _to_host({k: _scaled_squares(g, largest[k], xp) for k, g in wide.items()}, backend, xp)
-    ratio = math.sqrt(math.fsum(q * (largest[k] / top) ** 2 for k, q in squares.items()))  # norm / top, from 1 up
+    ratio = math.sqrt(math.fsum(q * (largest[k] / top) ** 2 for k, q in squares.items()))  # norm / top, >= 1
     if top * ratio <= limit:
         return same, top * ratio
     return {k: xp.astype(_times(_wide(g, xp), limit, top, ratio, xp), g.dtype) for k, g in same.items()}, top * ratio
 
 
 def one_backend(argument: str, arrays: Mapping[str, Array]) -> Backend:
-    """The backend that all these arrays are of, or an error that names the first one of another library."""
+    """Return the backend of all these arrays; an error names the first array of another library."""
     first = next(iter(arrays.values()))
     for name, x in arrays.items():
         try:
@@ -121,7 +118,7 @@ def _scaled_squares(g: Array, largest: float, xp: Namespace) -> Array:
 
 
 def _to_host(scalars: dict[str, Array], backend: Backend, xp: Namespace) -> dict[str, float]:
-    """One transfer for all of them, so that a device is waited for once."""
+    """Transfer all scalars at once, so that the device is waited for once."""
     if not scalars:
         return {}
     host = backend.to_numpy(xp.stack([xp.asarray(s) for s in scalars.values()]))
@@ -129,13 +126,13 @@ def _to_host(scalars: dict[str, Array], backend: Backend, xp: Namespace) -> dict
 
 
 def _times(g: Array, limit: float, top: float, ratio: float, xp: Namespace) -> Array:
-    """``g limit / (top ratio)``, where neither that factor nor top ratio need be numbers of g's dtype."""
+    """Compute ``g limit / (top ratio)``, even where the factor or ``top ratio`` is outside the range of g's dtype."""
     if limit == 0:
         return xp.zeros_like(g)
     (a, i), (b, j) = math.frexp(limit), math.frexp(top)
     c, k = math.frexp(a / b / ratio)
     k += i - j
-    # The factor c 2^k, in steps that float32 holds exactly: a power of two loses nothing.
+    # The factor is c 2^k. Two powers of two, each within float32, multiply without rounding.
     g = g * c
     for power in (k // 2, k - k // 2):
         g = g * 2.0**power

@@ -1,7 +1,7 @@
-"""Training without a framework: SGD, Adam and the clipping of gradients, on the arrays of any backend.
+"""Optimisers for training without a framework: SGD and Adam on the arrays of any backend.
 
-An optimiser takes a mapping of arrays and one of gradients and returns new arrays; it changes nothing it was given, and
-keeps its own state by name. So one optimiser serves the network, a readout layer and a learnable h0 alike:
+An optimiser takes a mapping of parameters and one of gradients and returns new arrays. It keeps its state by name, so
+one optimiser can train the network, a readout layer and a learnable h0 together:
 
 >>> import numpy as np, rnncore
 >>> rnn = rnncore.RNN(5, 6, rng=0)
@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from rnncore.arguments import describe, non_negative
+from rnncore.arguments import check_mapping, describe, flag, fraction, non_negative
 from rnncore.backend.arrays import check_array, check_floating, device_of, device_scope
 from rnncore.backend.contract import Backend, abilities_of
 from rnncore.backend.registry import backend_of
@@ -30,19 +30,19 @@ __all__ = ["SGD", "Adam", "clip_grad_norm"]
 
 
 class _Optimiser(ABC):
-    """What SGD and Adam share: the checks, the state by name, and that nothing is kept before everything is computed."""
+    """Base class: argument checks and state by name. State is stored only after the whole step has been computed."""
 
-    _slots: ClassVar[tuple[str, ...]]  # the arrays kept for each parameter, under torch's names
+    _slots: ClassVar[tuple[str, ...]]  # arrays kept for each parameter, under torch's names
 
-    def __init__(self, lr: float, weight_decay: float) -> None:
+    def __init__(self, lr: float, weight_decay: float, **options: Any) -> None:
         self.lr = lr
-        self._weight_decay = non_negative("weight_decay", weight_decay)
+        self._constants = {**options, "weight_decay": non_negative("weight_decay", weight_decay)}
         self._steps: dict[str, int] = {}
         self._state: dict[str, dict[str, Array]] = {}
 
     @property
     def lr(self) -> float:
-        """The learning rate; assign to it to follow a schedule."""
+        """Learning rate; assign to it to follow a schedule."""
         return self._lr
 
     @lr.setter
@@ -50,76 +50,72 @@ class _Optimiser(ABC):
         self._lr = non_negative("lr", value)
 
     def step(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> dict[str, Array]:
-        """One step down the gradients.
+        """Take one step.
 
         Parameters
         ----------
         params, grads : mapping of str to array
-            The same names in both, and for each name the same shape, dtype, device and library. Gradients are used as
-            they are: NaN in one makes NaN of its parameter.
+            With the same names, and for each name the same shape, dtype, device and library. NaN in a gradient
+            becomes NaN in its parameter.
 
         Returns
         -------
         dict of str to array
-            New arrays under the names of `params`, outside any autograd graph. To leave a parameter as it is, leave it
-            out of both; each name counts its own steps.
+            New arrays under the names of `params`, outside any autograd graph. To freeze a parameter, leave it out of
+            both mappings; steps are counted for each name.
 
         Raises
         ------
         StateDictError, ArgumentTypeError, ShapeError, DTypeError, DeviceError
-            And then neither the arrays nor the optimiser's state have changed.
+            Arrays and state are then unchanged.
         """
         backend = self._check(params, grads)
         if backend is None:
             return {}
-        xp, detach = backend.namespace(), abilities_of(backend).detach  # else each step would extend a graph
+        xp, detach = backend.namespace(), abilities_of(backend).detach  # or each step would extend a graph
+        weight_decay = self._constants["weight_decay"]
         stepped: dict[str, Array] = {}
         state: dict[str, dict[str, Array]] = {}
-        steps: dict[str, int] = {}
+        steps = {name: self._steps.get(name, 0) + 1 for name in params}
         for name, p in params.items():
             p, g = detach(p), detach(grads[name])
-            count = self._steps.get(name, 0) + 1
             with device_scope(backend, device_of(p)):
-                if self._weight_decay != 0:
-                    g = g + self._weight_decay * p
-                new, kept = self._update(p, g, self._state.get(name), count, xp)
-                # Arithmetic on an array without axes gives NumPy's scalars, which are no arrays.
+                if weight_decay != 0:
+                    g = g + weight_decay * p
+                new, kept = self._update(p, g, self._state.get(name), steps[name], xp)
+                # Arithmetic on 0-d arrays returns NumPy scalars.
                 stepped[name], state[name] = xp.asarray(new), {slot: xp.asarray(x) for slot, x in kept.items()}
-            steps[name] = count
         self._steps.update(steps)
         self._state.update(state)
         return stepped
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on later: ``type``, ``options``, ``steps`` by name, and copies of the kept arrays."""
-        arrays: dict[str, dict[str, Array]] = {slot: {} for slot in self._slots}
-        for name, kept in self._state.items():
-            for slot, value in kept.items():
-                arrays[slot][name] = _copied(value)
+        """Return what is needed to resume: ``type``, ``options``, ``steps`` by name, and copies of the kept arrays."""
+        arrays = {
+            slot: {name: _copied(kept[slot]) for name, kept in self._state.items() if slot in kept}
+            for slot in self._slots
+        }
         return {"type": type(self).__name__, "options": self._options(), "steps": dict(self._steps), **arrays}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from where :meth:`state_dict` was taken, with its options; the arrays are copied.
+        """Resume from a :meth:`state_dict`, with its options; the arrays are copied.
 
         Raises
         ------
         StateDictError, ArgumentTypeError, ArgumentValueError
-            And then the optimiser is unchanged.
+            The optimiser is then unchanged.
         """
-        if not isinstance(state_dict, Mapping):
-            raise ArgumentTypeError(f"state_dict: expected a mapping, got {describe(state_dict)}")
+        check_mapping("state_dict", state_dict, "names to state")
         kind, want = type(self).__name__, {"type", "options", "steps", *self._slots}
         if set(state_dict) != want or state_dict["type"] != kind:
             raise StateDictError(
                 f"state_dict: expected {', '.join(sorted(want))} of an optimiser of type {kind!r}, got "
                 f"{', '.join(sorted(map(str, state_dict)))} of type {state_dict.get('type')!r}"
             )
-        if not isinstance(state_dict["options"], Mapping) or set(state_dict["options"]) != set(self._options()):
-            raise StateDictError(
-                f"state_dict['options']: expected {', '.join(self._options())}, got {state_dict['options']!r}"
-            )
-        fresh = type(self)(**state_dict["options"])
-        steps = state_dict["steps"]
+        options, steps = state_dict["options"], state_dict["steps"]
+        if not isinstance(options, Mapping) or set(options) != set(self._options()):
+            raise StateDictError(f"state_dict['options']: expected {', '.join(self._options())}, got {options!r}")
+        fresh = type(self)(**options)
         if not isinstance(steps, Mapping) or not all(type(n) is int and n >= 1 for n in steps.values()):
             raise StateDictError(f"state_dict['steps']: expected the number of steps >= 1 of each name, got {steps!r}")
         for slot in self._slots:
@@ -136,9 +132,8 @@ class _Optimiser(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._options().items())})"
 
-    @abstractmethod
     def _options(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        return {"lr": self.lr, **self._constants}
 
     def _keeps_arrays(self) -> bool:
         return True
@@ -147,12 +142,11 @@ class _Optimiser(ABC):
     def _update(
         self, p: Array, g: Array, state: dict[str, Array] | None, count: int, xp: Namespace
     ) -> tuple[Array, dict[str, Array]]:
-        """The new parameter and the new state, after `count` steps including this one."""
+        """Return the new parameter and the new state after step number `count`."""
 
     def _check(self, params: Mapping[str, Array], grads: Mapping[str, Array]) -> Backend | None:
-        for argument, value in (("params", params), ("grads", grads)):
-            if not isinstance(value, Mapping):
-                raise ArgumentTypeError(f"{argument}: expected a mapping of names to arrays, got {describe(value)}")
+        check_mapping("params", params)
+        check_mapping("grads", grads)
         faults = [f"missing {k!r}" for k in params if k not in grads]
         faults += [f"unexpected {k!r}" for k in grads if k not in params]
         if faults:
@@ -172,20 +166,20 @@ class _Optimiser(ABC):
 
 
 class SGD(_Optimiser):
-    """Stochastic gradient descent with momentum, by ``torch.optim.SGD``'s formulas.
+    """Stochastic gradient descent with momentum, with the formulas of ``torch.optim.SGD``.
 
-    ``g = grad + weight_decay p``; ``b = momentum b + g`` (b = g at the first step); ``p - lr b``, with Nesterov's
-    momentum ``p - lr (g + momentum b)``. Sutskever, Martens, Dahl and Hinton (2013), "On the importance of initialization
-    and momentum in deep learning", with the learning rate outside the momentum.
+    With ``g = grad + weight_decay p`` and ``b = momentum b + g`` (b = g at the first step), the result is ``p - lr b``,
+    or ``p - lr (g + momentum b)`` with Nesterov's momentum. Sutskever, Martens, Dahl and Hinton (2013), "On the
+    importance of initialization and momentum in deep learning", with the learning rate outside the momentum.
 
     Parameters
     ----------
     lr : float
         Learning rate, finite and >= 0.
     momentum : float
-        In [0, 1).
+        Momentum, in [0, 1).
     nesterov : bool
-        Needs momentum > 0.
+        Whether to use Nesterov's momentum, which requires momentum > 0.
     weight_decay : float
         Factor of an L2 penalty, finite and >= 0.
 
@@ -204,21 +198,10 @@ class SGD(_Optimiser):
     _slots = ("momentum_buffer",)
 
     def __init__(self, lr: float, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> None:
-        super().__init__(lr, weight_decay)
-        self._momentum = _fraction("momentum", momentum)
-        if not isinstance(nesterov, bool):
-            raise ArgumentTypeError(f"nesterov: expected True or False, got {nesterov!r}")
+        self._momentum, self._nesterov = fraction("momentum", momentum), flag("nesterov", nesterov)
+        super().__init__(lr, weight_decay, momentum=self._momentum, nesterov=nesterov)
         if nesterov and self._momentum == 0:
             raise ArgumentValueError("nesterov: expected momentum > 0 with nesterov=True, got momentum=0.0")
-        self._nesterov = nesterov
-
-    def _options(self) -> dict[str, Any]:
-        return {
-            "lr": self.lr,
-            "momentum": self._momentum,
-            "nesterov": self._nesterov,
-            "weight_decay": self._weight_decay,
-        }
 
     def _keeps_arrays(self) -> bool:
         return self._momentum != 0
@@ -228,28 +211,30 @@ class SGD(_Optimiser):
     ) -> tuple[Array, dict[str, Array]]:
         if self._momentum == 0:
             return p - self.lr * g, {}
-        # The first buffer is the gradient: a copy, as the caller may go on to change what they passed.
+        # The first buffer is a copy of the gradient, which the caller may change later.
         buffer = self._momentum * state["momentum_buffer"] + g if state else xp.asarray(g, copy=True)
         direction = g + self._momentum * buffer if self._nesterov else buffer
         return p - self.lr * direction, {"momentum_buffer": buffer}
 
 
 class Adam(_Optimiser):
-    """Adam, by ``torch.optim.Adam``'s formulas: Kingma and Ba (2015), "Adam: a method for stochastic optimization".
+    """Adam, with the formulas of ``torch.optim.Adam``.
 
-    ``g = grad + weight_decay p``; ``m = b1 m + (1 - b1) g``; ``v = b2 v + (1 - b2) g^2``;
-    ``p - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)``.
+    With ``g = grad + weight_decay p``, ``m = b1 m + (1 - b1) g`` and ``v = b2 v + (1 - b2) g^2``, the result is
+    ``p - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)``. Kingma and Ba (2015), "Adam: a method for stochastic
+    optimization".
 
     Parameters
     ----------
     lr : float
         Learning rate, finite and >= 0.
     betas : pair of float
-        b1 and b2, each in [0, 1).
+        Decay rates b1 and b2, each in [0, 1).
     eps : float
-        Finite and >= 0. The default vanishes in float16, where a gradient of 0 is then 0 / 0: use 1e-4 or more there.
+        Added to the denominator, finite and >= 0. The default rounds to 0 in float16, where a gradient of 0 then gives
+        0 / 0: use 1e-4 or more there.
     weight_decay : float
-        Factor of an L2 penalty, finite and >= 0; part of the gradient, not decoupled from it as in AdamW.
+        Factor of an L2 penalty, finite and >= 0; added to the gradient, not decoupled from it as in AdamW.
 
     Raises
     ------
@@ -273,14 +258,11 @@ class Adam(_Optimiser):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(lr, weight_decay)
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise ArgumentTypeError(f"betas: expected a pair of numbers in [0, 1), got {betas!r}")
-        self._betas = (_fraction("betas[0]", betas[0]), _fraction("betas[1]", betas[1]))
+        self._betas = (fraction("betas[0]", betas[0]), fraction("betas[1]", betas[1]))
         self._eps = non_negative("eps", eps)
-
-    def _options(self) -> dict[str, Any]:
-        return {"lr": self.lr, "betas": self._betas, "eps": self._eps, "weight_decay": self._weight_decay}
+        super().__init__(lr, weight_decay, betas=self._betas, eps=self._eps)
 
     def _update(
         self, p: Array, g: Array, state: dict[str, Array] | None, count: int, xp: Namespace
@@ -291,13 +273,6 @@ class Adam(_Optimiser):
             m, v = b1 * state["exp_avg"] + m, b2 * state["exp_avg_sq"] + v
         scale = xp.sqrt(v) / math.sqrt(1 - b2**count) + self._eps
         return p - (self.lr / (1 - b1**count)) * (m / scale), {"exp_avg": m, "exp_avg_sq": v}
-
-
-def _fraction(argument: str, value: Any) -> float:
-    number = non_negative(argument, value)
-    if number >= 1:
-        raise ArgumentValueError(f"{argument}: expected a number in [0, 1), got {value!r}")
-    return number
 
 
 def _copied(x: Array) -> Array:

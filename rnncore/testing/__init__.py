@@ -1,6 +1,6 @@
-"""The conformance suite: whether a backend is right. One registry of checks, and three ways to run it.
+"""The conformance suite: checks that show whether a backend is correct.
 
-In Python, which needs nothing but the backend:
+In Python:
 
 >>> from rnncore.testing import check_backend
 >>> report = check_backend("numpy", only=["RC-ANA"])
@@ -42,7 +42,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "BackendConformance":  # the only one that needs pytest, which a user of the others may not have
+    if name == "BackendConformance":  # needs pytest, which may not be installed
         try:
             from rnncore.testing.conformance import BackendConformance
         except ModuleNotFoundError as error:

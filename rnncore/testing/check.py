@@ -1,6 +1,7 @@
-"""Checks: plain functions of a Subject, each with an id, a rule, and a tolerance by name.
+"""The registry of checks.
 
-``CHECKS`` is the one registry, in the order in which the groups are read; every front door runs what is in it.
+A check is a function of a Subject, with an id, a rule and the name of a tolerance. ``CHECKS`` holds all of them, in the
+order in which they run.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Callable
 from rnncore.testing.tools.rules import BOTH, CAPABILITIES, TOLERANCES, Check
 from rnncore.testing.tools.subject import Subject
 
-__all__ = ["CHECKS", "check"]
+__all__ = ["CHECKS", "FLOAT32", "FLOAT64", "check"]
 
 
 CHECKS: dict[str, Check] = {}
+FLOAT32, FLOAT64 = ("float32",), ("float64",)
 
 
 def check(

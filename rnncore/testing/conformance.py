@@ -1,4 +1,4 @@
-"""The suite under pytest: three lines in a test file, no plugin and no conftest."""
+"""The suite under pytest, with three lines in a test file and no plugin or conftest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["BackendConformance"]
 
 
 class BackendConformance:
-    """Every check as a test of one backend. Inherit from it and name the backend::
+    """Run every check as a test of one backend. Inherit from this class and name the backend::
 
         from rnncore.testing import BackendConformance
 
@@ -29,12 +29,14 @@ class BackendConformance:
     backend : str or Backend
         A registered name, or the plugin itself.
     device : optional
-        By default the backend's own default one.
+        By default the backend's default one.
     kernel : {"auto", "reference", "require"}
     expected_failures : mapping of str to str
-        Ids of checks that are known to fail, with the reason. Strict: one that passes is a failure.
+        Ids of checks that are known to fail, with the reason. If one passes, that is a failure.
 
-    A backend that cannot be used fails every test: nothing is skipped but for what the backend does not declare.
+    Notes
+    -----
+    If the backend cannot be used, every test fails. A test is skipped only if the backend lacks a capability.
     """
 
     backend: ClassVar[str | Backend]
@@ -50,10 +52,10 @@ class BackendConformance:
         known_failures(cls.expected_failures)
 
     def test_backend_can_be_used(self) -> None:
-        """The backend is there, and its device; and there is something to ask of it."""
+        """The backend and its device can be used, and at least one check applies."""
         session = self._ready()
         if not any(session.asks(check) for check in CHECKS.values()):
-            pytest.fail("no check can run: nothing is known of this backend", pytrace=False)
+            pytest.fail("no check applies to this backend", pytrace=False)
 
     @pytest.mark.parametrize("check", list(CHECKS))
     def test_conformance(self, check: str, record_property: Any) -> None:

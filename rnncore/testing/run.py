@@ -1,4 +1,4 @@
-"""Run checks on a backend: ``check_backend``, and the one check at a time that the pytest class asks for."""
+"""Run checks on a backend: all of them with ``check_backend``, or one at a time for the pytest class."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from importlib import import_module, metadata
 from typing import Any, TypeVar
 
 import numpy as np
 
-from rnncore.arguments import one_line
+from rnncore.arguments import brief, check_mapping
 from rnncore.backend.arrays import device_name, find_device, floating_dtypes
 from rnncore.backend.contract import Backend
 from rnncore.backend.discovery import words
@@ -29,24 +30,10 @@ from rnncore.typing import Device, KernelMode
 
 __all__ = ["Session", "check_backend"]
 
-# In this order the checks are listed and run: what a failure makes the later ones fail comes first.
-GROUPS = [
-    "contract",
-    "scan",
-    "network",
-    "lengths",
-    "weights",
-    "gradient",
-    "relation",
-    "extreme",
-    "purity",
-    "transfer",
-    "kernel",
-]
-for _group in GROUPS:
+# The order of the checks: those whose failure makes others fail come first.
+GROUPS = "contract scan network lengths weights gradient second carry relation extreme purity kernel"
+for _group in GROUPS.split():
     import_module(f"rnncore.testing.checks.{_group}")
-
-SHOWN = 300
 
 T = TypeVar("T")
 
@@ -54,12 +41,12 @@ _running = threading.RLock()
 
 
 class Session:
-    """One backend on one device, with what it declares: runs a check and says what came of it."""
+    """One backend on one device, with its capabilities. Runs single checks."""
 
     def __init__(self, backend: str | Backend, *, device: Any = None, kernel: KernelMode = "auto") -> None:
         self.backend: Backend = resolve_backend(backend)
         self.kernel = check_kernel_mode(kernel)
-        # What a plugin says of itself is asked once, here, and before any check: a fault in it is an error of one line.
+        # Ask the plugin about itself before any check, so that a fault there is an error of one line.
         devices = self._ask("devices", lambda: tuple(self.backend.devices()))
         self._ask("device_name", lambda: [device_name(self.backend, d) for d in devices])
         self.device: Device = find_device(device, backend=self.backend)
@@ -72,10 +59,8 @@ class Session:
                 f"{device_name(self.backend, self.device)!r}, got {', '.join(self.dtypes) or 'none'}"
             )
         registered = isinstance(backend, str) or _is_registered(self.backend)
-        self.capabilities = self._ask(
-            "scans, writable, devices or asarray",
-            lambda: capabilities(self.backend, self.device, registered=registered),
-        )
+        ask = partial(capabilities, self.backend, self.device, registered=registered)
+        self.capabilities = self._ask("scans, writable, devices or asarray", ask)
         self.precision = self._ask("precision", lambda: precision_of(self.backend, self.device))
         self.versions = dict(_versions(self.backend))
 
@@ -91,7 +76,7 @@ class Session:
         return ""
 
     def asks(self, check: Check) -> bool:
-        """Whether the backend declares what the check needs."""
+        """Whether the backend has the capabilities and dtypes that the check needs."""
         return not self._missing(check) and bool(self._dtypes(check))
 
     def _missing(self, check: Check) -> list[str]:
@@ -107,28 +92,30 @@ class Session:
     def run(self, check: Check, expected: str | None = None) -> Outcome:
         """Run one check in each of its dtypes that the device has.
 
-        `expected` is the reason why it is known to fail: it is then strictly expected to.
+        Parameters
+        ----------
+        check : Check
+        expected : str, optional
+            Reason why the check is known to fail. If it passes nevertheless, that is a failure.
         """
         missing, dtypes = self._missing(check), self._dtypes(check)
-        if missing or not dtypes:
-            why = "; ".join(CAPABILITIES[n] for n in missing or check.dtypes)
-            if expected is not None:
-                why = f"expected to fail ({expected}), and cannot run here, as {why}: take it off the list"
-                return Outcome.of(check, "failed", why)
-            return Outcome.of(check, "skipped", why)
         started = time.perf_counter()
         measured: list[tuple[str, Measured]] = []
-        # One check at a time in a process: some look at the library while they run, and would see each other.
-        with _running:
-            fault = self._fault_in_any(check, dtypes, measured)
-        seconds = time.perf_counter() - started
-        if fault:
-            status, reason = ("failed", fault) if expected is None else ("expected to fail", f"{expected}: {fault}")
-        elif expected is not None:
-            status, reason = "failed", f"expected to fail ({expected}), and passed: take it off the list"
+        if missing or not dtypes:
+            status, reason = "skipped", "; ".join(CAPABILITIES[n] for n in missing or check.dtypes)
         else:
-            status, reason = "passed", ""
-        return Outcome.of(check, status, reason, measured=measured, seconds=seconds)
+            # One check at a time in a process: some observe the library while they run.
+            with _running:
+                reason = self._fault_in_any(check, dtypes, measured)
+            status = "failed" if reason else "passed"
+        if expected is not None:
+            stale = f"expected to fail ({expected}), and {{}}: take it off the list"
+            status, reason = {
+                "failed": ("expected to fail", f"{expected}: {reason}"),
+                "passed": ("failed", stale.format("passed")),
+                "skipped": ("failed", stale.format(f"cannot run here, as {reason}")),
+            }[status]
+        return Outcome.of(check, status, reason, measured=measured, seconds=time.perf_counter() - started)
 
 
 def check_backend(
@@ -147,15 +134,15 @@ def check_backend(
     backend : str or Backend
         A registered name, or the plugin itself, which need not be installed.
     device : optional
-        By default the backend's own default one.
+        By default the backend's default one.
     kernel : {"auto", "reference", "require"}
-        How networks run their scans in checks that do not say.
+        Kernel mode of networks, in checks that do not set it.
     only : iterable of str, optional
         Ids, or beginnings of ids such as ``"RC-SCAN"``.
     expected_failures : mapping of str to str, optional
-        Ids of checks that are known to fail, with the reason. Strict: one that passes is a failure.
+        Ids of checks that are known to fail, with the reason. If one passes, that is a failure.
     on_outcome : callable, optional
-        Called after each check with its outcome, its number and the number of all.
+        Called after each check with its outcome, its number and the number of checks.
 
     Returns
     -------
@@ -165,7 +152,7 @@ def check_backend(
     Raises
     ------
     UnknownNameError, BackendUnavailableError, DeviceError
-        For a backend or device that cannot be used, and for ids that no check has.
+        If the backend or the device cannot be used, or no check has such an id.
 
     Examples
     --------
@@ -180,7 +167,7 @@ def check_backend(
         raise ArgumentTypeError(f"on_outcome: expected a function or None, got {on_outcome!r}")
     for id in known:
         if id not in {check.id for check in chosen}:
-            raise ArgumentValueError(f"expected_failures: {id!r} is not among the checks that `only` chooses")
+            raise ArgumentValueError(f"expected_failures: {id!r} is not among the checks that `only` selects")
     session = Session(backend, device=device, kernel=kernel)
     started = time.perf_counter()
     outcomes = []
@@ -200,13 +187,11 @@ def check_backend(
 
 
 def selected(only: Iterable[str] | None) -> list[Check]:
-    """The checks whose ids begin with one of these; all of them for None."""
+    """Return the checks whose ids begin with one of these; all of them for None."""
     if only is None:
         return list(CHECKS.values())
-    if isinstance(only, str):
-        raise ArgumentTypeError(f"only: expected ids or beginnings of ids, got the string {only!r}; put it in a list")
-    if not isinstance(only, Iterable) or isinstance(only, bytes):
-        raise ArgumentTypeError(f"only: expected ids or beginnings of ids in a list, got {only!r}")
+    if not isinstance(only, Iterable) or isinstance(only, (str, bytes)):
+        raise ArgumentTypeError(f"only: expected ids or beginnings of ids, got {only!r}; put it in a list")
     wanted = list(only)
     for start in wanted:
         if not isinstance(start, str):
@@ -218,18 +203,15 @@ def selected(only: Iterable[str] | None) -> list[Check]:
 
 
 def _begins(id: str, start: str) -> bool:
-    # A beginning ends where a part of the id does: RC-SCAN is no beginning of RC-SCANNER-001.
+    # Whole parts only: RC-SCAN does not select RC-SCANNER-001.
     return id == start or id.startswith(start.rstrip("-") + "-")
 
 
 def known_failures(expected: Mapping[str, str] | None) -> dict[str, str]:
-    """The checks that are expected to fail, with the reason of each; ids and reasons checked."""
+    """Check the ids and reasons of expected failures."""
     if expected is None:
         return {}
-    if not isinstance(expected, Mapping):
-        raise ArgumentTypeError(
-            f"expected_failures: expected a mapping of ids to reasons, got {type(expected).__name__}"
-        )
+    check_mapping("expected_failures", expected, "ids to reasons")
     for id, reason in expected.items():
         if id not in CHECKS:
             raise UnknownNameError(f"expected_failures: no check has the id {id!r}")
@@ -239,8 +221,8 @@ def known_failures(expected: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def _fault(check: Check, subject: Subject) -> str:
-    """What is wrong, or nothing."""
-    # Overflow and NaN are what some checks are about. Any other warning is the caller's to see.
+    """Run a check; return what is wrong, or ""."""
+    # Some checks test overflow and NaN. Other warnings reach the caller.
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
@@ -249,17 +231,15 @@ def _fault(check: Check, subject: Subject) -> str:
             return str(failure)
         except KeyboardInterrupt:
             raise
-        except (
-            BaseException
-        ) as error:  # an exit, a panic or a skip of a stranger's backend is a failed check all the same
-            return f"raised {one_line(words(error))[:SHOWN]}"
+        except BaseException as error:  # exits, panics and skips of a plugin count as failures too
+            return f"raised {brief(words(error))}"
     return ""
 
 
 def _is_registered(backend: Backend) -> bool:
     try:
         return get_backend(backend.name) is backend
-    except Exception:  # not there, or not usable: either way it is not the registered one
+    except Exception:  # absent or not usable, so not the registered one
         return False
 
 

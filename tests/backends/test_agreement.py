@@ -5,8 +5,6 @@ differentiated by autograd, which shares no code with this library. The toleranc
 per array, and of 1 for states, for weights whose spectral radius is at most 1.2 (torch's default is about 0.58).
 """
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -44,13 +42,18 @@ def configurations():
                 "full" if layout == "unbatched" else next(lengths),
                 next(steps),
                 next(widths),
+                marks=[pytest.mark.slow] if repeat else [],
                 id=f"{layers}-{'bi' if bidirectional else 'uni'}-{name}-{'b' if bias else 'nob'}-{layout}-{repeat}",
             )
 
 
 LONG = [
-    pytest.param(layers, bi, name, True, "time", "ragged" if bi else "full", 300, "one", id=f"{layers}-{bi}-{name}-300")
-    for layers, bi, name in itertools.product((1, 2), (False, True), ("tanh", "relu"))
+    pytest.param(
+        layers, both, name, True, "time", lengths, 300, "one", id=f"{layers}-{both}-{name}-300", marks=pytest.mark.slow
+    )
+    for layers, (both, lengths), name in itertools.product(
+        (1, 2), ((False, "full"), (True, "ragged")), ("tanh", "relu")
+    )
 ]
 GRID = [*configurations(), *LONG]
 

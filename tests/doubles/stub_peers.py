@@ -1,15 +1,14 @@
 """Peers of the benchmark suite that are known beforehand: right, wrong, failing, dying, greedy, and telling of themselves."""
 
-from __future__ import annotations
-
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks import naive
-from benchmarks.peers import Prepared, Unsupported
+from benchmarks.peers import Prepared, Unsupported, host_clock, numpy_loop, rnncore_models
 
 
 def right(problem):
@@ -24,6 +23,15 @@ def wrong_weight(problem):
         return found | {"weight_hh_l0": found["weight_hh_l0"] * np.float32(1.001)}
 
     return Prepared(both, both, lambda found: found)
+
+
+def rnncore_cupy(problem):
+    """The stand-in for CuPy has events of no duration."""
+    return replace(rnncore_models.cupy(problem), clock=host_clock, peak=None)
+
+
+def cupy_loop(problem):
+    return replace(numpy_loop.cupy(problem), clock=host_clock, peak=None)
 
 
 def forward_only(problem):

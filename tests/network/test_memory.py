@@ -1,12 +1,12 @@
 """Peak memory of forward and backward, each in a process of its own: at most half of torch.nn.RNN's on NumPy."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import textwrap
 
 import pytest
+
+pytestmark = pytest.mark.slow
 
 SHAPE = "T, B, I, H = 2048, 32, 256, 256"
 PEAK = """

@@ -1,27 +1,24 @@
-"""The suite on the backends that ship, by each of its front doors; the command; the page made from its runs."""
+"""The suite under pytest: on the backends that ship, and as the author of a plugin uses it."""
 
-from __future__ import annotations
-
-import json
 import os
 import re
 import subprocess
 import sys
+import textwrap
+from importlib import metadata
 
 import pytest
 
-from rnncore.testing import CAPABILITIES, CHECKS, TOLERANCES, BackendConformance, check_backend
-from tests.tools.places import ROOT
-
-MAIN = "from rnncore.commands.cli import main; main()"
-# The promise is 60 s on two cores; here other tests may be running beside it.
-SECONDS = 240
+from rnncore.errors import ArgumentTypeError, UnknownNameError
+from rnncore.testing import CHECKS, BackendConformance, check_backend
+from tests.tools.places import DOUBLES
 
 
 class TestNumPy(BackendConformance):
     backend = "numpy"
 
 
+@pytest.mark.slow
 class TestNumPyReference(BackendConformance):
     backend = "numpy"
     kernel = "reference"
@@ -35,6 +32,7 @@ class TestTorch(BackendConformance):
     backend = "torch"
 
 
+@pytest.mark.slow
 class TestTorchReference(BackendConformance):
     backend = "torch"
     kernel = "reference"
@@ -44,98 +42,85 @@ class TestStrict(BackendConformance):
     backend = "strict"
 
 
-def command(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", MAIN, "conform", *arguments],
+QUICK = "RC-SCAN-001"
+KNOWN = "a known fault"
+
+
+def pytest_of(folder, body, *tests):
+    """(exit code, counts by outcome, output) of a test file in a process of its own."""
+    path = folder / "test_mine.py"
+    path.write_text("from rnncore.testing import BackendConformance\n" + textwrap.dedent(body))
+    nodes = [f"{path}::{test}" for test in tests] or [str(path)]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={folder}", *nodes],
         capture_output=True,
         text=True,
-        env={**os.environ, **environment},
-        timeout=SECONDS,
-        check=False,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(DOUBLES), "PYTEST_ADDOPTS": ""},
     )
+    last = run.stdout.strip().splitlines()[-1]
+    return run.returncode, {kind: int(n) for n, kind in re.findall(r"(\d+) (\w+)", last)}, run.stdout + run.stderr
 
 
-def test_jax_by_the_command_with_float64():
-    """JAX has float64 only in a process that asks for it before anything else."""
-    done = command("jax", "--json", "-", JAX_ENABLE_X64="1")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-    report = json.loads(done.stdout)
-    assert report["ok"] and report["counts"]["failed"] == 0
-    assert {o["dtype"] for o in report["outcomes"]} >= {"float32", "float64"}
-    assert all(o["status"] == "passed" for o in report["outcomes"] if o["id"].startswith("RC-SECOND"))
+def one(name, *ids):
+    return [f"{name}::test_conformance[{id}]" for id in ids]
 
 
-def test_there_are_at_least_80_checks_and_12_relations():
-    assert len(CHECKS) >= 80
-    assert len([c for c in CHECKS.values() if c.group == "META"]) >= 12
+def test_three_lines_are_enough(tmp_path):
+    code, counts, output = pytest_of(tmp_path, "class TestMine(BackendConformance):\n    backend = 'numpy'\n")
+    report = check_backend("numpy")
+    assert code == 0, output
+    assert counts["passed"] == report.count("passed") + 1  # and the test that the backend can be used
+    assert counts["skipped"] == report.count("skipped")
+    assert counts.keys() <= {"passed", "skipped", "in"}
 
 
-def test_ids_are_stable_and_rules_are_one_line():
-    for id, check in CHECKS.items():
-        assert re.fullmatch(r"RC-[A-Z]+-\d{3}", id) and check.id == id
-        assert 10 < len(check.rule) < 125 and "\n" not in check.rule
-        assert not check.rule[0].isupper() or check.rule.split()[0].isupper() or "NaN" in check.rule
-        assert set(check.needs) <= set(CAPABILITIES) and check.tolerance in TOLERANCES
-    rules = [c.rule for c in CHECKS.values()]
-    assert len(set(rules)) > 0.9 * len(rules)
+WRONG = """
+    from wrong_backends import ZOO
+    transposed = next(w for w in ZOO if w.name == "W_hh is transposed").plant().__enter__()
+    class TestWrong(BackendConformance):
+        backend = transposed
+    class TestKnown(BackendConformance):
+        backend = transposed
+        expected_failures = {"RC-SCAN-001": "issue 12", "RC-SCAN-014": "issue 13"}
+"""
 
 
-def test_numbers_of_a_group_are_consecutive():
-    for group in {c.group for c in CHECKS.values()}:
-        numbers = [int(i[-3:]) for i, c in CHECKS.items() if c.group == group]
-        assert numbers == list(range(1, len(numbers) + 1)), group
+def test_a_wrong_backend_fails_and_an_expected_failure_is_an_xfail_until_it_is_stale(tmp_path):
+    ids = [*one("TestWrong", QUICK, "RC-SCAN-014"), *one("TestKnown", QUICK, "RC-SCAN-014")]
+    code, counts, output = pytest_of(tmp_path, WRONG, *ids)
+    assert code == 1
+    assert counts | {"in": 0} == {"failed": 2, "passed": 1, "xfailed": 1, "in": 0}, output
+    assert "RC-SCAN-001: the nonlinear scan with tanh is h_t = tanh(p_t + h_{t-1} W^T)" in output
+    assert "expected to fail (issue 13), and passed: take it off the list" in output
 
 
-def test_largest_errors_are_well_within_what_is_allowed():
-    """DESIGN.md section 6: a correct backend has a few eps of the 64; more means that a check measures itself."""
-    for backend in ("numpy", "torch", "strict"):
-        worst = check_backend(backend).worst
-        assert worst is not None and 0 < worst.error_eps < 40, worst
+MISSING = """
+    class TestMissing(BackendConformance):
+        backend = "nunpy"
+    class TestUnnamed(BackendConformance):
+        pass
+"""
 
 
-@pytest.mark.parametrize("kernel", ["auto", "require"])
-def test_the_command_prints_the_report_and_writes_it(tmp_path, kernel):
-    done = command("numpy", "--only", "RC-SCAN-001", "--only", "RC-ANA", "--kernel", kernel,
-                   "--json", str(tmp_path / "r.json"), "--html", str(tmp_path / "r.html"))  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert lines[0] == "7 ran: 7 passed, 0 failed, 0 expected to fail; 0 skipped"
-    assert f"kernel='{kernel}'" in lines[1] and "largest error" in lines[1]
-    assert lines[3].startswith("RC-SCAN-001") and len(lines) == 10
-    assert json.loads((tmp_path / "r.json").read_text())["ok"] is True
-    page = (tmp_path / "r.html").read_text()
-    assert page.startswith("<!doctype html>") and "RC-ANA-006" in page and "http" not in page
+def test_a_backend_that_is_missing_fails_every_test_and_skips_none(tmp_path):
+    code, counts, output = pytest_of(tmp_path, MISSING)
+    assert code == 1
+    assert counts.keys() <= {"failed", "in"}
+    assert counts["failed"] == 2 * (len(CHECKS) + 1)
+    assert "Did you mean 'numpy'" in output and "expected a class attribute `backend`" in output
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "words"),
-    [
-        (["nump"], 2, "Did you mean 'numpy'?"),
-        (["numpy", "--only", "RC-NOTHING"], 2, "expected the id of a check"),
-        (["numpy", "--kernel", "fast"], 2, "kernel: expected one of auto, reference, require, got 'fast'"),
-        (["numpy", "--device", "gpu"], 2, "device: expected one of cpu"),
-        (["numpy", "--json", "/no/such/folder/x"], 2, "--json: expected a file that can be written"),
-        (["numpy", "--expect-failure", "RC-ANA-001"], 2, "expected ID=REASON"),
-        (["numpy", "--expect-failure", "RC-X-001=why"], 2, "no check has the id 'RC-X-001'"),
-        ([], 2, "Missing argument"),
-    ],
+    ("expected", "error"),
+    [({"RC-SCAN-999": KNOWN}, UnknownNameError), ({QUICK: ""}, ArgumentTypeError), ([QUICK], ArgumentTypeError)],
 )
-def test_the_command_names_what_is_wrong_in_one_line(arguments, status, words):
-    done = command(*arguments)
-    assert done.returncode == status and done.stdout == ""
-    assert words in done.stderr and done.stderr.count("\n") == 1
+def test_expected_failures_are_looked_at_when_the_class_is_made(expected, error):
+    with pytest.raises(error, match="expected_failures"):
+        type("Mine", (BackendConformance,), {"backend": "numpy", "expected_failures": expected})
 
 
-def test_the_command_fails_where_a_check_does_and_where_none_ran():
-    stale = command("numpy", "--only", "RC-ANA-001", "--expect-failure", "RC-ANA-001=issue 3")
-    assert stale.returncode == 1 and "expected to fail (issue 3), and passed" in stale.stdout
-    nothing = command("strict", "--only", "RC-KER-001")
-    assert nothing.returncode == 1 and nothing.stdout.startswith("0 ran") and "no check ran" in nothing.stdout
-
-
-def test_the_page_has_a_row_for_every_check_and_no_failure():
-    """Made anew by scripts/conformance-table; a check that was added since is missing there."""
-    page = (ROOT / "docs" / "conformance.md").read_text()
-    rows = re.findall(r"^\| (RC-[A-Z]+-\d{3}) \| (.*?) \|", page, re.M)
-    assert [id for id, _ in rows] == list(CHECKS)
-    assert "✗" not in page and page.count("0 failed") >= 4
+def test_no_pytest_plugin_is_registered():
+    """One would import this library in every run of pytest of whoever has it installed."""
+    groups = {entry.group for entry in metadata.distribution("rnncore").entry_points}
+    assert "pytest11" not in groups and "rnncore.backends" in groups

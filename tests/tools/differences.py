@@ -1,7 +1,5 @@
 """Central differences in float64, the oracle of every derivative here."""
 
-from __future__ import annotations
-
 import numpy as np
 
 # Central differences of a smooth function are best at h ~ eps**(1/3): truncation h^2 meets rounding eps / h.

@@ -1,4 +1,4 @@
-"""The demonstration as one picture: log10 ||dL/dh_t|| over the steps, before and after training."""
+"""The demonstration as a plot: log10 ||dL/dh_t|| over the steps, before and after training."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from pathlib import Path
 
 from rnncore.commands.demo.training import Demo, Run
 
-__all__ = ["plot"]
-
-# Of matplotlib's own cycle: the cures in blue and green, what they cure in red and orange.
+# matplotlib's default colours: cures in blue and green, failures in red and orange.
 COLOURS = {"vanishing": "C3", "orthogonal": "C0", "exploding": "C1", "overflow": "C5", "identity": "C2"}
 
 
 def plot(demo: Demo, path: str | Path) -> None:
-    """Write the picture; its format is the path's suffix, as matplotlib knows them.
+    """Write the plot, in the format of the path's suffix.
 
     Raises
     ------
     OSError
         If the file cannot be written.
     ValueError
-        For a suffix that matplotlib does not know.
+        If matplotlib does not know the suffix.
     """
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
@@ -36,7 +34,7 @@ def plot(demo: Demo, path: str | Path) -> None:
     left.set_ylabel(r"$\log_{10}\ \|\partial L / \partial h_t\|$")
     for run in demo.runs:
         if run.stopped and any(r.start == run.start for r in demo.runs if r is not run):
-            continue  # the same network as another's before training, and no numbers after
+            continue  # before training it is another run's network, and after training there are no numbers
         for axes, norms in ((left, run.start), (right, run.end)):
             axes.plot(_log10(norms), color=COLOURS.get(run.recipe.name), label=_label(run), linewidth=1.8)
     handles, labels = left.get_legend_handles_labels()

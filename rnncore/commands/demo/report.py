@@ -1,4 +1,4 @@
-"""What the demonstration prints: accuracies, shapes, and the gradient at every step as a table; the same as JSON."""
+"""The demonstration as tables on the terminal, and as plain data."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ from rich.table import Table
 
 from rnncore.commands.demo.training import STEPS, Demo, Run
 
-__all__ = ["as_json", "print_report"]
-
-# The steps whose gradient is shown, from the last back to the first pixel.
+# Steps whose gradient is shown, from the last to the first pixel.
 SHOWN = (63, 60, 56, 48, 32, 16, 0)
 
 
 def print_report(demo: Demo, console: Console) -> None:
-    """Print a finished demonstration for a reader who has never seen a gradient vanish."""
+    """Print a finished demonstration, with a short explanation."""
     console.print(
-        f"Handwritten digits, {demo.train_size} to learn from and {demo.test_size} held out; each is a sequence of "
-        f"{STEPS} pixels, one a step.\n"
-        f"Backend {demo.backend}, device {demo.device}, {demo.dtype}; the held-out digits at once give\n"
+        f"Handwritten digits, {demo.train_size} for training and {demo.test_size} held out; each is a sequence of "
+        f"{STEPS} pixels, one per step.\n"
+        f"Backend {demo.backend}, device {demo.device}, {demo.dtype}; a call on all held-out digits returns\n"
         f"  output {demo.output_shape}   (steps, batch, hidden_size)\n"
         f"  h_n    {demo.h_n_shape}    (layers, batch, hidden_size)\n",
         highlight=False,
@@ -30,43 +28,30 @@ def print_report(demo: Demo, console: Console) -> None:
     console.print(_accuracies(demo))
     console.print(_gradients(demo))
     console.print(
-        "\nHow to read it: ||dL/dh_t|| says how much the loss would change if the state at step t did. Where it is 1e-10,\n"
-        "nothing that the network saw by then is learnt from; where it is 1e+10, the smallest change upsets everything.\n",
+        "\n||dL/dh_t|| is how much the loss changes with the state at step t. Where it is 1e-10, the network cannot learn\n"
+        "from anything it has seen up to step t; where it is 1e+10, a tiny change of the state changes everything.\n",
         highlight=False,
     )
     for run in demo.runs:
         console.print(f"{run.recipe.name}: {run.recipe.lesson}", highlight=False)
-    console.print(f"\n{demo.seconds:.0f} s in all.", highlight=False)
+    console.print(f"\nTotal time: {demo.seconds:.0f} s.", highlight=False)
 
 
-def as_json(demo: Demo) -> dict[str, Any]:
-    """The same as plain data: every step's norm, and null for what is not a number."""
+def to_dict(demo: Demo) -> dict[str, Any]:
+    """Convert to plain data, with the norm at every step; None for NaN and infinity."""
+    return {**vars(demo), "runs": [_run(run) for run in demo.runs]}
+
+
+def _run(run: Run) -> dict[str, Any]:
+    recipe = {name: getattr(run.recipe, name) for name in ("name", "network", "training", "lesson")}
     return {
-        "backend": demo.backend,
-        "device": demo.device,
-        "dtype": demo.dtype,
-        "seed": demo.seed,
-        "epochs": demo.epochs,
-        "train_size": demo.train_size,
-        "test_size": demo.test_size,
-        "output_shape": list(demo.output_shape),
-        "h_n_shape": list(demo.h_n_shape),
-        "seconds": demo.seconds,
-        "runs": [
-            {
-                "name": run.recipe.name,
-                "network": run.recipe.network,
-                "training": run.recipe.training,
-                "lesson": run.recipe.lesson,
-                "accuracy": run.accuracy,
-                "stopped": run.stopped or None,
-                "losses": _numbers(run.losses),
-                "gradient_norm_start": _numbers(run.start),
-                "gradient_norm_end": _numbers(run.end),
-                "seconds": run.seconds,
-            }
-            for run in demo.runs
-        ],
+        **recipe,
+        "accuracy": run.accuracy,
+        "stopped": run.stopped or None,
+        "losses": _numbers(run.losses),
+        "gradient_norm_start": _numbers(run.start),
+        "gradient_norm_end": _numbers(run.end),
+        "seconds": run.seconds,
     }
 
 

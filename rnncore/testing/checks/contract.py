@@ -1,4 +1,4 @@
-"""CON: the names of the contract; TYPE: dtypes and devices. What a plugin says of itself must be so."""
+"""CON: the names of the contract. TYPE: dtypes and devices."""
 
 from __future__ import annotations
 
@@ -10,58 +10,28 @@ from rnncore.backend.arrays import FLOATS, device_name, device_of, find_device, 
 from rnncore.backend.contract import READABLE_VERSIONS, SCAN_FORMS, Backend, abilities_of
 from rnncore.errors import ArgumentTypeError, DeviceError, DTypeError, KernelUnsupportedError
 from rnncore.model.rnn import RNN
-from rnncore.testing.check import check
+from rnncore.testing.check import FLOAT32, check
 from rnncore.testing.tools.case import INPUT, WIDTH, Case
 from rnncore.testing.tools.rules import BOTH
 from rnncore.testing.tools.subject import Subject, precision_of
 
 ALL = FLOATS
-# What the core, the optimisers and the nonlinearities call; a test of this project keeps the list in step with the source.
-FUNCTIONS_USED = (
-    "abs",
-    "all",
-    "asarray",
-    "astype",
-    "broadcast_to",
-    "clip",
-    "concat",
-    "empty",
-    "exp",
-    "expand_dims",
-    "expm1",
-    "finfo",
-    "full_like",
-    "isfinite",
-    "log",
-    "log1p",
-    "logical_not",
-    "logical_or",
-    "matmul",
-    "matrix_transpose",
-    "max",
-    "moveaxis",
-    "ones_like",
-    "permute_dims",
-    "reshape",
-    "sqrt",
-    "squeeze",
-    "stack",
-    "sum",
-    "take",
-    "tanh",
-    "where",
-    "zeros",
-    "zeros_like",
+# Functions that the core, the optimisers and the nonlinearities call; a test compares this list with the source.
+_USED = (
+    "abs all asarray astype broadcast_to clip concat empty exp expand_dims expm1 finfo full_like isfinite log "
+    "log1p logical_not logical_or matmul matrix_transpose max moveaxis ones_like permute_dims reshape sqrt "
+    "stack sum take tanh where zeros zeros_like"
 )
+FUNCTIONS_USED = tuple(_USED.split())
 
 
-@check("RC-CON-001", "the backend has every name of the contract, and its scans have both scans", dtypes=("float32",))
+@check("RC-CON-001", "the backend has every name of the contract, and its scans object has both scans", dtypes=FLOAT32)
 def has_the_names(s: Subject) -> None:
     wanted = sorted(n for n in dir(Backend) if not n.startswith("_"))
     missing = [n for n in wanted if not hasattr(s.backend, n)]
     s.expect(not missing, f"the backend lacks {', '.join(missing)}")
     scans = s.backend.scans()
-    # Not isinstance: from Python 3.12 on, a Protocol does not see what an object passes on by __getattr__.
+    # Not isinstance: from Python 3.12 on, a Protocol ignores what an object provides by __getattr__.
     complete = scans is None or all(callable(getattr(scans, n, None)) for n in ("unsupported", "nonlinear", "linear"))
     s.expect(complete, f"scans(): expected unsupported, nonlinear, linear, got {scans!r}")
     for name in ("name", "native_package"):
@@ -69,11 +39,7 @@ def has_the_names(s: Subject) -> None:
         s.expect(isinstance(value, str) and value, f"{name}: expected a string, got {value!r}")
 
 
-@check(
-    "RC-CON-002",
-    "the contract version is one that this library reads, and so are the forms of scans",
-    dtypes=("float32",),
-)
+@check("RC-CON-002", "the contract version and the forms of scans are known to this library", dtypes=FLOAT32)
 def speaks_this_contract(s: Subject) -> None:
     version = getattr(s.backend, "contract_version", 1)
     s.expect(version in READABLE_VERSIONS, f"contract_version: expected one of {READABLE_VERSIONS}, got {version!r}")
@@ -81,7 +47,7 @@ def speaks_this_contract(s: Subject) -> None:
     s.expect(not unknown, f"scan_forms: expected names among {SCAN_FORMS}, got {sorted(unknown)}")
 
 
-@check("RC-CON-003", "devices have names of their own, and each is found by its name", dtypes=("float32",))
+@check("RC-CON-003", "device names are distinct, and each device is found by its name", dtypes=FLOAT32)
 def devices_are_found_by_name(s: Subject) -> None:
     devices = list(s.backend.devices())
     names = [device_name(s.backend, d) for d in devices]
@@ -92,9 +58,7 @@ def devices_are_found_by_name(s: Subject) -> None:
     s.raises(DeviceError, "an unknown device", lambda: find_device("no such device", backend=s.backend))
 
 
-@check(
-    "RC-CON-004", "numbers come back from the device bit for bit, signed zero, infinity and NaN included", dtypes=ALL
-)
+@check("RC-CON-004", "numbers return from the device bit for bit, including signed zero, infinity and NaN", dtypes=ALL)
 def numbers_come_back(s: Subject) -> None:
     kind = s.xp.finfo(s.dtype)
     numbers = np.asarray([0.0, -0.0, 1.5, -2.25, np.inf, -np.inf, np.nan, float(kind.max), float(kind.smallest_normal)])
@@ -103,7 +67,7 @@ def numbers_come_back(s: Subject) -> None:
     s.expect((np.signbit(back) == np.signbit(numbers))[:-3].all(), "to_numpy(asarray(x)): the sign of a zero is lost")
 
 
-@check("RC-CON-005", "asarray makes an array of its own: the host's may change afterwards")
+@check("RC-CON-005", "asarray copies: the host array may change afterwards")
 def asarray_copies(s: Subject) -> None:
     numbers = s.draw(3, 4)
     for dtype in ("f4", "f8"):
@@ -113,7 +77,7 @@ def asarray_copies(s: Subject) -> None:
         s.compare(f"asarray of {host.dtype}", given, numbers, tolerance="exact")
 
 
-@check("RC-CON-006", "asarray takes strided, reversed, read-only, empty and axis-less host arrays")
+@check("RC-CON-006", "asarray accepts strided, reversed, read-only, empty and 0-d host arrays")
 def asarray_takes_any_layout(s: Subject) -> None:
     numbers = s.draw(4, 6)
     read_only = numbers.copy()
@@ -122,29 +86,27 @@ def asarray_takes_any_layout(s: Subject) -> None:
         "transposed": numbers.T,
         "strided": numbers[::2, 1::2],
         "reversed": numbers[::-1, ::-1],
-        "Fortran's": np.asfortranarray(numbers),
+        "Fortran-ordered": np.asfortranarray(numbers),
         "broadcast": np.broadcast_to(numbers[:1], (3, 6)),
         "read-only": read_only,
         "empty": numbers[:0],
-        "axis-less": np.asarray(1.5),
+        "0-d": np.asarray(1.5),
     }
     for name, host in layouts.items():
         s.compare(f"asarray of a {name} array", s.give(host), host, tolerance="exact")
 
 
-@check("RC-CON-007", "is_native is true of its own arrays and false of everything else", dtypes=("float32",))
+@check("RC-CON-007", "is_native is true for the backend's arrays and false for everything else", dtypes=FLOAT32)
 def knows_its_own_arrays(s: Subject) -> None:
     s.expect(s.backend.is_native(s.give([1.0])), "is_native: expected True for an array of asarray's, got False")
     others: list[object] = [None, 1.0, [1.0], (1.0,), "x", object(), np.float32(1.0)]
-    if not isinstance(s.give([1.0]), np.ndarray):  # else NumPy's are its own
+    if not isinstance(s.give([1.0]), np.ndarray):  # else NumPy's arrays are its own
         others.append(np.ones(1))
     for other in others:
         s.expect(not s.backend.is_native(other), f"is_native: expected False for {other!r}, got True")
 
 
-@check(
-    "RC-CON-008", "asarray and the namespace's creation functions put arrays on the device, in the dtype", dtypes=ALL
-)
+@check("RC-CON-008", "asarray and the namespace's creation functions obey device and dtype", dtypes=ALL)
 def creation_obeys(s: Subject) -> None:
     made = {"asarray": s.give([1.0, 2.0])}
     with s.scope():
@@ -157,7 +119,7 @@ def creation_obeys(s: Subject) -> None:
         _is_like(s, name, x)
 
 
-@check("RC-CON-009", "indices and truth values cross over too", dtypes=("float32",))
+@check("RC-CON-009", "index and boolean arrays are transferred too", dtypes=FLOAT32)
 def other_kinds_cross(s: Subject) -> None:
     indices = s.give([2, 0, 1], dtype=index_dtype(xp=s.xp, device=s.device))
     truth = s.give([True, False, True], dtype=s.xp.bool)
@@ -168,13 +130,13 @@ def other_kinds_cross(s: Subject) -> None:
     s.compare("where", chosen, np.asarray([3.0, 0.0, 2.0]), tolerance="exact")
 
 
-@check("RC-CON-010", "the namespace has every function that the core calls", dtypes=("float32",))
+@check("RC-CON-010", "the namespace has every function that the core calls", dtypes=FLOAT32)
 def namespace_is_complete(s: Subject) -> None:
     missing = [n for n in (*FUNCTIONS_USED, "bool", "float32", "__array_namespace_info__") if not hasattr(s.xp, n)]
     s.expect(not missing, f"the namespace lacks {', '.join(missing)}")
 
 
-@check("RC-CON-011", "synchronize waits for the device and answers nothing", dtypes=("float32",))
+@check("RC-CON-011", "synchronize waits for the device and returns None", dtypes=FLOAT32)
 def synchronizes(s: Subject) -> None:
     with s.scope():
         s.xp.matmul(s.give(np.ones((3, 3))), s.give(np.ones((3, 3))))
@@ -182,13 +144,13 @@ def synchronizes(s: Subject) -> None:
     s.expect(answer is None, f"synchronize: expected None, got {answer!r}")
 
 
-@check("RC-CON-012", "precision, where it is told, is full or tf32", dtypes=("float32",))
+@check("RC-CON-012", "precision, if given, is 'full' or 'tf32'", dtypes=FLOAT32)
 def precision_is_a_name(s: Subject) -> None:
     found = precision_of(s.backend, s.device)
     s.expect(found in ("full", "tf32"), f"precision: expected 'full' or 'tf32', got {found!r}")
 
 
-@check("RC-CON-013", "read_only gives a view with the same numbers that refuses to be written to", needs=("read_only",))
+@check("RC-CON-013", "read_only returns a view with the same numbers that cannot be written to", needs=("read_only",))
 def read_only_refuses(s: Subject) -> None:
     x = s.give([1.0, 2.0])
     view = s.backend.read_only(x)  # type: ignore[attr-defined]
@@ -201,7 +163,7 @@ def read_only_refuses(s: Subject) -> None:
     s.compare("x after the attempt", x, np.asarray([1.0, 2.0]), tolerance="exact")
 
 
-@check("RC-CON-014", "writable arrays can be assigned into and added to in place", needs=("writable",))
+@check("RC-CON-014", "writable arrays support assignment and in-place addition", needs=("writable",))
 def writable_is_true(s: Subject) -> None:
     with s.scope():
         x = s.xp.zeros((3, 2), dtype=s.dtype, device=s.device)
@@ -222,11 +184,7 @@ def bias_is_added(s: Subject) -> None:
 # --- dtypes and devices -----------------------------------------------------------------------------------------------
 
 
-@check(
-    "RC-TYPE-001",
-    "every result of a call, a pullback, a tangent and a trace has the model's dtype and device",
-    dtypes=BOTH,
-)
+@check("RC-TYPE-001", "results of calls, pullbacks, tangents and traces have the model's dtype and device", dtypes=BOTH)
 def results_keep_dtype_and_device(s: Subject) -> None:
     for lengths in (None, (4, 0, 6)):
         case = Case.make(s, layers=2, bidirectional=True, lengths=lengths)
@@ -242,7 +200,7 @@ def results_keep_dtype_and_device(s: Subject) -> None:
             _is_like(s, name, value)
 
 
-@check("RC-TYPE-002", "an input of another dtype is refused, and both dtypes are named", dtypes=("float32",))
+@check("RC-TYPE-002", "an input of another dtype is an error with both dtypes", dtypes=FLOAT32)
 def other_dtypes_are_refused(s: Subject) -> None:
     case = Case.make(s)
     model = case.model()
@@ -254,7 +212,7 @@ def other_dtypes_are_refused(s: Subject) -> None:
         s.expect(s.dtype_name in str(error), f"the error names no {s.dtype_name}: {error}")
 
 
-@check("RC-TYPE-003", "a dtype that the device lacks is refused", needs=("lacks_a_dtype",), dtypes=("float32",))
+@check("RC-TYPE-003", "a dtype that the device lacks is an error", needs=("lacks_a_dtype",), dtypes=FLOAT32)
 def missing_dtypes_are_refused(s: Subject) -> None:
     have = floating_dtypes(xp=s.xp, device=s.device)
     for name in [n for n in FLOATS if n not in have]:
@@ -266,10 +224,7 @@ def missing_dtypes_are_refused(s: Subject) -> None:
 
 
 @check(
-    "RC-TYPE-004",
-    "an input on another device is refused, and both devices are named",
-    needs=("two_devices",),
-    dtypes=("float32",),
+    "RC-TYPE-004", "an input on another device is an error with both devices", needs=("two_devices",), dtypes=FLOAT32
 )
 def other_devices_are_refused(s: Subject) -> None:
     case = Case.make(s)
@@ -294,7 +249,7 @@ def models_move(s: Subject) -> None:
             s.compare(name, value, case.params[name], tolerance="exact")
 
 
-@check("RC-TYPE-006", "an array of another library is refused, not converted")
+@check("RC-TYPE-006", "an array of another library is an error and is not converted")
 def foreign_arrays_are_refused(s: Subject) -> None:
     case = Case.make(s)
 
@@ -308,19 +263,17 @@ def foreign_arrays_are_refused(s: Subject) -> None:
         s.raises(ArgumentTypeError, f"an input of type {type(other).__name__}", lambda x=other: case.model()(x))  # type: ignore[misc]
 
 
-@check("RC-TYPE-007", "float16: forward and gradients within a few roundings", needs=("float16",), dtypes=("float16",))
+@check("RC-TYPE-007", "float16: results within a few roundings", needs=("float16",), dtypes=("float16",))
 def float16_works(s: Subject) -> None:
     _half(s)
 
 
-@check(
-    "RC-TYPE-008", "bfloat16: forward and gradients within a few roundings", needs=("bfloat16",), dtypes=("bfloat16",)
-)
+@check("RC-TYPE-008", "bfloat16: results within a few roundings", needs=("bfloat16",), dtypes=("bfloat16",))
 def bfloat16_works(s: Subject) -> None:
     _half(s)
 
 
-@check("RC-TYPE-009", "scans that are not declared are not run: kernel='require' is refused", needs=("no_scans",))
+@check("RC-TYPE-009", "without scans of the backend's own, kernel='require' is an error", needs=("no_scans",))
 def undeclared_scans_are_refused(s: Subject) -> None:
     case = Case.make(s)
     model = case.model(kernel="require")
@@ -348,12 +301,10 @@ def _is_like(s: Subject, name: str, x: object) -> None:
     s.expect(where is None or where == s.device, f"{name}: expected device {s.device}, got {where}")
 
 
-# --- what got past the checks above ------------------------------------------------------------------------------------
+# --- more of the contract ---------------------------------------------------------------------------------------------
 
 
-@check(
-    "RC-CON-016", "to_numpy reads views as they are: transposed, strided, empty and axis-less; truth values and indices"
-)
+@check("RC-CON-016", "to_numpy reads transposed, strided, empty and 0-d views, and boolean and index arrays")
 def to_numpy_reads_views(s: Subject) -> None:
     numbers = s.draw(4, 6)
     given, index = s.give(numbers), index_dtype(xp=s.xp, device=s.device)
@@ -363,7 +314,7 @@ def to_numpy_reads_views(s: Subject) -> None:
             "strided": (given[::2, 1::2], numbers[::2, 1::2]),
             "sliced": (given[1:, 2:4], numbers[1:, 2:4]),
             "empty": (given[:0, ...], numbers[:0]),
-            "axis-less": (given[1, 2], numbers[1, 2]),
+            "0-d": (given[1, 2], numbers[1, 2]),
             "truth": (given > 0, numbers > 0),
             "index": (s.give([2, 0, 1], dtype=index), np.asarray([2, 0, 1])),
         }
@@ -371,7 +322,7 @@ def to_numpy_reads_views(s: Subject) -> None:
         s.compare(f"to_numpy of a {name} array", s.host(view), np.asarray(want), tolerance="exact")
 
 
-@check("RC-CON-017", "native_package is a module that namespace() has imported", dtypes=("float32",))
+@check("RC-CON-017", "native_package is a module that namespace() has imported", dtypes=FLOAT32)
 def native_package_is_imported(s: Subject) -> None:
     s.backend.namespace()
     name = s.backend.native_package

@@ -1,4 +1,4 @@
-"""NUM: numbers at the ends of the range, infinities and NaN; and that products keep the digits they should."""
+"""NUM: numbers at the ends of the range, infinity and NaN, and the precision of products."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.nonlinearity.nonlinearity import as_nonlinearity
-from rnncore.testing.check import check
+from rnncore.testing.check import FLOAT32, FLOAT64, check
 from rnncore.testing.tools.case import BATCH, STEPS, WIDTH, Case, methods_asked
 from rnncore.testing.tools.subject import Subject
 
@@ -15,9 +15,7 @@ SATURATED = (50.0, 1e4, 1e30)
 
 
 @check(
-    "RC-NUM-001",
-    "|z| of 50, 1e4, 1e30 and infinity: tanh is exactly 1, the logistic 0 or 1, and no NaN",
-    tolerance="states",
+    "RC-NUM-001", "saturation at |z| of 50, 1e4, 1e30 and infinity: tanh is 1, the logistic 0 or 1", tolerance="states"
 )
 def saturation(s: Subject) -> None:
     for name in ("tanh", "sigmoid", "softsign", "hard_sigmoid"):
@@ -25,7 +23,7 @@ def saturation(s: Subject) -> None:
         for size in (*SATURATED, np.inf):
             p = np.full((2, 1, 2), size) * np.asarray([1.0, -1.0])
             if name == "softsign" and np.isinf(size):
-                continue  # inf / (1 + inf) is NaN by the formula itself
+                continue  # inf / (1 + inf) is NaN
             with s.scope():
                 h = s.engine().nonlinear(
                     s.give(p), s.give(np.zeros((1, 2))), s.give(np.zeros((2, 2))), nonlinearity=f, reverse=False
@@ -51,7 +49,7 @@ def saturated_gradients(s: Subject) -> None:
                     s.compare(f"{what} of {name} at {size:g}", got, np.zeros(got.shape), tolerance="states", floor=1.0)
 
 
-@check("RC-NUM-003", "relu grows to infinity and then to NaN exactly where the reference does")
+@check("RC-NUM-003", "relu overflows to infinity and then to NaN exactly where the reference does")
 def overflow(s: Subject) -> None:
     top = float(s.xp.finfo(s.dtype).max)
     w = np.asarray([[8.0, 0.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.0, 0.5]])
@@ -63,13 +61,13 @@ def overflow(s: Subject) -> None:
         got = s.engine().nonlinear(s.give(p), s.give(h0), s.give(w), nonlinearity=f, reverse=False)
     want, h = np.empty(p.shape), h0[0]
     kind = np.float32 if s.dtype_name == "float32" else np.float64
-    for t in range(STEPS):  # every product by itself: 0 * inf is NaN as it is in any product of matrices
+    for t in range(STEPS):  # elementwise, so that 0 * inf is NaN as in a matrix product
         h = np.maximum((p[t, 0] + (w.astype(kind) * h.astype(kind)).sum(axis=1)).astype(kind), 0)
         want[t, 0] = h
     s.compare("h", got, want, tolerance="gradients")
 
 
-@check("RC-NUM-004", "NaN in one row of the batch stays in its row, from its step on", tolerance="exact")
+@check("RC-NUM-004", "NaN in one row of the batch stays in that row, from its step on", tolerance="exact")
 def nan_stays_in_its_row(s: Subject) -> None:
     for name in ("tanh", "relu", "sigmoid"):
         case = Case.make(s, layers=2, name=name)
@@ -83,7 +81,7 @@ def nan_stays_in_its_row(s: Subject) -> None:
         s.expect(np.isnan(found["output"][3:, 1]).all(), f"output after the NaN ({name}): expected NaN in every unit")
 
 
-@check("RC-NUM-005", "NaN is never turned into a number: not by a function, not by a limit, not by a derivative")
+@check("RC-NUM-005", "no function, clip or derivative turns NaN into a number")
 def nan_stays_nan(s: Subject) -> None:
     for name, clip in (("relu", None), ("tanh", 0.5), ("relu", 0.5), ("sigmoid", None), ("hard_sigmoid", None)):
         case = Case.make(s, name=name, clip=clip)
@@ -108,7 +106,7 @@ def infinite_input(s: Subject) -> None:
     s.compare("the step itself", found[2, 0], np.sign(case.params["weight_ih_l0"][:, 1]))
 
 
-@check("RC-NUM-007", "numbers of 1e-30 come through a linear network with their digits", tolerance="gradients")
+@check("RC-NUM-007", "numbers of 1e-30 pass through a linear network without losing digits", tolerance="gradients")
 def small_numbers(s: Subject) -> None:
     case = Case.make(s, name="identity", bias=False)
     case.h0 = [np.zeros(h.shape) for h in case.h0]
@@ -116,21 +114,19 @@ def small_numbers(s: Subject) -> None:
     s.compare("output", case.model()(case.give(case.x))[0], case.truth().output)
 
 
-@check("RC-NUM-008", "float64 keeps all of its digits through the whole call", dtypes=("float64",), tolerance="states")
+@check("RC-NUM-008", "float64 keeps all its digits through the whole call", dtypes=FLOAT64, tolerance="states")
 def no_detour_through_float32(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
-    case.x = case.x + 1e-12 * s.rng.standard_normal(case.x.shape)  # digits that float32 does not have
+    case.x = case.x + 1e-12 * s.rng.standard_normal(case.x.shape)  # digits that float32 lacks
     case.params = {k: v + 1e-12 * s.rng.standard_normal(v.shape) for k, v in case.params.items()}
     case.check_gradients()
 
 
 @check(
-    "RC-NUM-009",
-    "products keep every digit of their inputs, or TF32's ten bits where `precision` says so",
-    tolerance="gradients",
+    "RC-NUM-009", "products keep all digits of their inputs, or TF32's if `precision` says so", tolerance="gradients"
 )
 def products_keep_digits(s: Subject) -> None:
-    def full(*shape: int) -> Any:  # unlike what `draw` gives, numbers with all the digits of the dtype
+    def full(*shape: int) -> Any:  # with all digits of the dtype, unlike `draw`
         return s.rng.standard_normal(shape).astype(s.dtype_name).astype("f8")
 
     first, w = full(BATCH, WIDTH), full(WIDTH, WIDTH)
@@ -154,21 +150,17 @@ def linear_overflow(s: Subject) -> None:
     with s.scope():
         got = engine.linear(s.give(u), s.give(one), s.give(s0), s.give(m), reverse=False)
     want, kind, state = np.empty(u.shape), np.dtype(s.dtype_name), s0
-    for t in range(STEPS):  # every product by itself: 0 * inf is NaN as it is in any product of matrices
+    for t in range(STEPS):  # elementwise, so that 0 * inf is NaN as in a matrix product
         state = (u[t] + (state.astype(kind)[:, :, None] * m.astype(kind)).sum(axis=1)).astype(kind)
         want[t] = state
     s.expect(
-        np.isinf(want).any() and np.isfinite(want[:2]).all(), "the truth does not overflow: the check would see nothing"
+        np.isinf(want).any() and np.isfinite(want[:2]).all(),
+        "the expected values do not overflow, so the check is void",
     )
     s.compare("s", got, want, tolerance="gradients")
 
 
-@check(
-    "RC-NUM-011",
-    "products are asked of the namespace, which knows their precision, never of the arrays by an operator",
-    needs=("watchable",),
-    dtypes=("float32",),
-)
+@check("RC-NUM-011", "products use the namespace, not operators", needs=("watchable",), dtypes=FLOAT32)
 def products_have_a_precision(s: Subject) -> None:
     found = methods_asked(s, "__matmul__", "__rmatmul__", "__imatmul__")
-    s.expect(not found, f"a product by an operator: {', '.join(found)}")
+    s.expect(not found, f"products by operators: {', '.join(found)}")

@@ -1,29 +1,34 @@
-"""KER: which code runs. The path a call takes is the one that was asked for, and a backend's word about its scans is true."""
+"""KER: which code runs, and whether what a backend declares about its scans is true."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from rnncore.backend.arrays import FLOATS, floating_dtypes
-from rnncore.backend.contract import Backend, ScanRequest, Scans
+from rnncore.backend.contract import SCAN_FORMS, Backend, FormScans, ScanRequest, Scans, abilities_of
+from rnncore.carry import Carry
 from rnncore.errors import KernelUnsupportedError
+from rnncore.network.engine import Engine, make_engine
 from rnncore.nonlinearity.nonlinearity import as_nonlinearity
 from rnncore.scan import linear as reference_linear
+from rnncore.scan import linear_carry as reference_linear_carry
 from rnncore.scan import nonlinear as reference_nonlinear
-from rnncore.testing.check import check
+from rnncore.testing.check import FLOAT32, check
+from rnncore.testing.tools.carry_case import FACTOR_SHAPES, CarryCase, carry_of
 from rnncore.testing.tools.case import Case
 from rnncore.testing.tools.oracle import linear_scan, nonlinear_scan
-from rnncore.testing.tools.requests import requests
+from rnncore.testing.tools.requests import form_requests, requests
 from rnncore.testing.tools.subject import Subject
-from rnncore.typing import Array
+from rnncore.typing import Array, KernelMode
 
-REASON = "refused for the sake of a check"
+REASON = "refused by a check"
 
 
 class _Spy:
-    """Scans that count, and may refuse or fail."""
+    """Scans that record calls, and may refuse or fail."""
 
     def __init__(self, scans: Scans, reason: str | None = None, error: Exception | None = None) -> None:
         self._scans, self._reason, self._error = scans, reason, error
@@ -45,11 +50,40 @@ class _Spy:
         return getattr(self._scans, kind)(*args, **kwargs)
 
 
-class _With:
-    """A backend with other scans."""
+class _Recorder:
+    """Scans that take every request, remember it with the options that came, and run the reference."""
 
-    def __init__(self, backend: Backend, scans: Any) -> None:
+    def __init__(self, xp: Any) -> None:
+        self._xp = xp
+        self.asked: list[ScanRequest] = []
+        self.options: list[dict[str, Any]] = []
+
+    def unsupported(self, request: ScanRequest, /) -> str | None:
+        self.asked.append(request)
+        return None
+
+    def nonlinear(self, *args: Any, **options: Any) -> Array:
+        return self._run(reference_nonlinear, args, options)
+
+    def linear(self, *args: Any, **options: Any) -> Array:
+        return self._run(reference_linear, args, options)
+
+    def linear_carry(self, *args: Any, **options: Any) -> Array:
+        return self._run(reference_linear_carry, args, options)
+
+    def _run(self, scan: Any, args: Any, options: dict[str, Any]) -> Array:
+        options.pop("overwrite", None)
+        self.options.append(options | {"factors": args[1:4] if scan is reference_linear_carry else ()})
+        return scan(*args, xp=self._xp, **options)
+
+
+class _With:
+    """A backend with other scans, and `forms` that they name."""
+
+    def __init__(self, backend: Backend, scans: Any, forms: frozenset[str] | None = None) -> None:
         self._backend, self._own = backend, scans
+        if forms is not None:
+            self.contract_version, self.scan_forms = 2, forms
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
@@ -61,13 +95,13 @@ class _With:
 def _spied(s: Subject, **options: Any) -> tuple[_Spy, Any]:
     scans = s.backend.scans()
     if scans is None:
-        raise AssertionError("asked of a backend without scans")
+        raise AssertionError("this check needs a backend with scans")
     spy = _Spy(scans, **options)
     return spy, _With(s.backend, spy)
 
 
 def _takes(s: Subject, dtype: str | None = None) -> list[str]:
-    """Which scans of a tanh network of 6 steps, 3 rows and 5 units the backend takes in the dtype."""
+    """Names of the scans that the backend supports for a tanh network of 6 steps, 3 rows and 5 units."""
     scans = s.backend.scans()
     if scans is None:
         return []
@@ -78,7 +112,7 @@ def _takes(s: Subject, dtype: str | None = None) -> list[str]:
 
 @check(
     "RC-KER-001",
-    "kernel='require' runs the backend's own scans or is an error, and 'auto' runs them wherever they take the request",
+    "'require' runs the backend's scans or raises; 'auto' runs them where they are supported",
     needs=("scans",),
 )
 def require_runs_the_kernel(s: Subject) -> None:
@@ -118,28 +152,19 @@ def reference_runs_no_kernel(s: Subject) -> None:
     s.compare("output", output, case.truth().output, tolerance="states")
 
 
-@check(
-    "RC-KER-003",
-    "a request that the scans refuse runs on the reference under 'auto' and is an error under 'require'",
-    needs=("scans",),
-)
+@check("RC-KER-003", "for a refused request 'auto' runs the reference and 'require' raises", needs=("scans",))
 def refusals_are_honoured(s: Subject) -> None:
     spy, backend = _spied(s, reason=REASON)
     case = Case.make(s)
     output, _ = case.model(backend=backend, kernel="auto")(case.give(case.x), case.give_state(case.h0))
-    s.expect(not spy.runs, f"refused, and run all the same: {spy.runs}")
+    s.expect(not spy.runs, f"refused, but run: {spy.runs}")
     s.compare("output", output, case.truth().output, tolerance="states")
     model = case.model(backend=backend, kernel="require")
     error = s.raises(KernelUnsupportedError, "kernel='require' of a refused request", lambda: model(case.give(case.x)))
     s.expect(REASON in str(error), f"the error does not give the reason: {error}")
 
 
-@check(
-    "RC-KER-004",
-    "an error inside a scan is the caller's to see, never swallowed",
-    needs=("scans",),
-    dtypes=("float32",),
-)
+@check("RC-KER-004", "an error inside a scan reaches the caller", needs=("scans",), dtypes=FLOAT32)
 def errors_are_not_swallowed(s: Subject) -> None:
     spy, backend = _spied(s, error=ZeroDivisionError("inside a scan"))
     case = Case.make(s)
@@ -150,16 +175,11 @@ def errors_are_not_swallowed(s: Subject) -> None:
     s.expect(len(spy.runs) == 1, f"expected one attempt, got {spy.runs}")
 
 
-@check(
-    "RC-KER-005",
-    "what `unsupported` does not refuse works: every function, empty axes, both directions",
-    needs=("scans",),
-    dtypes=FLOATS,
-)
+@check("RC-KER-005", "scans run every request that `unsupported` accepts", needs=("scans",), dtypes=FLOATS)
 def unsupported_does_not_lie(s: Subject) -> None:
     scans = s.backend.scans()
     if scans is None:
-        raise AssertionError("asked of a backend without scans")
+        raise AssertionError("this check needs a backend with scans")
     for request in requests(s.dtype_name, s.device, as_nonlinearity):
         reason = scans.unsupported(request)
         s.expect(
@@ -170,7 +190,7 @@ def unsupported_does_not_lie(s: Subject) -> None:
             _run_request(s, scans, request)
 
 
-@check("RC-KER-006", "explain() tells the path that a call takes", needs=("scans",), dtypes=("float32",))
+@check("RC-KER-006", "explain() names the path that a call takes", needs=("scans",), dtypes=FLOAT32)
 def explanations_are_true(s: Subject) -> None:
     takes = _takes(s)
     for kernel, refuse in (("auto", None), ("auto", REASON), ("reference", None)):
@@ -182,7 +202,9 @@ def explanations_are_true(s: Subject) -> None:
         runs = takes if kernel == "auto" and refuse is None else []
         want = {n: "kernel" if n in runs else "reference" for n in ("nonlinear", "linear")}
         s.expect(told == want, f"explain(), kernel={kernel!r}: expected {want}, got {told}")
-        s.expect(set(spy.runs) == set(runs), f"kernel={kernel!r}: said {told}, ran {spy.runs or 'the reference'}")
+        s.expect(
+            set(spy.runs) == set(runs), f"kernel={kernel!r}: explain() says {told}, ran {spy.runs or 'the reference'}"
+        )
 
 
 @check("RC-KER-007", "the backend's scans and the reference agree on this backend", needs=("scans",))
@@ -193,7 +215,7 @@ def kernel_agrees_with_the_reference(s: Subject) -> None:
         s.compare(name, value, want[name], tolerance="gradients" if name.startswith("dL/") else "states")
 
 
-@check("RC-KER-008", "the reference itself is right on this backend's namespace")
+@check("RC-KER-008", "the reference is correct on this backend's namespace")
 def reference_is_right(s: Subject) -> None:
     p, h0, w = s.draw(6, 3, 5), s.draw(3, 5), s.weights(5)
     u, d = s.draw(6, 3, 5), s.draw(6, 3, 5, scale=0.5)
@@ -204,6 +226,123 @@ def reference_is_right(s: Subject) -> None:
             r = reference_linear(give(u), give(d), give(h0), give(w), reverse=reverse, xp=s.xp)
             s.compare("h", h, nonlinear_scan(p, h0, w, "tanh", reverse=reverse), tolerance="states")
             s.compare("s", r, linear_scan(u, d, h0, w, reverse=reverse), tolerance="gradients")
+
+
+@check(
+    "RC-KER-009",
+    "scans get no form that their backend does not name: the reference runs, and 'require' is an error",
+    once=True,
+)
+def forms_that_are_not_named(s: Subject) -> None:
+    for form in SCAN_FORMS:
+        recorder = _Recorder(s.xp)
+        backend = _With(s.backend, recorder, frozenset(SCAN_FORMS) - {form})
+        for k in range(2):
+            _in_form(s, _engine(s, backend, "auto"), form)[k]()
+            s.expect(not recorder.options, f"{form} is not named, and was given: {recorder.options}")
+            required = _in_form(s, _engine(s, backend, "require"), form)[k]
+            error = s.raises(KernelUnsupportedError, f"kernel='require' of the form {form}", required)
+            s.expect(form in str(error), f"the error does not name the form {form}: {error}")
+
+
+@check("RC-KER-010", "scans get the forms that their backend names, with a request that says which", once=True)
+def forms_that_are_named(s: Subject) -> None:
+    for form in SCAN_FORMS:
+        for factors, kind in ((FACTOR_SHAPES[1], "unit"), (FACTOR_SHAPES[3], "step")):
+            recorder = _Recorder(s.xp)
+            engine = _engine(s, _With(s.backend, recorder, frozenset({form})), "require")
+            for run in _in_form(s, engine, form, factors):
+                run()
+            s.expect(len(recorder.options) == 2, f"{form} is named: expected two scans, got {len(recorder.options)}")
+            wanted = {
+                "carry": ((("a", kind), ("g", kind)), False, None),
+                "ragged": (None, True, None),
+                "networks": (None, False, 2),
+            }[form]
+            first, second = recorder.asked[0], recorder.asked[-1]
+            got = first.carry, first.ragged, first.networks
+            s.expect(got == wanted, f"the request of the form {form}: expected {wanted}, got {got}")
+            s.expect(second.forms == (form,), f"the request of the linear scan: expected {form}, got {second.forms}")
+            given = recorder.options[0].get("carry")
+            shapes = [None if k is None else tuple(k.shape) for k in (*(given or ()), *recorder.options[1]["factors"])]
+            whole = (second.width,) if kind == "unit" else (second.steps, second.batch, second.width)
+            s.expect(set(shapes) <= {None, whole}, f"factors: expected shapes {whole}, got {shapes}")
+            rows = [o.get("rows") for o in recorder.options]
+            s.expect(rows == [ROWS if form == "ragged" else None] * 2, f"rows of {form}: got {rows}")
+
+
+@check(
+    "RC-KER-011",
+    "of the forms that a backend names, what `unsupported` does not refuse works, alone and together",
+    needs=("forms",),
+    dtypes=FLOATS,
+)
+def named_forms_work(s: Subject) -> None:
+    scans: Any = s.backend.scans()
+    for request in form_requests(abilities_of(s.backend).scans, s.dtype_name, s.device, as_nonlinearity):
+        if scans.unsupported(request) is None:
+            _run_form(s, scans, request)
+
+
+ROWS = (2, 2, 2, 2, 1, 1)
+
+
+def _engine(s: Subject, backend: Any, kernel: KernelMode) -> Engine:
+    return make_engine(backend, device=s.device, dtype=s.dtype, kernel=kernel)
+
+
+def _in_form(s: Subject, engine: Engine, form: str, factors: Any = FACTOR_SHAPES[1]) -> list[Callable[[], Array]]:
+    """Both scans in one form."""
+    case, f = CarryCase(s, factors), as_nonlinearity("tanh")
+    numbers = dict(case.numbers)
+    if form == "networks":
+        numbers = {"p": np.stack([case.numbers["p"]] * 2, axis=1)}
+        numbers |= {n: np.stack([case.numbers[n]] * 2) for n in ("h0", "w")}
+    x = case.given(numbers)
+    p, h0, w = x["p"], x["h0"], x["w"]
+    options: dict[str, Any] = {"reverse": False} | ({"rows": ROWS} if form == "ragged" else {})
+    carry: dict[str, Any] = {"carry": carry_of(x)} if form == "carry" else {}
+
+    def nonlinear() -> Array:
+        with s.scope():
+            return engine.nonlinear(p, h0, w, nonlinearity=f, **options, **carry)
+
+    def linear() -> Array:
+        with s.scope():
+            if form == "carry":
+                return engine.linear_carry(p, x["g"], None, x["a"], h0, w, **options)
+            return engine.linear(p, p, h0, w, **options)
+
+    return [nonlinear, linear]
+
+
+def _run_form(s: Subject, scans: FormScans, r: ScanRequest) -> None:
+    """Run a request and compare it with the reference on the host, in float64."""
+    many = () if r.networks is None else (r.networks,)
+    shape = (r.steps, *many, r.batch, r.width)
+    kinds = dict(r.carry or ())
+    given = {n: s.draw(*((r.width,) if kind == "unit" else shape), scale=0.5) for n, kind in kinds.items()}
+    a, b, first = s.draw(*shape), s.draw(*shape, scale=0.5), s.draw(*shape[1:])
+    w = s.weights(r.width) if not many else np.stack([s.weights(r.width) for _ in range(many[0])])
+    rows = {"rows": tuple(max(r.batch - t // 2, 0) for t in range(r.steps))} if r.ragged else {}
+
+    def run(give: Any, nonlinear: Any, linear: Any, linear_carry: Any, **options: Any) -> Any:
+        k = {n: give(v) for n, v in given.items()}
+        options |= {"reverse": r.reverse, **rows}
+        if r.nonlinearity is not None:
+            carry = {} if r.carry is None else {"carry": Carry(k.get("a"), k.get("g"), k.get("i"))}
+            return nonlinear(give(a), give(first), give(w), nonlinearity=r.nonlinearity, **options, **carry)
+        if r.carry is None:
+            return linear(give(a), give(b), give(first), give(w), **options)
+        return linear_carry(give(a), k.get("o"), k.get("i"), k.get("a"), give(first), give(w), **options)
+
+    linear_carry = getattr(scans, "linear_carry", None)
+    with s.scope():
+        got = run(s.give, scans.nonlinear, scans.linear, linear_carry)
+    want = run(np.asarray, reference_nonlinear, reference_linear, reference_linear_carry, xp=np)
+    half = s.dtype_name in ("float16", "bfloat16")
+    what = f"{r.scan} scan of {shape}, forms {r.forms}, factors {r.carry}{', reverse' if r.reverse else ''}"
+    s.compare(what, got, np.asarray(want), tolerance="half" if half else "gradients", floor=1.0)
 
 
 def _run_request(s: Subject, scans: Scans, r: ScanRequest) -> None:
@@ -217,7 +356,7 @@ def _run_request(s: Subject, scans: Scans, r: ScanRequest) -> None:
             want = linear_scan(a, b, first, m, reverse=r.reverse)
         else:
             got = scans.nonlinear(give(a), give(first), give(m), nonlinearity=f, reverse=r.reverse)
-            if f.is_custom:  # which the oracle does not know: the reference itself, on the host in float64
+            if f.is_custom:  # unknown to the oracle, so compare with the reference on the host in float64
                 want = reference_nonlinear(a, first, m, nonlinearity=f, reverse=r.reverse, xp=np)
             else:
                 limit = np.inf if f.clip is None else f.clip

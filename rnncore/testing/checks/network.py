@@ -1,4 +1,4 @@
-"""FWD: the whole network forward, one configuration axis at a time; LEN: sequences of several lengths; CELL, OPT, IO."""
+"""FWD: the forward pass of a whole network, one option at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from rnncore import functional
 from rnncore.backend.registry import use_backend
 from rnncore.errors import ShapeError
-from rnncore.testing.check import check
+from rnncore.testing.check import FLOAT32, check
 from rnncore.testing.tools.case import BATCH, INPUT, LENGTHS, STEPS, WIDTH, Case
 from rnncore.testing.tools.oracle import FUNCTIONS
 from rnncore.testing.tools.subject import Subject
@@ -18,22 +18,22 @@ def one_layer(s: Subject) -> None:
     Case.make(s).check_forward()
 
 
-@check("RC-FWD-002", "three layers: each reads the one below")
+@check("RC-FWD-002", "three layers: each reads the layer below")
 def three_layers(s: Subject) -> None:
     Case.make(s, layers=3).check_forward()
 
 
-@check("RC-FWD-003", "two directions: the reverse half of the output stands beside the forward one")
+@check("RC-FWD-003", "two directions: the output holds the forward half, then the reverse half")
 def two_directions(s: Subject) -> None:
     Case.make(s, bidirectional=True).check_forward()
 
 
-@check("RC-FWD-004", "three layers of two directions: the order of h_n, and both halves are read")
+@check("RC-FWD-004", "three layers of two directions: the order of h_n, and each layer reads both halves")
 def a_bidirectional_stack(s: Subject) -> None:
     Case.make(s, layers=3, bidirectional=True).check_forward()
 
 
-@check("RC-FWD-005", "layers of several widths", once=True)
+@check("RC-FWD-005", "layers of different widths", once=True)
 def several_widths(s: Subject) -> None:
     Case.make(s, hidden=(5, 3, 4)).check_forward()
     Case.make(s, hidden=(5, 3), bidirectional=True).check_forward()
@@ -44,7 +44,7 @@ def without_bias(s: Subject) -> None:
     Case.make(s, layers=2, bias=False).check_forward()
 
 
-@check("RC-FWD-007", "both biases count: each of them moves the result")
+@check("RC-FWD-007", "each of the two biases changes the result")
 def both_biases(s: Subject) -> None:
     for gone in ("bias_ih_l0", "bias_hh_l0"):
         case = Case.make(s)
@@ -52,7 +52,7 @@ def both_biases(s: Subject) -> None:
         case.check_forward()
 
 
-@check("RC-FWD-008", "batch-first input and output; h0 and h_n never are", once=True)
+@check("RC-FWD-008", "batch-first input and output, while h0 and h_n never are", once=True)
 def batch_first(s: Subject) -> None:
     Case.make(s, layers=2, bidirectional=True, batch_first=True).check_forward()
 
@@ -62,26 +62,26 @@ def unbatched(s: Subject) -> None:
     Case.make(s, layers=2, bidirectional=True, batched=False).check_forward()
 
 
-@check("RC-FWD-010", "each of the named functions in a network")
+@check("RC-FWD-010", "each named function in a network")
 def named_functions(s: Subject) -> None:
     for name in FUNCTIONS:
         Case.make(s, name=name, bidirectional=True).check_forward()
 
 
-@check("RC-FWD-011", "the pre-activation is limited to [-clip, clip]", once=True)
+@check("RC-FWD-011", "the pre-activation is clipped to [-clip, clip]", once=True)
 def clipped(s: Subject) -> None:
     for name in ("tanh", "relu", "softplus"):
         Case.make(s, layers=2, name=name, clip=0.5, bidirectional=True).check_forward()
 
 
-@check("RC-FWD-012", "without h0 the network begins from zero")
+@check("RC-FWD-012", "without h0 the network starts from zero")
 def zero_state(s: Subject) -> None:
     case = Case.make(s, layers=2)
     case.h0 = [np.zeros(h.shape) for h in case.h0]
     s.compare("output", case.model()(case.give(case.x))[0], case.truth().output, tolerance="states")
 
 
-@check("RC-FWD-013", "a trace has every state and every pre-activation, and what the call returns")
+@check("RC-FWD-013", "a trace holds every state and pre-activation, and what the call returns")
 def traces(s: Subject) -> None:
     for lengths in (None, LENGTHS):
         case = Case.make(s, layers=2, bidirectional=True, lengths=lengths)
@@ -93,12 +93,7 @@ def traces(s: Subject) -> None:
         s.compare("output", trace.output, want.output, tolerance="states")
 
 
-@check(
-    "RC-FWD-014",
-    "an empty batch gives empty results in the right shape, and gradients that are 0",
-    tolerance="exact",
-    once=True,
-)
+@check("RC-FWD-014", "an empty batch gives empty results and gradients of 0", tolerance="exact", once=True)
 def an_empty_batch(s: Subject) -> None:
     for lengths in (None, ()):
         case = Case.make(s, layers=2, bidirectional=True, batch=0, lengths=lengths)
@@ -108,7 +103,7 @@ def an_empty_batch(s: Subject) -> None:
                 s.compare(name, value, np.zeros(tuple(value.shape)))
 
 
-@check("RC-FWD-015", "no steps are an error, and so are shapes that do not fit", dtypes=("float32",))
+@check("RC-FWD-015", "zero steps and wrong shapes are errors", dtypes=FLOAT32)
 def bad_shapes(s: Subject) -> None:
     case = Case.make(s)
     model = case.model()
@@ -119,7 +114,7 @@ def bad_shapes(s: Subject) -> None:
     )
 
 
-@check("RC-FWD-016", "dropout: between layers, in training only, by masks that every backend draws alike", once=True)
+@check("RC-FWD-016", "dropout acts between layers, only in training, with the same masks on every backend", once=True)
 def dropout(s: Subject) -> None:
     case = Case.make(s, layers=2, dropout=0.5)
     model, x, h0 = case.model(), case.give(case.x), case.give_state(case.h0)
@@ -129,7 +124,7 @@ def dropout(s: Subject) -> None:
     s.compare("output in training", got, case.truth(masks=[mask]).output, tolerance="states")
 
 
-@check("RC-FWD-017", "dropout of everything leaves zeros to the next layer, never NaN", once=True)
+@check("RC-FWD-017", "dropout=1.0 passes zeros to the next layer, never NaN", once=True)
 def dropout_of_everything(s: Subject) -> None:
     case = Case.make(s, layers=2, dropout=1.0)
     mask = np.zeros((STEPS, BATCH, WIDTH))
@@ -137,7 +132,7 @@ def dropout_of_everything(s: Subject) -> None:
     s.compare("output", got, case.truth(masks=[mask]).output, tolerance="states")
 
 
-@check("RC-FWD-018", "the functions in rnncore.functional give the model's numbers", needs=("registered",))
+@check("RC-FWD-018", "rnncore.functional gives the same numbers as the model", needs=("registered",))
 def functional_agrees(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
     model = case.model(kernel="auto")
@@ -147,9 +142,3 @@ def functional_agrees(s: Subject) -> None:
     want = model(x, h0, LENGTHS)
     s.same("output", output, want[0])
     s.same("h_n", h_n, want[1])
-
-
-# --- lengths ----------------------------------------------------------------------------------------------------------
-
-
-# --- cells, optimisers, files -----------------------------------------------------------------------------------------

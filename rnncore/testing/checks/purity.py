@@ -1,4 +1,6 @@
-"""PURE: nothing is changed or shared; DET: the same bits again, from any thread."""
+"""PURE: calls change and share nothing. DET: repeated calls give the same bits, from any thread. SYNC: a running network
+transfers nothing and does not wait for the device.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from rnncore.model.rnn import RNN
-from rnncore.testing.check import check
-from rnncore.testing.tools.case import LENGTHS, STEPS, WIDTH, Case
+from rnncore.testing.check import FLOAT32, check
+from rnncore.testing.tools.case import LENGTHS, STEPS, WIDTH, Case, methods_asked
 from rnncore.testing.tools.scan_case import both_scans, run_scan, scan_arguments
 from rnncore.testing.tools.subject import Subject
-from rnncore.testing.tools.watch import overlaps
+from rnncore.testing.tools.watch import Watched, noted, overlaps, patched
 
 THREADS = 8
-PAUSE = 1e-5  # seconds: long enough for another thread to be woken
+PAUSE = 1e-5  # seconds, enough for another thread to wake up
 
 
 @check("RC-PURE-001", "no call changes its inputs or the weights", tolerance="exact", once=True)
@@ -60,7 +62,7 @@ def nothing_is_shared(s: Subject) -> None:
                 s.expect(not overlaps(s.backend, arrays[i], arrays[k]), f"{names[i]} and {names[k]} share memory")
 
 
-@check("RC-PURE-003", "inputs that are views, transposed or strided, are read as they are", once=True)
+@check("RC-PURE-003", "transposed and strided inputs are read correctly", once=True)
 def views_are_read(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     want = {k: s.host(v) for k, v in case.results().items()}
@@ -77,7 +79,7 @@ def views_are_read(s: Subject) -> None:
         s.compare(f"dL/d{key}", grads.params[key], want[f"dL/d{key}"], tolerance="gradients")
 
 
-@check("RC-PURE-004", "read-only inputs are enough", needs=("read_only",))
+@check("RC-PURE-004", "read-only inputs are accepted", needs=("read_only",))
 def read_only_inputs(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     want = {k: s.host(v) for k, v in case.results().items()}
@@ -90,10 +92,10 @@ def read_only_inputs(s: Subject) -> None:
 
 @check(
     "RC-PURE-005",
-    "a network that does nothing to its input still returns an array of its own",
+    "a network that passes its input through returns a new array",
     needs=("addressable",),
     tolerance="exact",
-    dtypes=("float32",),
+    dtypes=FLOAT32,
 )
 def nothing_is_handed_back(s: Subject) -> None:
     for steps in (1, STEPS):
@@ -108,12 +110,7 @@ def nothing_is_handed_back(s: Subject) -> None:
                 s.expect(not overlaps(s.backend, value, given), f"{name} and {other} share memory")
 
 
-@check(
-    "RC-PURE-006",
-    "what a call returned, and what its pullback needs, is left alone by the next",
-    tolerance="exact",
-    dtypes=("float32",),
-)
+@check("RC-PURE-006", "a call does not change the results of earlier calls", tolerance="exact", dtypes=FLOAT32)
 def the_next_call_leaves_results_alone(s: Subject) -> None:
     case = Case.make(s)
     model, x, other = case.model(), case.give(case.x), case.give(s.draw(*case.x.shape))
@@ -130,7 +127,7 @@ def the_next_call_leaves_results_alone(s: Subject) -> None:
 
 @check(
     "RC-DET-001",
-    "the same call gives the same bits, and so does a new model with the same weights",
+    "the same call, or a new model with the same weights, gives the same bits",
     tolerance="exact",
     once=True,
 )
@@ -143,9 +140,7 @@ def same_bits_again(s: Subject) -> None:
             s.compare(name, value, want[name])
 
 
-@check(
-    "RC-DET-002", "eight threads that share one model get the numbers of one", tolerance="exact", dtypes=("float32",)
-)
+@check("RC-DET-002", "eight threads that share a model get the same numbers as one", tolerance="exact", dtypes=FLOAT32)
 def threads_agree(s: Subject) -> None:
     case = Case.make(s, layers=2)
     model = case.model()
@@ -153,7 +148,7 @@ def threads_agree(s: Subject) -> None:
     _in_threads(s, lambda k: {name: s.host(v) for name, v in case.results(model).items()}, lambda k: want)
 
 
-@check("RC-DET-003", "the same seed draws the same weights as on NumPy", tolerance="exact")
+@check("RC-DET-003", "a seed draws the same weights as on NumPy", tolerance="exact")
 def same_weights(s: Subject) -> None:
     here = RNN(3, 4, 2, bidirectional=True, rng=5, backend=s.backend, device=s.device, dtype=s.dtype)
     there = RNN(3, 4, 2, bidirectional=True, rng=5, backend="numpy", dtype=s.dtype_name)
@@ -161,14 +156,12 @@ def same_weights(s: Subject) -> None:
         s.compare(name, here.params[name], value.astype("f8"))
 
 
-@check(
-    "RC-DET-004", "a scan keeps nothing from call to call: again, and after another, the same bits", tolerance="exact"
-)
+@check("RC-DET-004", "a scan keeps nothing between calls: repeated calls give the same bits", tolerance="exact")
 def scans_keep_nothing(s: Subject) -> None:
     one, two = scan_arguments(s), scan_arguments(s)
     for name, scan in both_scans(s).items():
         want = run_scan(s, scan, one)
-        for turn, given in enumerate((two, one, one), start=2):  # an even and an odd number of calls later
+        for turn, given in enumerate((two, one, one), start=2):  # after an even and an odd number of calls
             found = run_scan(s, scan, given)
             if given is one:
                 s.compare(f"{name}, call {turn}", found, want)
@@ -176,10 +169,10 @@ def scans_keep_nothing(s: Subject) -> None:
 
 @check(
     "RC-DET-005",
-    "threads that run the backend's scans at once, each on numbers of its own, get their own results",
+    "threads that run scans at the same time get their own results",
     needs=("scans",),
     tolerance="exact",
-    dtypes=("float32",),
+    dtypes=FLOAT32,
 )
 def scans_share_nothing(s: Subject) -> None:
     given = [scan_arguments(s) for _ in range(THREADS)]
@@ -188,7 +181,7 @@ def scans_share_nothing(s: Subject) -> None:
     together = threading.Barrier(THREADS)
 
     def pause(frame: Any, event: str, argument: Any) -> Any:
-        time.sleep(PAUSE)  # another thread runs: an exchange between any two lines, which else is a matter of luck
+        time.sleep(PAUSE)  # lets another thread run between any two lines
         return pause
 
     def work(k: int) -> Mapping[str, Any]:
@@ -203,7 +196,7 @@ def scans_share_nothing(s: Subject) -> None:
 
 
 def _in_threads(s: Subject, work: Callable[[int], Mapping[str, Any]], want: Callable[[int], Mapping[str, Any]]) -> None:
-    """Run work(0), work(1), ... at once, each in a thread of its own; each must give what is wanted of it."""
+    """Run work(0), work(1), ... at the same time, each in its own thread, and compare each result with want(k)."""
     found: list[Any] = [None] * THREADS
 
     def keep(k: int) -> None:
@@ -221,3 +214,66 @@ def _in_threads(s: Subject, work: Callable[[int], Mapping[str, Any]], want: Call
         s.expect(isinstance(results, dict), f"thread {k}: {results!r}")
         for name, value in results.items():
             s.compare(f"{name} of thread {k}", value, want(k)[name])
+
+
+@check("RC-SYNC-001", "a forward pass transfers nothing to the host and does not wait for the device", once=True)
+def forward_stays_on_the_device(s: Subject) -> None:
+    _count(s, lambda model, x, h0: model(x, h0))
+
+
+@check("RC-SYNC-002", "vjp and its pullback, jvp and trace transfer nothing to the host and do not wait", once=True)
+def derivatives_stay_on_the_device(s: Subject) -> None:
+    _count(s, lambda model, x, h0: model.vjp(x, h0)[2](model(x, h0)[0]))
+    _count(s, lambda model, x, h0: model.jvp(x, h0, x_dot=x))
+    _count(s, lambda model, x, h0: model.trace(x, h0))
+
+
+@check("RC-SYNC-003", "with lengths, transfers to the device do not grow with the number of steps", once=True)
+def lengths_cross_once(s: Subject) -> None:
+    crossed = []
+    for steps in (STEPS, 2 * STEPS):
+        case = Case.make(s, layers=2, bidirectional=True, steps=steps)
+        with Watched(s.backend) as watched:
+            model = _on(watched, s, case)
+            model.vjp(case.give(case.x), case.give_state(case.h0), LENGTHS)[2](case.give(case.d_output))
+            crossed.append(watched.given)
+            s.expect(not watched.taken, f"brought to the host: {', '.join(watched.taken)}")
+            s.expect(not watched.waits, f"waited for the device {watched.waits} times")
+    s.expect(
+        crossed[0] == crossed[1], f"arrays sent to the device: {crossed[0]} for {STEPS} steps, {crossed[1]} for twice"
+    )
+
+
+@check("RC-SYNC-004", "the backend's scans do not call its functions that wait or transfer", needs=("scans", "open"))
+def scans_stay_on_the_device(s: Subject) -> None:
+    calls: list[str] = []
+    with s.scope():
+        arrays = {k: s.give(v) for k, v in scan_arguments(s).items()}
+    with patched(s.backend, ("synchronize", "to_numpy", "asarray"), noted(calls)), s.scope():
+        for scan in both_scans(s).values():
+            scan(arrays)
+    s.expect(not calls, f"scans of {STEPS} steps called {', '.join(calls)}")
+
+
+@check("RC-SYNC-005", "a call moves no array to another device and back", needs=("watchable",), dtypes=FLOAT32)
+def nothing_is_moved(s: Subject) -> None:
+    found = methods_asked(s, "to_device", "cpu", "cuda", "get")
+    s.expect(not found, f"methods called on an array: {', '.join(found)}")
+
+
+def _count(s: Subject, run: Callable[[RNN, Any, Any], Any]) -> None:
+    case = Case.make(s, layers=2, bidirectional=True)
+    x, h0 = case.give(case.x), case.give_state(case.h0)
+    for kernel in ("auto", "reference"):
+        with Watched(s.backend) as watched:
+            model = _on(watched, s, case, kernel)
+            watched.clear()
+            run(model, x, h0)
+        s.expect(not watched.taken, f"kernel={kernel!r}: brought to the host: {', '.join(watched.taken)}")
+        s.expect(not watched.waits, f"kernel={kernel!r}: waited for the device {watched.waits} times")
+        s.expect(not watched.given, f"kernel={kernel!r}: sent {watched.given} arrays to the device")
+
+
+def _on(watched: Watched, s: Subject, case: Case, kernel: Any = "auto") -> RNN:
+    model = s.rnn(case.spec, case.params, backend=watched, kernel=kernel)
+    return model

@@ -1,4 +1,4 @@
-"""META: relations that hold between two runs of any right network, whatever its numbers; ANA: networks with a closed form."""
+"""META: relations between two runs of any correct network. ANA: networks with a closed form."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _compare_all(s: Subject, got: Mapping[str, Host], want: Mapping[str, Host]) 
         s.compare(name, got[name], value, tolerance=tolerance)
 
 
-@check("RC-META-001", "rows of the batch in another order: results in that order, the same weight gradients", once=True)
+@check("RC-META-001", "permuting the rows of a batch permutes the results and keeps the weight gradients", once=True)
 def batch_permutation(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     want, order = _host(s, case.results()), [2, 0, 1]
@@ -33,7 +33,7 @@ def batch_permutation(s: Subject) -> None:
     _compare_all(s, _host(s, case.results()), {k: v if k.startswith(weights) else v[:, order] for k, v in want.items()})
 
 
-@check("RC-META-002", "a batch in two parts: results side by side, weight gradients that add up", once=True)
+@check("RC-META-002", "splitting a batch splits the results, and the weight gradients add up", once=True)
 def batch_split(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     want, parts = _host(s, case.results()), []
@@ -50,9 +50,7 @@ def batch_split(s: Subject) -> None:
     _compare_all(s, joined, want)
 
 
-@check(
-    "RC-META-003", "time in two parts with the state carried: the results of the whole", tolerance="states", once=True
-)
+@check("RC-META-003", "splitting time, with the state carried over, changes no result", tolerance="states", once=True)
 def time_split(s: Subject) -> None:
     case = Case.make(s, layers=2)
     model, h0 = case.model(), case.give_state(case.h0)
@@ -64,7 +62,7 @@ def time_split(s: Subject) -> None:
         s.compare(f"h_n cut at {cut}", state, s.host(last))
 
 
-@check("RC-META-004", "hidden units in another order (P W_hh P^T): states and gradients in that order", once=True)
+@check("RC-META-004", "permuting the hidden units (P W_hh P^T) permutes states and gradients", once=True)
 def hidden_permutation(s: Subject) -> None:
     case = Case.make(s)
     want, order = _host(s, case.results()), [3, 0, 4, 1, 2]
@@ -83,12 +81,7 @@ def hidden_permutation(s: Subject) -> None:
     _compare_all(s, _host(s, case.results()), moved)
 
 
-@check(
-    "RC-META-005",
-    "a stack of two layers is two networks, one fed with the other's output",
-    tolerance="states",
-    once=True,
-)
+@check("RC-META-005", "two layers are two networks, one fed with the other's output", tolerance="states", once=True)
 def layer_split(s: Subject) -> None:
     case = Case.make(s, layers=2)
     whole, h_n = case.model()(case.give(case.x), case.give_state(case.h0))
@@ -102,7 +95,7 @@ def layer_split(s: Subject) -> None:
     s.compare("h_n", np.concatenate([s.host(first), s.host(second)]), s.host(h_n))
 
 
-@check("RC-META-006", "more padding changes nothing: neither results nor gradients", once=True)
+@check("RC-META-006", "more padding changes neither results nor gradients", once=True)
 def padding_invariance(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
     want = _host(s, case.results())
@@ -116,7 +109,7 @@ def padding_invariance(s: Subject) -> None:
     _compare_all(s, got, want)
 
 
-@check("RC-META-007", "time reversed and directions exchanged: the same network seen from the other end", once=True)
+@check("RC-META-007", "reversing time and exchanging the directions gives the same network in reverse", once=True)
 def time_reversal(s: Subject) -> None:
     case = Case.make(s, bidirectional=True)
     want = _host(s, case.results())
@@ -139,7 +132,7 @@ def _halves_exchanged(a: Host) -> Host:
     return np.concatenate([a[..., WIDTH:], a[..., :WIDTH]], axis=-1)
 
 
-@check("RC-META-008", "without a recurrent weight every step stands alone", tolerance="states", once=True)
+@check("RC-META-008", "without recurrent weights the steps are independent", tolerance="states", once=True)
 def no_recurrence(s: Subject) -> None:
     case = Case.make(s)
     case.params["weight_hh_l0"] = np.zeros((WIDTH, WIDTH))
@@ -149,7 +142,7 @@ def no_recurrence(s: Subject) -> None:
     s.compare("output of the steps in another order", got, want[order])
 
 
-@check("RC-META-009", "one step is a cell, forwards and in reverse", tolerance="states", once=True)
+@check("RC-META-009", "one step is one call of the cell, forwards and in reverse", tolerance="states", once=True)
 def one_step(s: Subject) -> None:
     case = Case.make(s, steps=1, bidirectional=True)
     output, h_n = case.model()(case.give(case.x), case.give_state(case.h0))
@@ -159,9 +152,7 @@ def one_step(s: Subject) -> None:
     s.compare("h_n", s.host(h_n)[0], s.host(output)[0][:, :WIDTH])
 
 
-@check(
-    "RC-META-010", "tanh is odd: a network with everything negated gives the negative", tolerance="states", once=True
-)
+@check("RC-META-010", "tanh is odd: negating input, states and biases negates output", tolerance="states", once=True)
 def odd_symmetry(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     want = s.host(case.model()(case.give(case.x), case.give_state(case.h0))[0])
@@ -170,12 +161,7 @@ def odd_symmetry(s: Subject) -> None:
     s.compare("output", got, -want)
 
 
-@check(
-    "RC-META-011",
-    "relu scales: input, states and biases times 4 give results times 4, to the bit",
-    tolerance="exact",
-    once=True,
-)
+@check("RC-META-011", "relu scales: input, states and biases times 4 give output times 4", tolerance="exact", once=True)
 def homogeneity(s: Subject) -> None:
     case = Case.make(s, layers=2, name="relu")
     want = s.host(case.model()(case.give(case.x), case.give_state(case.h0))[0])
@@ -184,11 +170,7 @@ def homogeneity(s: Subject) -> None:
     s.compare("output", got, 4 * want)
 
 
-@check(
-    "RC-META-012",
-    "input features in another order, with the columns of W_ih: nothing changes but their gradients' order",
-    once=True,
-)
+@check("RC-META-012", "permuting input features and the columns of W_ih permutes only their gradients", once=True)
 def input_permutation(s: Subject) -> None:
     case = Case.make(s, bidirectional=True)
     want, order = _host(s, case.results()), [2, 0, 3, 1]
@@ -198,7 +180,7 @@ def input_permutation(s: Subject) -> None:
     _compare_all(s, _host(s, case.results()), moved)
 
 
-@check("RC-META-013", "a bias moved from bias_ih to bias_hh changes nothing", tolerance="states", once=True)
+@check("RC-META-013", "moving a bias from bias_ih to bias_hh changes nothing", tolerance="states", once=True)
 def bias_split(s: Subject) -> None:
     case = Case.make(s, layers=2)
     want = s.host(case.model()(case.give(case.x))[0])
@@ -208,12 +190,7 @@ def bias_split(s: Subject) -> None:
     s.compare("output", case.model()(case.give(case.x))[0], want)
 
 
-@check(
-    "RC-META-014",
-    "the identity network is linear: the response to a sum is the sum of responses",
-    tolerance="gradients",
-    once=True,
-)
+@check("RC-META-014", "the identity network is linear in its input", tolerance="gradients", once=True)
 def superposition(s: Subject) -> None:
     case = Case.make(s, layers=2, name="identity", bias=False)
     model, other = case.model(), s.draw(*case.x.shape)
@@ -222,10 +199,7 @@ def superposition(s: Subject) -> None:
 
 
 @check(
-    "RC-META-015",
-    "two networks side by side in one (block-diagonal) weights do not hear each other",
-    tolerance="states",
-    once=True,
+    "RC-META-015", "two networks with block-diagonal weights do not affect each other", tolerance="states", once=True
 )
 def block_diagonal(s: Subject) -> None:
     a, b = Case.make(s), Case.make(s)
@@ -268,7 +242,7 @@ def gradients_are_causal(s: Subject) -> None:
 def running_sum(s: Subject) -> None:
     case = Case.make(s, name="identity", bias=False, inputs=WIDTH)
     case.params = {"weight_ih_l0": np.eye(WIDTH), "weight_hh_l0": np.eye(WIDTH)}
-    case.x = np.round(4 * case.x)  # small integers: sums are exact in any order
+    case.x = np.round(4 * case.x)  # small integers, whose sums are exact in any order
     s.compare("output", case.model()(case.give(case.x))[0], np.cumsum(case.x, axis=0))
 
 
@@ -298,7 +272,7 @@ def orthogonal(s: Subject) -> None:
     )
 
 
-@check("RC-ANA-004", "half of the identity: the gradient of h0 is 2^-T, to the bit", tolerance="exact")
+@check("RC-ANA-004", "half of the identity: the gradient of h0 is exactly 2^-T", tolerance="exact")
 def vanishing(s: Subject) -> None:
     case = Case.make(s, name="identity", bias=False, steps=LONG)
     case.params["weight_hh_l0"] = 0.5 * np.eye(WIDTH)
@@ -306,7 +280,7 @@ def vanishing(s: Subject) -> None:
     s.compare("dL/dh0", grads.h0, np.full((1, BATCH, WIDTH), 0.5**LONG))
 
 
-@check("RC-ANA-005", "a nilpotent recurrence: the gradient is exactly 0 from H steps on", tolerance="exact")
+@check("RC-ANA-005", "a nilpotent recurrence: the gradient is exactly 0 after H steps", tolerance="exact")
 def nilpotent(s: Subject) -> None:
     case = Case.make(s, name="identity", bias=False)
     case.params["weight_hh_l0"] = np.eye(WIDTH, k=-1)
@@ -320,11 +294,7 @@ def nilpotent(s: Subject) -> None:
     s.compare("dL/dh0", grads.h0, np.zeros((1, BATCH, WIDTH)))
 
 
-@check(
-    "RC-ANA-006",
-    "one unit: the gradient is the product of slopes and weights, D_T = prod f'(z_t) w",
-    tolerance="gradients",
-)
+@check("RC-ANA-006", "one unit: the gradient of h0 is the product of f'(z_t) w over all steps", tolerance="gradients")
 def scalar_chain(s: Subject) -> None:
     case = Case.make(s, hidden=1, inputs=1, batch=1, name="sigmoid", steps=30)
     case.params |= {"weight_hh_l0": np.asarray([[2.0]]), "weight_ih_l0": np.asarray([[1.0]])}

@@ -1,4 +1,4 @@
-"""Cells, pieces of a sequence, optimisers, and weights that travel."""
+"""CELL: cells and pieces of a sequence. OPT: optimisers. IO: weights moved, saved and pickled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rnncore.testing.tools.case import STEPS, Case
 from rnncore.testing.tools.subject import Subject
 
 
-@check("RC-CELL-001", "a network stepped by its cell gives the network's numbers", tolerance="states")
+@check("RC-CELL-001", "stepping a network's cell gives the network's numbers", tolerance="states")
 def cells_step(s: Subject) -> None:
     case = Case.make(s)
     model = case.model()
@@ -40,7 +40,7 @@ def cells_pull_back(s: Subject) -> None:
 
 @check(
     "RC-CELL-003",
-    "a sequence fed in pieces with the carried state gives the numbers of the whole",
+    "a sequence in pieces, with the state carried over, gives the same numbers",
     tolerance="states",
     once=True,
 )
@@ -55,9 +55,7 @@ def pieces_of_a_sequence(s: Subject) -> None:
     s.compare("h_n", state, np.concatenate(want.h_n))
 
 
-@check(
-    "RC-OPT-001", "clipping by the norm is right where squares overflow and where they vanish", needs=("registered",)
-)
+@check("RC-OPT-001", "clipping by norm is right where squares overflow and where they underflow", needs=("registered",))
 def clips_norms(s: Subject) -> None:
     for scale in (1.0, 1e30, 1e-30):
         grads = {"a": s.give(np.asarray([3.0, 0.0]) * scale), "b": s.give(np.asarray([[4.0]]) * scale)}
@@ -66,9 +64,7 @@ def clips_norms(s: Subject) -> None:
         s.compare(f"clipped at {scale:g}", s.host(clipped["a"]) / scale, np.asarray([0.6, 0.0]), tolerance="gradients")
 
 
-@check(
-    "RC-OPT-002", "three steps of Adam and of SGD with momentum follow their formulas", needs=("registered",), once=True
-)
+@check("RC-OPT-002", "three steps of Adam and of SGD with momentum", needs=("registered",), once=True)
 def optimisers_step(s: Subject) -> None:
     start, g = s.draw(3, 4), s.draw(3, 4)
     adam, sgd = optim.Adam(0.25), optim.SGD(0.25, momentum=0.5)
@@ -100,7 +96,7 @@ def weights_travel(s: Subject) -> None:
         s.compare(f"file {name}", loaded.params[name], value)
 
 
-@check("RC-IO-002", "a model pickles by value and comes back on its backend and device", needs=("registered",))
+@check("RC-IO-002", "a pickled model holds its weights and returns to its backend and device", needs=("registered",))
 def models_pickle(s: Subject) -> None:
     case = Case.make(s, layers=2)
     model = case.model()
@@ -110,10 +106,10 @@ def models_pickle(s: Subject) -> None:
     s.same("output", back(case.give(case.x))[0], model(case.give(case.x))[0])
 
 
-@check("RC-IO-003", "numbers that fill the dtype move and are saved with every digit", tolerance="exact")
+@check("RC-IO-003", "numbers with all digits of the dtype are moved and saved exactly", tolerance="exact")
 def digits_travel(s: Subject) -> None:
     case = Case.make(s)
-    # What `draw` gives would survive a rounding to half precision on the way.
+    # Unlike the numbers of `draw`, these do not survive rounding to half precision.
     full = {k: np.asarray(s.rng.standard_normal(v.shape), dtype=s.dtype_name) for k, v in case.params.items()}
     model = s.rnn(case.spec, full)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""What is true: a vanilla RNN and its derivatives in float64, one row and one step at a time, sharing no code with the library.
+"""Reference results in float64, one row and one step at a time, sharing no code with the library.
 
-As far from the library's ways as can be: no scan, no products over all steps, no padding (each row stops at its own end), and
-functions of z written out again. Backpropagation is Werbos 1990, step by step; the tests of this project hold it against
-central differences and against PyTorch.
+Written as differently from the library as possible: no scan, no products over all steps, no padding (each row stops at its own
+end), and functions of z defined again. Backpropagation is Werbos 1990, step by step; the tests of this project compare it with
+central differences and with PyTorch.
 """
 
 from __future__ import annotations
@@ -14,10 +14,25 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["FUNCTIONS", "Solution", "linear_scan", "nonlinear_scan", "solve", "solve_tangent"]
+__all__ = [
+    "FUNCTIONS",
+    "Solution",
+    "carry_pullback",
+    "carry_scan",
+    "carry_tangent",
+    "linear_carry_pullback",
+    "linear_carry_scan",
+    "linear_carry_tangent",
+    "linear_scan",
+    "nonlinear_scan",
+    "solve",
+    "solve_tangent",
+]
 
 Host: TypeAlias = np.ndarray[Any, Any]
 Function: TypeAlias = Callable[[Host], Host]
+Given: TypeAlias = Mapping[str, Host]
+Ends: TypeAlias = Sequence[int] | None
 
 
 def _sigmoid(z: Host) -> Host:
@@ -67,6 +82,114 @@ def linear_scan(u: Host, d: Host, s0: Host, m: Host, *, reverse: bool = False) -
         for t in _order(len(u), reverse):
             state = s[t, b] = d[t, b] * (u[t, b] + m.T @ state)
     return s
+
+
+def carry_scan(given: Given, name: str, *, reverse: bool = False, ends: Ends = None) -> Host:
+    """``h_t = a_t * h_{t-1} + g_t * f(p_t + (i_t * h_{t-1}) W^T)`` from p, h0, w, a, g and i; all factors (T, B, H).
+
+    Row b stops at ``ends[b]``, if given; results past it are 0.
+    """
+    f, _ = FUNCTIONS[name]
+    p, w = given["p"], given["w"]
+    h: Host = np.zeros(p.shape)
+    for b in range(p.shape[1]):
+        state = given["h0"][b]
+        for t in _order(len(p) if ends is None else ends[b], reverse):
+            a, g, i = (given[k][t, b] for k in ("a", "g", "i"))
+            state = h[t, b] = _gated(a, state) + _gated(g, f(p[t, b] + w @ _gated(i, state)))
+    return h
+
+
+def carry_pullback(d_h: Host, given: Given, name: str, *, reverse: bool = False) -> dict[str, Host]:
+    """The cotangents of the arguments of :func:`carry_scan`, by name, each in the shape of its argument."""
+    f, df = FUNCTIONS[name]
+    w = given["w"]
+    h = carry_scan(given, name, reverse=reverse)
+    found: dict[str, Host] = {k: np.zeros(np.shape(v)) for k, v in given.items()}
+    for b in range(h.shape[1]):
+        steps = list(_order(len(h), reverse))
+        carried = np.zeros(len(w))
+        for k, t in reversed(list(enumerate(steps))):
+            p, a, g, i = (given[n][t, b] for n in ("p", "a", "g", "i"))
+            before = h[steps[k - 1], b] if k else given["h0"][b]
+            z = p + w @ _gated(i, before)
+            whole = d_h[t, b] + carried
+            found["a"][t, b] = whole * before
+            found["g"][t, b] = whole * f(z)
+            delta = found["p"][t, b] = _gated(g, df(z) * whole)
+            found["w"] += np.outer(delta, _gated(i, before))
+            found["i"][t, b] = before * (w.T @ delta)
+            carried = _gated(a, whole) + _gated(i, w.T @ delta)
+        found["h0"][b] = carried
+    return found
+
+
+def carry_tangent(given: Given, dots: Given, name: str, *, reverse: bool = False) -> Host:
+    """The tangent of the states for tangents of all arguments of :func:`carry_scan`, by name."""
+    f, df = FUNCTIONS[name]
+    moved: Host = np.zeros(given["p"].shape)
+    for b in range(moved.shape[1]):
+        h, h_dot = given["h0"][b], dots["h0"][b]
+        for t in _order(len(moved), reverse):
+            p, a, g, i = (given[k][t, b] for k in ("p", "a", "g", "i"))
+            p_dot, a_dot, g_dot, i_dot = (dots[k][t, b] for k in ("p", "a", "g", "i"))
+            z = p + given["w"] @ (i * h)
+            z_dot = p_dot + dots["w"] @ (i * h) + given["w"] @ (i_dot * h + i * h_dot)
+            h_dot = moved[t, b] = a_dot * h + a * h_dot + g_dot * f(z) + g * df(z) * z_dot
+            h = a * h + g * f(z)
+    return moved
+
+
+def linear_carry_scan(given: Given, *, reverse: bool = False, ends: Ends = None) -> Host:
+    """``x_t = c_t + a_t * x_{t-1} + o_t * ((i_t * x_{t-1}) M)`` from c, o, i, a, x0 and m. `ends`: see :func:`carry_scan`."""
+    m = given["m"].T
+    x: Host = np.zeros(given["c"].shape)
+    for b in range(x.shape[1]):
+        state = given["x0"][b]
+        for t in _order(len(x) if ends is None else ends[b], reverse):
+            c, o, i, a = (given[k][t, b] for k in ("c", "o", "i", "a"))
+            state = x[t, b] = c + _gated(a, state) + _gated(o, m @ _gated(i, state))
+    return x
+
+
+def linear_carry_pullback(d_x: Host, given: Given, *, reverse: bool = False) -> dict[str, Host]:
+    """The cotangents of the arguments of :func:`linear_carry_scan`, by name, each in the shape of its argument."""
+    o, i, a, x0, m = (given[k] for k in ("o", "i", "a", "x0", "m"))
+    x = linear_carry_scan(given, reverse=reverse)
+    found: dict[str, Host] = {k: np.zeros(np.shape(v)) for k, v in given.items()}
+    for b in range(x.shape[1]):
+        steps = list(_order(len(x), reverse))
+        carried = np.zeros(len(m))
+        for k, t in reversed(list(enumerate(steps))):
+            before = x[steps[k - 1], b] if k else x0[b]
+            whole = found["c"][t, b] = d_x[t, b] + carried
+            found["a"][t, b] = whole * before
+            found["o"][t, b] = whole * (m.T @ (i[t, b] * before))
+            found["i"][t, b] = before * (m @ (o[t, b] * whole))
+            found["m"] += np.outer(i[t, b] * before, o[t, b] * whole)
+            carried = a[t, b] * whole + i[t, b] * (m @ (o[t, b] * whole))
+        found["x0"][b] = carried
+    return found
+
+
+def linear_carry_tangent(given: Given, dots: Given, *, reverse: bool = False) -> Host:
+    """The tangent of x for tangents of all arguments of :func:`linear_carry_scan`, by name."""
+    m, m_dot = given["m"].T, dots["m"].T
+    moved: Host = np.zeros(given["c"].shape)
+    for b in range(moved.shape[1]):
+        x, x_dot = given["x0"][b], dots["x0"][b]
+        for t in _order(len(moved), reverse):
+            c, o, i, a = (given[k][t, b] for k in ("c", "o", "i", "a"))
+            c_dot, o_dot, i_dot, a_dot = (dots[k][t, b] for k in ("c", "o", "i", "a"))
+            inner_dot = m_dot @ (i * x) + m @ (i_dot * x + i * x_dot)
+            x_dot = moved[t, b] = c_dot + a_dot * x + a * x_dot + o_dot * (m @ (i * x)) + o * inner_dot
+            x = c + a * x + o * (m @ (i * x))
+    return moved
+
+
+def _gated(factor: Host, x: Host) -> Host:
+    """factor * x, and 0 where the factor is 0, whatever x is."""
+    return np.where(factor == 0, 0.0, factor * x)
 
 
 @dataclass

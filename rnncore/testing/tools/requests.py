@@ -1,8 +1,9 @@
-"""The requests that the checks of a backend's ``unsupported`` make: every function, empty and single axes, both directions."""
+"""Requests for the checks of a backend's ``unsupported``: every function, empty and single axes, both directions, each form."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 from rnncore.backend.arrays import FLOATS
@@ -10,11 +11,26 @@ from rnncore.backend.contract import ScanRequest
 from rnncore.nonlinearity.nonlinearity import NONLINEARITIES, Nonlinearity, custom_nonlinearity
 from rnncore.typing import Device
 
-__all__ = ["requests", "serpentine"]
+__all__ = ["form_requests", "requests", "serpentine"]
 
-# Those of the checks of scans: what a library has compiled for those it need not compile again.
+# Shapes of the checks of scans, which a library has compiled already.
 SHAPES = ((6, 3, 5), (1, 1, 1), (0, 3, 5), (6, 0, 5))
 CLIP = 0.5
+# Factors of a leak, of every unit at every step, and none at all.
+FACTORS: dict[str, tuple[Any, ...]] = {
+    "nonlinear": (
+        (("a", "unit"), ("g", "unit")),
+        (("a", "step"), ("g", "step"), ("i", "step")),
+        (("i", "unit"),),
+        (),
+    ),
+    "linear": (
+        (("o", "step"), ("a", "unit")),
+        (("o", "step"), ("i", "step"), ("a", "step")),
+        (("i", "step"), ("a", "unit")),
+        (),
+    ),
+}
 FEW = 4  # tanh, relu, the logistic function and the identity
 
 
@@ -30,6 +46,29 @@ def requests(dtype: str, device: Device, make: Callable[..., Nonlinearity]) -> I
             asked = functions[:1] if k or (half and reverse) else functions[:FEW] if half else functions
             for f in asked:
                 yield ScanRequest("nonlinear", steps, batch, width, dtype, device, reverse, f)
+
+
+def form_requests(
+    forms: Collection[str], dtype: str, device: Device, make: Callable[..., Nonlinearity]
+) -> Iterator[ScanRequest]:
+    """(T, B, H) x direction x scan for each of these forms, and all of them at once; factors of either shape and of none."""
+    functions = [make(name) for name in NONLINEARITIES[:FEW]]
+    for k, (steps, batch, width) in enumerate(SHAPES):
+        for reverse in (False, True):
+            linear = ScanRequest("linear", steps, batch, width, dtype, device, reverse)
+            nonlinear = [replace(linear, scan="nonlinear", nonlinearity=f) for f in (functions[:1] if k else functions)]
+            for request in [linear, *nonlinear]:
+                if "carry" in forms:
+                    yield from (replace(request, carry=carry) for carry in FACTORS[request.scan])
+                if "ragged" in forms:
+                    yield replace(request, ragged=True)
+                if "networks" in forms:
+                    yield replace(request, networks=2)
+                if len(forms) > 1:
+                    carry = FACTORS[request.scan][0] if "carry" in forms else None
+                    yield replace(
+                        request, carry=carry, ragged="ragged" in forms, networks=2 if "networks" in forms else None
+                    )
 
 
 def serpentine() -> Nonlinearity:

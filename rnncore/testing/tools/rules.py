@@ -41,6 +41,7 @@ CAPABILITIES: Mapping[str, str] = {
     "bfloat16": "the namespace has no bfloat16",
     "scans": "the backend has no scans of its own (scans() is None)",
     "no_scans": "the backend has scans of its own",
+    "forms": "the backend's scans take no other form than the plain one (scan_forms)",
     "writable": "the backend does not say that its arrays can be assigned into (writable)",
     "read_only": "the backend makes no read-only views (read_only)",
     "grad": "the backend names no reverse mode of its library's own (grad)",

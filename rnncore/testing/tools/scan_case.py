@@ -1,4 +1,4 @@
-"""Arguments of both scans and the ways to run them, for checks of how a backend's scans behave, not of what they give."""
+"""Arguments of both scans and ways to run them, for checks of how a backend's scans behave rather than of their results."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Scan: TypeAlias = Callable[[Mapping[str, Any]], Any]
 
 
 def scan_arguments(s: Subject) -> dict[str, Any]:
-    """Host numbers for both: p, u, d (T, B, H), h0 (B, H), w (H, H)."""
+    """Draw host numbers for both scans: p, u, d (T, B, H), h0 (B, H), w (H, H)."""
     names = {n: s.draw(STEPS, BATCH, WIDTH) for n in ("p", "u", "d")}
     return names | {"h0": s.draw(BATCH, WIDTH), "w": s.weights(WIDTH)}
 
 
 def both_scans(s: Subject) -> dict[str, Scan]:
-    """Both scans in both directions, by the name of what they give."""
+    """Both scans in both directions, by the names of their results."""
     engine, f = s.engine(), as_nonlinearity("tanh")
 
     def nonlinear(a: Mapping[str, Any], reverse: bool) -> Any:
@@ -36,6 +36,6 @@ def both_scans(s: Subject) -> dict[str, Scan]:
 
 
 def run_scan(s: Subject, scan: Scan, given: Mapping[str, Any]) -> Any:
-    """Host numbers from host numbers."""
+    """Run a scan from host numbers to host numbers."""
     with s.scope():
         return s.host(scan({k: s.give(v) for k, v in given.items()}))

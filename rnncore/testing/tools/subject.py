@@ -181,7 +181,10 @@ def capabilities(backend: Backend, device: Device, *, registered: bool) -> froze
         found.add("lacks_a_dtype")
     abilities = abilities_of(backend)
     found |= {name for name in ("read_only", "grad", "jit", "writable") if getattr(abilities, name)}
-    found.add("no_scans" if backend.scans() is None else "scans")
+    if backend.scans() is None:
+        found.add("no_scans")
+    else:
+        found |= {"scans", "forms"} if abilities.scans else {"scans"}
     if len(tuple(backend.devices())) > 1:
         found.add("two_devices")
     if registered:

@@ -3,8 +3,6 @@
 ptxas tells how many registers a kernel uses and what it spills; no GPU is needed to compile.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -15,6 +13,8 @@ from rnncore_cupy import _kernels
 from rnncore_cupy._plan import Limits, choose
 
 from tests.tools.fake_cupy import needs_real_cupy, python
+
+pytestmark = pytest.mark.slow
 
 NVCC = shutil.which("nvcc")
 # What CuPy 14 adds to a RawModule's own options (cupy/cuda/compiler.py); the second is NVRTC's alone.

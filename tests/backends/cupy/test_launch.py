@@ -4,8 +4,6 @@ The stand-in refuses what a GPU would refuse: more shared memory than was allowe
 argument of another type than the kernel reads, an array with gaps. In the last test it runs the kernels' own source.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import replace
@@ -147,7 +145,7 @@ DEVICES = {
 
 
 def device(kind):
-    """Make the device one of these; what the plugin knows of it is forgotten."""
+    """Make the device one of these, and forget what the plugin knows about it."""
     from cupy.cuda import runtime
     from rnncore_cupy import _kernels
 
@@ -278,7 +276,7 @@ def test_nothing_is_launched_for_nothing():
 
 
 @on_fake_cupy()
-def test_what_has_no_kernel_is_told_and_never_run():
+def test_what_has_no_kernel_is_reported_and_never_run():
     import cupy
 
     scans = rnncore.get_backend("cupy").scans()

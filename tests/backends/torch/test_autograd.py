@@ -1,7 +1,5 @@
 """PyTorch's autograd and torch.func through the scans: every order of derivative, by autograd's own checkers."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -32,13 +30,14 @@ def problem(name="tanh", *, bidirectional=False, layers=1, lengths=None, clip=No
     return run, (x, h0, *params.values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n if n == "tanh" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_gradcheck_and_gradgradcheck_pass_for_each_nonlinearity(name):
     run, args = problem(name)
     assert gradcheck(run, args, check_forward_ad=True, check_batched_grad=True)
     assert gradgradcheck(run, args, check_fwd_over_rev=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bidirectional", "layers", "lengths", "clip"),
     [
@@ -129,6 +128,8 @@ def test_nested_forward_mode_is_right_on_an_engine_that_has_run_the_same_shape(c
         torch.testing.assert_close(found, hessians[3], rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_traced_model_runs_on_other_numbers():
     model = rnncore.RNN(INPUT, HIDDEN, backend="torch", dtype="float64", rng=0)
     x = torch.randn(STEPS, BATCH, INPUT, dtype=torch.float64)
@@ -220,7 +221,7 @@ def test_the_reference_and_the_functions_give_the_same_gradients(kernel):
 
 
 @pytest.mark.parametrize("follows", [True, False], ids=["with a gradient", "without"])
-def test_the_scans_change_no_argument_unless_they_are_told(follows):
+def test_the_scans_change_no_argument_unless_they_may(follows):
     """Told they are by `overwrite`, and take it up only where no derivative follows."""
     scans = rnncore.get_backend("torch").scans()
     torch.manual_seed(0)

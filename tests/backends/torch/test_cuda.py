@@ -1,114 +1,21 @@
-"""CUDA tensors on CuPy's kernels: what is handed over, on which stream and device, where, and that the numbers are right.
+"""PyTorch's scans on CuPy's kernels."""
 
-There is no GPU here. Tensors on the CPU stand for tensors on CUDA's device 1, and the stand-in for CuPy launches; both are told
-so in a process of their own. The last test is for a machine that has a GPU.
-"""
-
-from __future__ import annotations
-
-import contextlib
-import sys
-import threading
-import types
 import warnings
-from importlib.machinery import SourceFileLoader
 
 import numpy as np
 import pytest
+import torch
 
 import rnncore
 from rnncore import get_nonlinearity, scan
 from rnncore.backend.contract import ScanRequest
 from rnncore.errors import ArgumentValueError
 from tests.backends.cupy.test_launch import DEVICES, device, expected
+from tests.tools.cuda_stand_in import NUMBER, PERSISTENT, POINTER, arguments, fresh, stand_in
 from tests.tools.fake_cupy import needs_real_cupy, on_fake_cupy, python
-from tests.tools.places import ROOT
 
-torch = pytest.importorskip("torch")
-
-NUMBER, POINTER = 1, 4711
-PERSISTENT = [kind for kind in DEVICES if kind != "product"]
 # By dtype, relative and absolute: the kernels sum float16 in float32 and round each state once.
 TOLERANCES = {torch.float64: 1e-13, torch.float32: 1e-5, torch.float16: 2e-2}
-
-
-class Told:
-    """What was asked of PyTorch and CuPy since the stand-ins were put in, and the launches."""
-
-    def __init__(self):
-        from cupy import _raw
-
-        self.handed_over, self.devices, self.launches = [], [], _raw.launches
-        self.torchs = threading.local()  # its current device, in each thread
-
-    def clear(self):
-        for kept in (self.handed_over, self.devices, self.launches):
-            kept.clear()
-
-    @property
-    def templates(self):
-        return {launch["name"].partition("<")[0] for launch in self.launches}
-
-
-def stand_in(kind="block"):
-    """From here on, in this process, CPU tensors are on CUDA's device 1, and its current stream is at POINTER."""
-    import cupy
-    import rnncore_cupy
-    from cupy._array import of
-    from cupy.cuda import runtime
-    from cupy.cuda.stream import Stream, get_current_stream
-    from rnncore_torch import _cuda, _steps
-
-    told = Told()
-
-    @contextlib.contextmanager
-    def of_torch(index):
-        told.devices.append(index)
-        told.torchs.current = index
-        yield
-        told.torchs.current = None
-
-    def from_external(stream):
-        version, pointer = stream.__cuda_stream__()
-        assert version == 0
-        made = Stream()
-        made.ptr = pointer
-        return made
-
-    array = torch.Tensor.numpy  # as it is now: the conformance suite watches who calls it
-
-    def from_dlpack(x):
-        assert runtime.getDevice() == NUMBER == told.torchs.current
-        assert x.__dlpack_device__() == (2, NUMBER)
-        # Once only, and as CuPy asks: the memory is the tensor's for as long as the array is there.
-        memory = torch.utils.dlpack.from_dlpack(x.__dlpack__(stream=POINTER, max_version=(1, 0), copy=None))
-        told.handed_over.append((memory.data_ptr(), get_current_stream().ptr))
-        return of(array(memory), NUMBER)
-
-    def copy(x):
-        raise AssertionError("what has gaps is copied by PyTorch, into its own memory")
-
-    _steps.HOSTS = ()
-    _cuda.index_of = lambda x: NUMBER
-    cupy.ascontiguousarray = copy
-    _cuda._ruled.cache_clear()
-    torch.cuda.device = of_torch
-    torch.cuda.current_stream = lambda index: types.SimpleNamespace(cuda_stream=POINTER + index)
-    torch.cuda.is_current_stream_capturing = lambda: False
-    rnncore_cupy.from_dlpack = from_dlpack
-    cupy.cuda.Stream.from_external = staticmethod(from_external)
-    device(kind)
-    told.clear()
-    return told
-
-
-def arguments(steps, batch, width, dtype=torch.float64, **options):
-    """u, d, s0 and m."""
-    draw = torch.Generator().manual_seed(0)
-    shapes = ((steps, batch, width), (steps, batch, width), (batch, width), (width, width))
-    u, d, s0, m = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes)
-    made = (u, d.clamp(-1, 1), s0, m / width**0.5)
-    return [x.to(dtype).requires_grad_(options.get("requires_grad", False)) for x in made]
 
 
 def reference(u, d, s0, m, f, reverse):
@@ -122,9 +29,6 @@ def reference(u, d, s0, m, f, reverse):
 
 def scans():
     return rnncore.get_backend("torch").scans()
-
-
-# --- where and how -------------------------------------------------------------------------------------------------------
 
 
 @on_fake_cupy()
@@ -275,9 +179,10 @@ def test_the_environment_can_have_every_scan_that_a_kernel_takes_run_on_the_kern
                 assert words.endswith("; RNNCORE_TORCH_CUDA=kernels")
 
 
+@pytest.mark.slow
 @on_fake_cupy()
 def test_the_conformance_suite_reaches_the_kernels_and_passes():
-    """What scripts/gpu-check runs on a GPU; by the rule alone hardly a scan of it would be handed over."""
+    """What python -m benchmarks.gpu runs on a GPU; by the rule alone hardly a scan of it would be handed over."""
     import os
 
     from rnncore_torch import _cuda
@@ -381,9 +286,7 @@ def test_explain_tells_what_is_then_launched_and_that_the_rule_is_not_measured()
     assert words == "PyTorch's operations, as bfloat16 is not handed over to CuPy"
 
 
-# --- derivatives and the networks on top ---------------------------------------------------------------------------------
-
-
+@pytest.mark.slow
 @on_fake_cupy()
 def test_gradients_of_first_and_second_order_go_through_the_kernels():
     told, tanh = stand_in(), get_nonlinearity("tanh")
@@ -482,9 +385,6 @@ def test_a_kernel_that_fails_is_the_callers_to_see():
             call()
 
 
-# --- where there is no CuPy ----------------------------------------------------------------------------------------------
-
-
 @on_fake_cupy(devices=0)
 def test_a_cupy_without_a_device_leaves_pytorchs_operations_and_its_reason():
     from rnncore_torch import _cuda, _steps
@@ -517,22 +417,6 @@ def test_what_is_built_for_rocm_is_left_alone(monkeypatch):
         steps_run_alone("PyTorch is built for ROCm, and the kernels are CUDA's")
 
 
-@contextlib.contextmanager
-def fresh(monkeypatch):
-    """What the rule remembers of this machine, forgotten before and after; tensors seem to be on a GPU."""
-    from rnncore_torch import _cuda, _steps
-
-    monkeypatch.setattr(_cuda, "index_of", lambda x: NUMBER)
-    monkeypatch.setattr(_steps, "HOSTS", ())
-    caches = (_cuda._plugin, _cuda._ruled, _steps._hosts, _steps._host)
-    for cached in caches:
-        cached.cache_clear()
-    yield
-    monkeypatch.undo()
-    for cached in caches:
-        cached.cache_clear()
-
-
 def steps_run_alone(why):
     """PyTorch's operations give the right numbers, and explain says why they run."""
     from rnncore_torch import _steps
@@ -546,194 +430,6 @@ def steps_run_alone(why):
     np.testing.assert_allclose(scans().linear(u, d, s0, m.mT, reverse=False).numpy(), sums, 1e-12, 1e-13)
 
 
-# --- cuDNN ---------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def cudnn(monkeypatch, plugins=False):
-    """Tensors seem to be on a GPU with a cuDNN, which torch.nn.RNN's own function for the CPU stands for; its calls."""
-    from rnncore_torch import _cuda, _cudnn
-
-    if not plugins:
-        monkeypatch.setattr(_cuda, "backends", lambda: [])
-    calls, run = [], _cudnn.run
-
-    def noted(module, x, h0, weights, sizes):
-        calls.append("padded" if sizes is None else "packed")
-        return run(module, x, h0, weights, sizes)
-
-    monkeypatch.setattr(_cudnn, "acceptable", lambda x: torch.backends.cudnn.enabled)
-    monkeypatch.setattr(_cudnn, "run", noted)
-    monkeypatch.delenv("RNNCORE_TORCH_CUDA", raising=False)
-    with fresh(monkeypatch):
-        yield calls
-
-
-MODULES = (
-    {},
-    {"nonlinearity": "relu", "bias": False, "batch_first": True},
-    {"bidirectional": True, "num_layers": 2, "dropout": 0.5},
-)
-
-
-def a_pair(**options):
-    from rnncore_torch import nn
-
-    torch.manual_seed(0)
-    theirs, ours = torch.nn.RNN(5, 7, **options), nn.RNN(5, 7, **options)
-    ours.load_state_dict(theirs.state_dict())
-    return ours, theirs
-
-
-@pytest.mark.parametrize("options", MODULES)
-def test_without_kernels_a_module_is_torchs_to_the_bit(monkeypatch, options):
-    ours, theirs = a_pair(**options)
-    x, h0 = torch.randn(4, 9, 5), torch.randn(len(ours.all_weights), 9 if options.get("batch_first") is None else 4, 7)
-    lengths = torch.tensor([3, 9, 1, 2])
-    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.randn(4, 9, 5), lengths, True, enforce_sorted=False)
-    with cudnn(monkeypatch) as calls:
-        found = []
-        for module in (ours, theirs):
-            torch.manual_seed(1)
-            output, h_n = module(x, h0)
-            unbatched, _ = module(x[0])
-            data, last = module(packed)
-            (output.square().sum() + h_n.sum() + data.data.square().sum() + last.sum() + unbatched.sum()).backward()
-            found.append([output, h_n, unbatched, *data, last, *(p.grad for p in module.parameters())])
-        assert calls == ["padded", "padded", "packed"]
-    for a, b in zip(*found, strict=True):
-        assert torch.equal(a, b)
-
-
-def test_what_asks_for_more_than_first_derivatives_is_not_cudnns(monkeypatch):
-    ours, _ = a_pair()
-    x = torch.randn(4, 2, 5)
-    with cudnn(monkeypatch) as calls:
-        torch.func.vmap(lambda v: ours(v)[0])(torch.randn(3, 4, 2, 5))
-        torch.func.jvp(lambda v: ours(v)[0], (x,), (x,))
-        with torch.autograd.forward_ad.dual_level():
-            ours(torch.autograd.forward_ad.make_dual(x, x))
-        with torch.backends.cudnn.flags(enabled=False):
-            grad = torch.autograd.grad(ours(x.requires_grad_())[0].sum(), x, create_graph=True)[0]
-            torch.autograd.grad(grad.sum(), x)
-        for setting in ("pytorch", "kernels"):
-            monkeypatch.setenv("RNNCORE_TORCH_CUDA", setting)
-            ours(x)
-        assert calls == []
-        monkeypatch.delenv("RNNCORE_TORCH_CUDA")
-        ours(x)
-        with torch.no_grad():
-            ours(x)
-        assert calls == ["padded"] * 2
-
-
-def test_a_call_that_the_kernels_take_is_not_cudnns(monkeypatch):
-    """The rule decides for the dtype that is computed in: autocast's, where there is one."""
-    from rnncore_torch import _cuda
-
-    ours, _ = a_pair()
-    x, asked = torch.randn(4, 2, 5), []
-
-    def ruled(request):
-        asked.append((request.scan, request.steps, request.batch, request.width, request.dtype, request.device))
-        return (object() if request.dtype == "float32" else None), "as the test has it"
-
-    with cudnn(monkeypatch) as calls:
-        monkeypatch.setattr(_cuda, "ruled", ruled)
-        monkeypatch.setattr(_cuda, "scans_for", lambda *a: None)
-        ours(x)
-        assert calls == [] and asked == [("nonlinear", 4, 2, 7, "float32", NUMBER)]
-        with torch.autocast("cpu", torch.float16):
-            ours(x)
-        with torch.autocast("cpu", torch.bfloat16):  # which is not handed over to CuPy at all
-            ours(x)
-        assert calls == ["padded"] * 2 and [a[4] for a in asked[1:]] == ["float16"]
-
-
-# --- what sets the rule --------------------------------------------------------------------------------------------------
-
-
-def loaded(name, path):
-    loader = SourceFileLoader(name, str(ROOT / path))
-    module = types.ModuleType(name)
-    module.__file__ = loader.path
-    sys.modules[name] = module
-    loader.exec_module(module)
-    return module
-
-
-@on_fake_cupy()
-def test_the_benchmark_times_both_ways_and_leaves_the_setting_as_it_was():
-    import os
-
-    from rnncore_torch import _cuda
-
-    told, library = stand_in(), benchmarked()
-    library.place(numbers(9, 2, 5))
-    library.on_gpu = True
-    library.rnn.explain = lambda **shape: "the kernel of backend 'cupy'"  # which asks the weights for their device
-    launched = []
-    library.milliseconds = lambda call: (told.clear(), call(), launched.append(len(told.launches)), 7.0)[-1]
-    for before in ("rule", None):
-        if before is None:
-            del os.environ[_cuda.SETTING]
-        else:
-            os.environ[_cuda.SETTING] = before
-        found = library.besides(library.both, 2)
-        assert (found["pytorch_ms"], found["kernels_ms"]) == (7.0, 7.0) and "the kernel of" in found["runs"]
-        times = len(launched) // 2
-        assert os.environ.get(_cuda.SETTING) == before and launched == times * [0] + times * [2]
-        launched.clear()
-        library.milliseconds(library.both)
-        assert launched == [2]
-        launched.clear()
-
-
-@on_fake_cupy(devices=0)
-def test_without_kernels_the_benchmark_has_no_times_of_theirs():
-    from rnncore_torch import _cuda, _steps
-
-    _cuda.index_of, _steps.HOSTS = lambda x: NUMBER, ()
-    library = benchmarked()
-    library.place(numbers(9, 2, 5))
-    library.on_gpu, library.milliseconds = True, lambda call: 7.0
-    assert library.besides(library.both, 2).keys() == {"runs", "pytorch_ms"}
-
-
-def benchmarked():
-    """What benchmarks/gpu.py measures of rnncore_torch, on tensors of the CPU."""
-    sys.path.insert(0, str(ROOT))
-    from benchmarks.gpu_libraries import MAKE
-
-    return MAKE["rnncore_torch"]("cpu")
-
-
-def numbers(*shape):
-    from benchmarks.gpu import numbers
-
-    return numbers(*shape)
-
-
-def test_the_check_prints_what_was_picked_beside_what_is_fastest():
-    times = loaded("gpu_times", "scripts/gpu_times.py")
-    of = {"shape": [512, 64, 512], "pass": "forward"}
-    runs = (
-        "  nonlinear scan: kernel (the kernel of backend 'cupy', on the tensor's own memory and stream: grid_scan<...>)"
-    )
-    records = [{**of, "library": "torch_cudnn", "ms": ms} for ms in (5.0, 4.0, 2.0)]
-    ours = {**of, "library": "rnncore_torch", "runs": runs}
-    records += [{**ours, "ms": ms, "kernels_ms": ms + 1, "pytorch_ms": 2 * ms} for ms in (6.0, 3.0, 1.0)]
-    other = {**of, "shape": [256, 1, 2048], "library": "rnncore_torch", "runs": "PyTorch's operations (...)"}
-    records += [{**other, "ms": 8.0, "pytorch_ms": 8.0}, {"library": "jax_scan", "fault": "no room"}]
-    for record in records:
-        record["round"] = 1
-    section = lambda of: "\n".join(times.section(of, lambda record: None))  # noqa: E731
-    text = section(records)
-    assert "| 512, 64, 512 | forward | kernels | 3.000 | **4.000** | 6.000 | 4.000 |" in text
-    assert "| 256, 1, 2048 | forward | PyTorch's operations | 8.000 | not measured | **8.000** | not measured |" in text
-    assert "Which code" not in section(records[:3])
-
-
 @needs_real_cupy
 def test_the_real_cupy_takes_pytorchs_stream_without_a_warning():
     """Making a stream of a pointer touches no device: the names and the protocol are CuPy's own."""
@@ -743,7 +439,7 @@ from rnncore_torch import _cuda
 stream = cupy.cuda.Stream.from_external(_cuda._External(4711))
 print(stream.ptr)
 """
-    assert python(code) == "4711\n"
+    assert python(code) == "4711"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU")

@@ -1,7 +1,5 @@
 """rnncore_torch.nn in the place of torch.nn: the same numbers, parameters, draws, shapes, errors and files."""
 
-from __future__ import annotations
-
 import copy
 import io
 import itertools

@@ -1,7 +1,5 @@
 """rnncore_torch.nn under what transforms, compiles, exports and distributes modules."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest
@@ -123,7 +121,7 @@ def test_vmap_over_inputs_and_over_ensembles_of_weights():
 
 
 @pytest.mark.parametrize("randomness", ["different", "same"])
-def test_vmap_through_dropout_draws_as_it_is_told(randomness):
+def test_vmap_through_dropout_draws_as_randomness_says(randomness):
     _, ours = pair(num_layers=2, dropout=0.5)
     x = drawn(STEPS, BATCH, INPUT).expand(2, STEPS, BATCH, INPUT)
     a, b = vmap(lambda one: ours(one)[0], randomness=randomness)(x)

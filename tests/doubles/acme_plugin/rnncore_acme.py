@@ -8,7 +8,7 @@ import rnncore
 
 name = "acme"  # as in the entry point
 native_package = "acme_arrays"
-contract_version = 1
+contract_version = 2
 
 RNN, RNNCell = rnncore.bound_to(name)
 

@@ -4,8 +4,6 @@
 takes. The source can be given, so that a test can break it first.
 """
 
-from __future__ import annotations
-
 import ctypes
 import re
 import shutil

@@ -57,7 +57,7 @@ from numpy import (  # noqa: F401
 
 bool = bool_
 
-from cupy import _core, _operators, cuda, fft, linalg  # noqa: E402, F401  # noqa: E402, F401
+from cupy import _core, _operators, cuda, fft, linalg  # noqa: E402, F401
 from cupy._array import ndarray  # noqa: E402
 from cupy._functions import *  # noqa: E402, F403
 from cupy._raw import RawKernel, RawModule  # noqa: E402, F401

@@ -4,7 +4,7 @@ from cupy.cuda import runtime
 
 
 def occupancyMaxActiveBlocksPerMultiprocessor(func, blockSize, dynamicSMemSize):
-    """By what the stand-in makes of the kernel."""
+    """Launch the stand-in's own version of the kernel."""
     from cupy import _raw
 
     return _raw.resident(_raw.kernels[func], blockSize, dynamicSMemSize) // runtime.attributes["MultiProcessorCount"]

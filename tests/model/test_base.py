@@ -1,0 +1,137 @@
+"""Parameters bound to a backend: state dicts, moves, copies by value and pickles."""
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import rnncore
+from rnncore.errors import BackendUnavailableError, StateDictError
+from tests.tools.models import backends, give, host
+
+
+@backends
+def test_weights_pass_to_torch_and_back(backend):
+    ours = rnncore.RNN(5, 6, 2, bidirectional=True, backend=backend, dtype="float32", rng=0)
+    peer = torch.nn.RNN(5, 6, 2, bidirectional=True)
+    theirs = ours.to("torch").state_dict()
+    peer.load_state_dict(theirs)
+    x = np.random.default_rng(0).standard_normal((4, 3, 5)).astype("f4")
+    got, want = host(ours, ours(give(ours, x))[0]), peer(torch.tensor(x))[0].detach().numpy()
+    np.testing.assert_allclose(got, want, rtol=0, atol=64 * np.finfo("f4").eps)
+
+    fresh = rnncore.RNN(5, 6, 2, bidirectional=True, backend=backend, dtype="float32", rng=1)
+    fresh.load_state_dict(peer.state_dict())
+    for k, v in ours.params.items():
+        np.testing.assert_array_equal(host(fresh, fresh.params[k]), host(ours, v))
+
+
+def test_a_state_dict_is_a_copy_and_params_are_live():
+    rnn = rnncore.RNN(2, 3)
+    state = rnn.state_dict()
+    state["weight_hh_l0"][:] = 0
+    assert rnn.params["weight_hh_l0"].any()
+    given = {k: v + 1 for k, v in rnn.params.items()}
+    rnn.load_state_dict(given)
+    given["weight_hh_l0"][:] = 0
+    assert rnn.params["weight_hh_l0"].any()
+    with pytest.raises(TypeError):
+        rnn.params["weight_hh_l0"] = 0  # type: ignore[index]
+    tensors = rnncore.RNN(2, 3, backend="torch")
+    tensors.params["weight_hh_l0"].requires_grad_()
+    assert not tensors.state_dict()["weight_hh_l0"].requires_grad
+
+
+@backends
+def test_moving_keeps_every_bit_and_the_source(backend):
+    rnn = rnncore.RNN(3, [4, 5], nonlinearity="relu", backend=backend, dtype="float32", rng=0, kernel="reference")
+    other = {"numpy": "torch", "torch": "numpy"}[backend]
+    back = rnn.to(other).to(backend)
+    assert back is not rnn and back.spec == rnn.spec and back.kernel == "reference" and back.dtype == rnn.dtype
+    for k, v in rnn.params.items():
+        assert host(rnn, v).tobytes() == host(back, back.params[k]).tobytes()
+    wide = rnn.to(dtype="float64")
+    assert wide.backend == backend and wide.params["weight_hh_l0"].dtype == wide.dtype != rnn.dtype
+
+
+@backends
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+def test_copies_are_by_value(clone, backend):
+    rnn = rnncore.RNN(3, 4, 2, "elu", clip=2.0, bidirectional=True, backend=backend, rng=0, kernel="reference")
+    twin = clone(rnn)
+    assert type(twin) is type(rnn) and repr(twin) == repr(rnn) and twin.spec == rnn.spec
+    for k, v in rnn.params.items():
+        np.testing.assert_array_equal(host(twin, twin.params[k]), host(rnn, v))
+    twin.set_params({k: v * 0 for k, v in twin.params.items()})
+    assert host(rnn, rnn.params["weight_hh_l0"]).any()
+    cell = clone(rnn.cell(1, reverse=True))
+    for k, v in cell.params.items():
+        np.testing.assert_array_equal(host(cell, v), host(rnn, rnn.params[k.replace("_l0", "_l1_reverse")]))
+
+
+def test_a_pickle_holds_no_library_but_numpy():
+    data = pickle.dumps(rnncore.RNN(3, 4, backend="torch"))
+    assert b"torch._" not in data and b"torch\n" not in data and b"_rebuild_tensor" not in data
+
+
+def test_a_pickle_without_its_backend_says_which(tmp_path):
+    path = tmp_path / "m.pickle"
+    path.write_bytes(pickle.dumps(rnncore.RNN(3, 4, backend="torch")))
+    code = (
+        "import sys, pickle; sys.modules['torch'] = None\n"  # an import of it now fails
+        f"data = open({str(path)!r}, 'rb').read()\n"
+        "try: pickle.loads(data)\n"
+        "except Exception as e: print(type(e).__name__, e)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.startswith("BackendUnavailableError") and "'torch'" in out and "pip install" in out
+
+
+def test_a_pickle_of_an_unknown_backend_says_which(monkeypatch):
+    data = pickle.dumps(rnncore.RNN(3, 4, backend="torch"))
+    from rnncore.backend import registry
+    from rnncore.backend.state import State
+
+    without_torch = State()
+    del without_torch.scan.claims["torch"]
+    monkeypatch.setattr(registry, "_state", without_torch)
+    with pytest.raises(BackendUnavailableError, match="saved on backend 'torch'"):
+        pickle.loads(data)
+
+
+def test_loading_keeps_what_requires_grad():
+    rnn = rnncore.RNN(3, 4, backend="torch")
+    rnn.params["weight_hh_l0"].requires_grad_()
+    rnn.load_state_dict(rnn.state_dict())
+    assert rnn.params["weight_hh_l0"].requires_grad and not rnn.params["weight_ih_l0"].requires_grad
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: rnncore.functional.spec_of({**rnncore.RNN(3, 4).state_dict(), "bias_ih_l0": [0] * 4}),
+        lambda: rnncore.functional.spec_of({**rnncore.RNN(3, 4).state_dict(), "bias_ih_l0": None}),
+        lambda: rnncore.RNN.from_spec(rnncore.RNNSpec.make(3, 4), {"weight_ih_l0": [1]}),
+        lambda: rnncore.RNN.from_spec(
+            rnncore.RNNSpec.make(3, 4), {k: v + 0j for k, v in rnncore.RNN(3, 4).state_dict().items()}
+        ),
+    ],
+)
+def test_parameters_that_are_no_arrays_are_listed(act):
+    with pytest.raises(StateDictError, match="expected"):
+        act()
+
+
+def test_a_call_goes_on_with_the_parameters_it_began_with():
+    rnn = rnncore.RNN(2, 3, rng=0)
+    x, network = np.ones((4, 1, 2)), rnn.network
+    output, _, pullback = rnn.vjp(x)
+    before = pullback(output).x
+    rnn.set_params({k: 0 * v for k, v in rnn.params.items()})
+    np.testing.assert_array_equal(pullback(output).x, before)
+    np.testing.assert_array_equal(rnncore.RNN.from_network(network)(x)[0], output)
+    assert not rnn(x)[0].any()

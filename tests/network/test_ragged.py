@@ -1,0 +1,106 @@
+"""Sequences of several lengths."""
+
+import numpy as np
+import pytest
+
+import rnncore
+from tests.tools.problem import BATCH, LENGTHS, STEPS, Problem, assert_same, backends, stacks
+
+
+def test_nan_in_the_state_of_a_sequence_without_steps_reaches_no_weight():
+    rnn = rnncore.RNN(3, 4, bidirectional=True, rng=0)
+    x, h0 = np.ones((5, 3, 3)), np.zeros((2, 3, 4))
+    h0[:, 2] = np.nan
+    output, h_n, pullback = rnn.vjp(x, h0, lengths=[5, 2, 0])
+    grads = pullback(np.ones_like(output))
+    assert all(np.isfinite(g).all() for g in grads.params.values())
+    assert np.isnan(h_n[:, 2]).all() and np.isfinite(h_n[:, :2]).all()
+
+
+@backends
+@stacks
+def test_each_sequence_is_as_if_it_were_alone(layers, bidirectional, backend):
+    p = Problem(backend, layers, bidirectional)
+    found = p.run(lengths=LENGTHS)
+    for b, n in enumerate(LENGTHS):
+        if n == 0:
+            assert not found["output"][:, b].any() and not found["x"][:, b].any()
+            np.testing.assert_array_equal(found["h_n"][:, b], p.host(p.h0)[:, b])
+            np.testing.assert_array_equal(found["h0"][:, b], p.host(p.d_h_n)[:, b])
+            continue
+        output, h_n, pullback = p.rnn.vjp(p.x[:n, b : b + 1], p.h0[:, b : b + 1])
+        grads = pullback(p.d_output[:n, b : b + 1], p.d_h_n[:, b : b + 1])
+        alone = {"output": output, "h_n": h_n, "x": grads.x, "h0": grads.h0}
+        time_first = ("output", "x")
+        for k, value in alone.items():
+            got = found[k][:n, b : b + 1] if k in time_first else found[k][:, b : b + 1]
+            np.testing.assert_allclose(got, p.host(value), rtol=1e-13, atol=1e-14, err_msg=k)
+        assert not found["output"][n:, b].any() and not found["x"][n:, b].any()
+
+
+@backends
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("options", [{}, {"checkpoint": 2}, {"truncate": 2}], ids=["plain", "checkpoint", "truncate"])
+@stacks
+def test_padding_is_never_read(layers, bidirectional, options, garbage, backend):
+    p = Problem(backend, layers, bidirectional, nonlinearity="relu")
+    clean = p.run(lengths=LENGTHS, **options)
+    padding = np.arange(STEPS)[:, None] >= np.asarray(LENGTHS)
+    for name in ("x", "d_output"):
+        dirty = p.host(getattr(p, name))
+        dirty[padding] = garbage
+        setattr(p, name, p.give(dirty))
+    found = p.run(lengths=LENGTHS, **options)
+    for k in clean:
+        np.testing.assert_array_equal(found[k], clean[k], err_msg=k)
+    assert (found["x"][padding] == 0).all() and (found["output"][padding] == 0).all()
+    trace = p.rnn.trace(p.x, p.h0, lengths=LENGTHS)
+    for a in (*trace.h, *trace.z):
+        assert (p.host(a)[:, padding] == 0).all()
+
+
+@backends
+def test_a_relu_network_that_would_explode_in_the_padding_does_not(backend):
+    """Run on over 2,000 steps of padding it would overflow, with a warning, which the test run makes an error."""
+    steps = 2000
+    rnn = rnncore.RNN(1, 4, nonlinearity="relu", bidirectional=True, backend=backend, dtype="float32", rng=0)
+    plugin = rnncore.get_backend(backend)
+    give = lambda a: plugin.asarray(np.asarray(a), dtype=rnn.dtype, device=rnn.device)  # noqa: E731
+    rnn.set_params({k: give(2 * np.eye(4)) for k in rnn.params if k.startswith("weight_hh")})
+    x = np.ones((steps, 2, 1))
+    output, h_n, pullback = rnn.vjp(give(x), lengths=[3, 5])
+    grads = pullback(give(np.ones((steps, 2, 8))), give(np.ones((2, 2, 4))))
+    short = rnn.vjp(give(x[:5]), lengths=[3, 5])
+    want = short[2](give(np.ones((5, 2, 8))), give(np.ones((2, 2, 4))))
+    np.testing.assert_array_equal(plugin.to_numpy(h_n), plugin.to_numpy(short[1]))
+    for k in want.params:
+        g = plugin.to_numpy(grads.params[k])
+        assert np.isfinite(g).all()
+        np.testing.assert_allclose(g, plugin.to_numpy(want.params[k]), rtol=1e-5)
+    assert np.isfinite(plugin.to_numpy(output)).all()
+
+
+@pytest.mark.parametrize("as_what", [list, tuple, np.asarray, lambda n: np.asarray(n, dtype="i4")])
+def test_lengths_may_be_any_sequence_of_integers(as_what):
+    p = Problem()
+    np.testing.assert_array_equal(p.run(lengths=as_what(LENGTHS))["output"], p.run(lengths=LENGTHS)["output"])
+
+
+def test_lengths_may_be_a_tensor():
+    import torch
+
+    p = Problem("torch")
+    np.testing.assert_array_equal(p.run(lengths=torch.tensor(LENGTHS))["output"], p.run(lengths=LENGTHS)["output"])
+
+
+def test_full_lengths_are_the_same_as_none():
+    p = Problem(layers=2, bidirectional=True)
+    assert_same(p.run(lengths=[STEPS] * BATCH), p.run(), eps=0)
+
+
+def test_all_lengths_zero():
+    p = Problem(layers=2, bidirectional=True)
+    found = p.run(lengths=[0] * BATCH)
+    np.testing.assert_array_equal(found["h_n"], p.h0)
+    np.testing.assert_array_equal(found["h0"], p.d_h_n)
+    assert not any(found[k].any() for k in p.rnn.params)
