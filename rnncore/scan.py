@@ -119,8 +119,7 @@ def nonlinear(
     carry : Carry, optional
         The factors a, g and i.
     rows : sequence of int, optional
-        The number of rows that run at each of the T steps, never more than at the step before: the batch is sorted by
-        length, the longest sequence first. By default all rows run at all steps.
+        The number of rows that run at each of the T steps, longest sequence first; all rows by default.
 
     Returns
     -------
@@ -177,10 +176,8 @@ def linear(
     array (T, B, H)
     """
     if rows is not None:
-        return by_rows(
-            lambda cut, s: linear(cut(u), cut(d), s, m, reverse=reverse, xp=xp),
-            rows, s0, u, reverse=reverse, xp=xp,
-        )  # fmt: skip
+        options = {"reverse": reverse, "xp": xp}
+        return by_rows(lambda cut, s: linear(cut(u), cut(d), s, m, **options), rows, s0, u, **options)
     s = s0
     states = []
     for u_t, d_t in zip(in_time(u, reverse), in_time(d, reverse), strict=True):
@@ -206,11 +203,9 @@ def nonlinear_vjp(
 ) -> NonlinearCotangents:
     """Cotangents of ``nonlinear(p, h0, w_hh) = h`` for the cotangent d_h of h. p may be None where h determines f'.
 
-    `linear_scan(u, d, s0, m, reverse=...)`, such as a kernel's, runs in place of :func:`linear`. Where an entry of `needs` is
-    False, the product for that argument is skipped; p's cotangent is always there, as the others are made of it.
-
-    With `carry` p is needed, all cotangents are computed, and `linear_scan` runs in place of :func:`linear_carry`, with its
-    arguments. See :func:`_carry_vjp`.
+    `linear_scan(u, d, s0, m, reverse=...)`, such as a kernel's, runs in place of :func:`linear`. `needs` says for each argument
+    whether its cotangent is computed; that of p always is. With `carry` p is required, all cotangents are computed, and
+    `linear_scan` runs in place of :func:`linear_carry`, with its arguments. See :func:`_carry_vjp`.
     """
     if carry is not None:
         lived = _lived(p, h0, w_hh, h, carry, nonlinearity, reverse, xp)
@@ -218,11 +213,8 @@ def nonlinear_vjp(
     scan = linear_scan or partial(linear, xp=xp)
     d = slope(p, h0, w_hh, h, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
     delta = scan(d_h, d, xp.zeros_like(h0), w_hh, reverse=not reverse)
-    d_h0 = d_w = None
-    if needs[1]:
-        d_h0 = xp.matmul(delta[-1, ...] if reverse else delta[0, ...], w_hh)
-    if needs[2]:
-        d_w = outer(delta, previous(h, h0, reverse=reverse, xp=xp), w_hh, xp=xp)
+    d_h0 = xp.matmul(at_first(delta, reverse), w_hh) if needs[1] else None
+    d_w = outer(delta, previous(h, h0, reverse=reverse, xp=xp), w_hh, xp=xp) if needs[2] else None
     return NonlinearCotangents(delta, d_h0, d_w)
 
 
@@ -243,21 +235,20 @@ def nonlinear_jvp(
     carry_dot: Carry | None = None,
     linear_scan: Scan | None = None,
 ) -> Array:
-    """The tangent of h for tangents of p, h0 and w_hh, and of the factors: `carry_dot`. None is a tangent of 0, without `carry`
-    for the arrays too.
+    """The tangent of h for tangents of p, h0 and w_hh, and of the factors: `carry_dot`. None is a tangent of 0.
 
-    `linear_scan`, and p with `carry`: as in :func:`nonlinear_vjp`.
+    `linear_scan`, and p with `carry`: as in :func:`nonlinear_vjp`. With `carry` the first three may not be None.
     """
     if carry is not None:
         lived = _lived(p, h0, w_hh, h, carry, nonlinearity, reverse, xp)
-        return _carry_jvp(p_dot, h0_dot, w_dot, w_hh, carry_dot or Carry(), lived, reverse, xp, linear_scan)
+        scan = linear_scan or partial(linear_carry, xp=xp)
+        return _carry_jvp(p_dot, h0_dot, w_dot, w_hh, carry_dot or Carry(), lived, reverse, xp, scan)
     scan = linear_scan or partial(linear, xp=xp)
     d = slope(p, h0, w_hh, h, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
     u = xp.zeros_like(h) if p_dot is None else p_dot
     if w_dot is not None:
         u = u + xp.matmul(previous(h, h0, reverse=reverse, xp=xp), xp.matrix_transpose(w_dot))
-    s0 = xp.zeros_like(h0) if h0_dot is None else h0_dot
-    return scan(u, d, s0, xp.matrix_transpose(w_hh), reverse=reverse)
+    return scan(u, d, xp.zeros_like(h0) if h0_dot is None else h0_dot, xp.matrix_transpose(w_hh), reverse=reverse)
 
 
 def linear_vjp(
@@ -284,15 +275,13 @@ def linear_vjp(
     m_t, zero = xp.matrix_transpose(m), xp.zeros_like(s0)
     e = scan(d_s, d, zero, m_t, reverse=not reverse)
     before = previous(s, s0, reverse=reverse, xp=xp)
-    d_d = d_s0 = d_m = None
+    d_d = None
     if needs[1]:
         after = previous(e, zero, reverse=not reverse, xp=xp)
         # Not s / d and e / d: d may be exactly 0, and the cotangent of d is then still given by these two products.
         d_d = (d_s + xp.matmul(after, m_t)) * (u + xp.matmul(before, m))
-    if needs[2]:
-        d_s0 = xp.matmul(e[-1, ...] if reverse else e[0, ...], m_t)
-    if needs[3]:
-        d_m = outer(before, e, m, xp=xp)
+    d_s0 = xp.matmul(at_first(e, reverse), m_t) if needs[2] else None
+    d_m = outer(before, e, m, xp=xp) if needs[3] else None
     return LinearCotangents(e, d_d, d_s0, d_m)
 
 
@@ -399,22 +388,13 @@ def _carry_vjp(
 
 
 def _carry_jvp(
-    p_dot: Array,
-    h0_dot: Array,
-    w_dot: Array,
-    w_hh: Array,
-    dots: Carry,
-    at: _Lived,
-    reverse: bool,
-    xp: Namespace,
-    linear_scan: Scan | None,
+    u: Array, s0: Array, w_dot: Array, w_hh: Array, dots: Carry, at: _Lived, reverse: bool, xp: Namespace, scan: Scan
 ) -> Array:
     """The linear scan with carry, o = d, of ``d * (p' + (i' * h_{t-1}) W^T + (i * h_{t-1}) W'^T) + a' * h_{t-1} + g' * f``."""
-    scan = linear_scan or partial(linear_carry, xp=xp)
     w_t, (a, g, i) = xp.matrix_transpose(w_hh), at.factors
-    u = p_dot + xp.matmul(at.read, xp.matrix_transpose(w_dot))
+    u = u + xp.matmul(at.read, xp.matrix_transpose(w_dot))
     if i is not None and dots.i is not None:
         u = u + xp.matmul(dots.i * seen(at.before, i, xp=xp), w_t)
     c = with_tangent(times(g, at.slope * u, xp=xp), dots.a, a, at.before, xp=xp)
     c = with_tangent(c, dots.g, g, at.value, xp=xp)
-    return scan(c, at.d, i, a, h0_dot, w_t, reverse=reverse)
+    return scan(c, at.d, i, a, s0, w_t, reverse=reverse)
