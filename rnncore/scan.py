@@ -74,7 +74,7 @@ Scan: TypeAlias = Callable[..., Array]
 
 
 class NonlinearCotangents(NamedTuple):
-    """Cotangents from :func:`nonlinear_vjp`. `carry` has those of the factors that were given, None for the others."""
+    """Cotangents from :func:`nonlinear_vjp`, None where not needed. `carry` has those of the factors that were given."""
 
     p: Array
     h0: Array
@@ -83,7 +83,7 @@ class NonlinearCotangents(NamedTuple):
 
 
 class LinearCotangents(NamedTuple):
-    """Cotangents from :func:`linear_vjp`, in the order of the scan's arguments."""
+    """Cotangents from :func:`linear_vjp`, in the order of the scan's arguments; None where not needed."""
 
     u: Array
     d: Array
@@ -119,8 +119,7 @@ def nonlinear(
     carry : Carry, optional
         The factors a, g and i.
     rows : sequence of int, optional
-        The number of rows that run at each of the T steps, never more than at the step before: the batch is sorted by
-        length, the longest sequence first. By default all rows run at all steps.
+        The number of rows that run at each of the T steps, longest sequence first; all rows by default.
 
     Returns
     -------
@@ -177,10 +176,8 @@ def linear(
     array (T, B, H)
     """
     if rows is not None:
-        return by_rows(
-            lambda cut, s: linear(cut(u), cut(d), s, m, reverse=reverse, xp=xp),
-            rows, s0, u, reverse=reverse, xp=xp,
-        )  # fmt: skip
+        options = {"reverse": reverse, "xp": xp}
+        return by_rows(lambda cut, s: linear(cut(u), cut(d), s, m, **options), rows, s0, u, **options)
     s = s0
     states = []
     for u_t, d_t in zip(in_time(u, reverse), in_time(d, reverse), strict=True):
@@ -202,11 +199,13 @@ def nonlinear_vjp(
     xp: Namespace,
     carry: Carry | None = None,
     linear_scan: Scan | None = None,
+    needs: Sequence[bool] = (True, True, True),
 ) -> NonlinearCotangents:
     """Cotangents of ``nonlinear(p, h0, w_hh) = h`` for the cotangent d_h of h. p may be None where h determines f'.
 
-    `linear_scan(u, d, s0, m, reverse=...)`, such as a kernel's, runs in place of :func:`linear`. With `carry` p is needed, and
-    `linear_scan` takes the arguments of :func:`linear_carry`, which it then runs in place of. See :func:`_carry_vjp`.
+    `linear_scan(u, d, s0, m, reverse=...)`, such as a kernel's, runs in place of :func:`linear`. `needs` says for each argument
+    whether its cotangent is computed; that of p always is. With `carry` p is required, all cotangents are computed, and
+    `linear_scan` runs in place of :func:`linear_carry`, with its arguments. See :func:`_carry_vjp`.
     """
     if carry is not None:
         lived = _lived(p, h0, w_hh, h, carry, nonlinearity, reverse, xp)
@@ -214,15 +213,15 @@ def nonlinear_vjp(
     scan = linear_scan or partial(linear, xp=xp)
     d = slope(p, h0, w_hh, h, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
     delta = scan(d_h, d, xp.zeros_like(h0), w_hh, reverse=not reverse)
-    before = previous(h, h0, reverse=reverse, xp=xp)
-    first = delta[-1, ...] if reverse else delta[0, ...]
-    return NonlinearCotangents(delta, xp.matmul(first, w_hh), outer(delta, before, w_hh, xp=xp))
+    d_h0 = xp.matmul(at_first(delta, reverse), w_hh) if needs[1] else None
+    d_w = outer(delta, previous(h, h0, reverse=reverse, xp=xp), w_hh, xp=xp) if needs[2] else None
+    return NonlinearCotangents(delta, d_h0, d_w)
 
 
 def nonlinear_jvp(
-    p_dot: Array,
-    h0_dot: Array,
-    w_dot: Array,
+    p_dot: Array | None,
+    h0_dot: Array | None,
+    w_dot: Array | None,
     p: Array | None,
     h0: Array,
     w_hh: Array,
@@ -236,17 +235,20 @@ def nonlinear_jvp(
     carry_dot: Carry | None = None,
     linear_scan: Scan | None = None,
 ) -> Array:
-    """The tangent of h for tangents of p, h0 and w_hh, and of the factors: `carry_dot`, None where a tangent is 0.
+    """The tangent of h for tangents of p, h0 and w_hh, and of the factors: `carry_dot`. None is a tangent of 0.
 
-    `linear_scan`, and p with `carry`: as in :func:`nonlinear_vjp`.
+    `linear_scan`, and p with `carry`: as in :func:`nonlinear_vjp`. With `carry` the first three may not be None.
     """
     if carry is not None:
         lived = _lived(p, h0, w_hh, h, carry, nonlinearity, reverse, xp)
-        return _carry_jvp(p_dot, h0_dot, w_dot, w_hh, carry_dot or Carry(), lived, reverse, xp, linear_scan)
+        scan = linear_scan or partial(linear_carry, xp=xp)
+        return _carry_jvp(p_dot, h0_dot, w_dot, w_hh, carry_dot or Carry(), lived, reverse, xp, scan)
     scan = linear_scan or partial(linear, xp=xp)
     d = slope(p, h0, w_hh, h, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
-    u = p_dot + xp.matmul(previous(h, h0, reverse=reverse, xp=xp), xp.matrix_transpose(w_dot))
-    return scan(u, d, h0_dot, xp.matrix_transpose(w_hh), reverse=reverse)
+    u = xp.zeros_like(h) if p_dot is None else p_dot
+    if w_dot is not None:
+        u = u + xp.matmul(previous(h, h0, reverse=reverse, xp=xp), xp.matrix_transpose(w_dot))
+    return scan(u, d, xp.zeros_like(h0) if h0_dot is None else h0_dot, xp.matrix_transpose(w_hh), reverse=reverse)
 
 
 def linear_vjp(
@@ -261,29 +263,33 @@ def linear_vjp(
     reverse: bool,
     xp: Namespace,
     linear_scan: Scan | None = None,
+    needs: Sequence[bool] = (True, True, True, True),
 ) -> LinearCotangents:
     """Cotangents of ``linear(u, d, s0, m) = s`` for the cotangent d_s of s.
 
     With g_t the whole cotangent of s_t and e_t = d_t * g_t that of the bracket, ``e_t = d_t * (ds_t + e_{t+1} M^T)``:
     the linear scan against time. Then du = e, dd = g * (u + s_{t-1} M), dM = sum_t s_{t-1}^T e_t, ds0 = e_first M^T.
-    `linear_scan`: as in :func:`nonlinear_vjp`.
+    `linear_scan` and `needs`: as in :func:`nonlinear_vjp`; u's cotangent is always there.
     """
     scan = linear_scan or partial(linear, xp=xp)
-    m_t = xp.matrix_transpose(m)
-    e = scan(d_s, d, xp.zeros_like(s0), m_t, reverse=not reverse)
+    m_t, zero = xp.matrix_transpose(m), xp.zeros_like(s0)
+    e = scan(d_s, d, zero, m_t, reverse=not reverse)
     before = previous(s, s0, reverse=reverse, xp=xp)
-    after = previous(e, xp.zeros_like(s0), reverse=not reverse, xp=xp)
-    # Not s / d and e / d: d may be exactly 0, and the cotangent of d is then still what these two products say.
-    d_d = (d_s + xp.matmul(after, m_t)) * (u + xp.matmul(before, m))
-    first = e[-1, ...] if reverse else e[0, ...]
-    return LinearCotangents(e, d_d, xp.matmul(first, m_t), outer(before, e, m, xp=xp))
+    d_d = None
+    if needs[1]:
+        after = previous(e, zero, reverse=not reverse, xp=xp)
+        # Not s / d and e / d: d may be exactly 0, and the cotangent of d is then still given by these two products.
+        d_d = (d_s + xp.matmul(after, m_t)) * (u + xp.matmul(before, m))
+    d_s0 = xp.matmul(at_first(e, reverse), m_t) if needs[2] else None
+    d_m = outer(before, e, m, xp=xp) if needs[3] else None
+    return LinearCotangents(e, d_d, d_s0, d_m)
 
 
 def linear_jvp(
-    u_dot: Array,
-    d_dot: Array,
-    s0_dot: Array,
-    m_dot: Array,
+    u_dot: Array | None,
+    d_dot: Array | None,
+    s0_dot: Array | None,
+    m_dot: Array | None,
     u: Array,
     d: Array,
     s0: Array,
@@ -295,7 +301,7 @@ def linear_jvp(
     xp: Namespace,
     linear_scan: Scan | None = None,
 ) -> Array:
-    """The tangent of s for tangents of u, d, s0 and m: again a linear scan, with a source made by products.
+    """The tangent of s for tangents of u, d, s0 and m, None for zero: again a linear scan, with a source made by products.
 
     ``s'_t = d'_t * b_t + d_t * (u'_t + s_{t-1} M' + s'_{t-1} M)`` with the bracket b_t = u_t + s_{t-1} M. A source outside
     the factor d_t is carried inside it by running the scan on what is left after subtracting it:
@@ -303,11 +309,16 @@ def linear_jvp(
     `linear_scan`: as in :func:`nonlinear_vjp`.
     """
     scan = linear_scan or partial(linear, xp=xp)
-    before = previous(s, s0, reverse=reverse, xp=xp)
+    before, zero = previous(s, s0, reverse=reverse, xp=xp), xp.zeros_like(s0)
+    source = xp.zeros_like(u) if u_dot is None else u_dot
+    if m_dot is not None:
+        source = source + xp.matmul(before, m_dot)
+    first = zero if s0_dot is None else s0_dot
+    if d_dot is None:
+        return scan(source, d, first, m, reverse=reverse)
     c = d_dot * (u + xp.matmul(before, m))
-    c_before = previous(c, xp.zeros_like(s0), reverse=reverse, xp=xp)
-    source = u_dot + xp.matmul(before, m_dot) + xp.matmul(c_before, m)
-    return c + scan(source, d, s0_dot, m, reverse=reverse)
+    source = source + xp.matmul(previous(c, zero, reverse=reverse, xp=xp), m)
+    return c + scan(source, d, first, m, reverse=reverse)
 
 
 def pre_activation(p: Array, h0: Array, w_hh: Array, h: Array, /, *, reverse: bool, xp: Namespace) -> Array:
@@ -377,22 +388,13 @@ def _carry_vjp(
 
 
 def _carry_jvp(
-    p_dot: Array,
-    h0_dot: Array,
-    w_dot: Array,
-    w_hh: Array,
-    dots: Carry,
-    at: _Lived,
-    reverse: bool,
-    xp: Namespace,
-    linear_scan: Scan | None,
+    u: Array, s0: Array, w_dot: Array, w_hh: Array, dots: Carry, at: _Lived, reverse: bool, xp: Namespace, scan: Scan
 ) -> Array:
     """The linear scan with carry, o = d, of ``d * (p' + (i' * h_{t-1}) W^T + (i * h_{t-1}) W'^T) + a' * h_{t-1} + g' * f``."""
-    scan = linear_scan or partial(linear_carry, xp=xp)
     w_t, (a, g, i) = xp.matrix_transpose(w_hh), at.factors
-    u = p_dot + xp.matmul(at.read, xp.matrix_transpose(w_dot))
+    u = u + xp.matmul(at.read, xp.matrix_transpose(w_dot))
     if i is not None and dots.i is not None:
         u = u + xp.matmul(dots.i * seen(at.before, i, xp=xp), w_t)
     c = with_tangent(times(g, at.slope * u, xp=xp), dots.a, a, at.before, xp=xp)
     c = with_tangent(c, dots.g, g, at.value, xp=xp)
-    return scan(c, at.d, i, a, h0_dot, w_t, reverse=reverse)
+    return scan(c, at.d, i, a, s0, w_t, reverse=reverse)

@@ -1,5 +1,8 @@
 """The reference scans: closed forms, and the closure under differentiation against central differences."""
 
+import itertools
+from functools import partial
+
 import array_api_strict
 import mpmath
 import numpy as np
@@ -110,6 +113,33 @@ def test_jvp_of_the_linear_scan(reverse):
     got = scan.linear_jvp(*tangents, *arguments, s, reverse=reverse, xp=xp)
     run = lambda *a: scan.linear(*a, reverse=reverse, xp=xp)  # noqa: E731
     assert_close(got, directional(run, arguments, tangents))
+
+
+@both_ways
+def test_cotangents_that_are_not_needed_and_tangents_of_zero_are_skipped(reverse):
+    f, options = get_nonlinearity("tanh"), {"reverse": reverse, "xp": xp}
+    one, other = nonlinear_arguments(1), linear_arguments()
+    h, s = scan.nonlinear(*one, nonlinearity=f, **options), scan.linear(*other, **options)
+    pulls = (
+        (partial(scan.nonlinear_vjp, h, *one, h, nonlinearity=f, **options), 3),
+        (partial(scan.linear_vjp, s, *other, s, **options), 4),
+    )
+    for pull, count in pulls:
+        for needs in itertools.product((False, True), repeat=count):
+            for k, (got, want) in enumerate(zip(pull(needs=needs)[:count], pull()[:count], strict=True)):
+                if k == 0 or needs[k]:
+                    np.testing.assert_array_equal(got, want)
+                else:
+                    assert got is None
+    pushes = (
+        (partial(scan.nonlinear_jvp, nonlinearity=f, **options), nonlinear_arguments(5), (*one, h)),
+        (partial(scan.linear_jvp, **options), linear_arguments(7), (*other, s)),
+    )
+    for push, tangents, arguments in pushes:
+        for given in itertools.product((False, True), repeat=len(tangents)):
+            with_none = [t if g else None for t, g in zip(tangents, given, strict=True)]
+            zeros = [t if g else np.zeros_like(t) for t, g in zip(tangents, given, strict=True)]
+            assert_close(push(*with_none, *arguments), push(*zeros, *arguments))
 
 
 @both_ways

@@ -30,9 +30,9 @@ RNN, RNNCell = rnncore.bound_to(name)
 
 def namespace() -> Any:
     """PyTorch by way of array-api-compat."""
-    import array_api_compat.torch as xp
+    from rnncore_torch import _namespace
 
-    return xp
+    return _namespace
 
 
 def is_native(x: object, /) -> bool:
@@ -57,7 +57,7 @@ def asarray(x: np.ndarray[Any, Any], /, *, dtype: torch.dtype, device: torch.dev
     """A tensor of its own, never one that shares the host array's memory."""
     import torch
 
-    # Contiguous, as PyTorch knows no negative strides; not ascontiguousarray, which gives an axis to what has none.
+    # Contiguous, as PyTorch knows no negative strides; not ascontiguousarray, which adds an axis to a scalar.
     return torch.tensor(np.asarray(x, order="C"), dtype=dtype, device=device)
 
 
@@ -88,7 +88,7 @@ def mark_like(new: torch.Tensor, old: torch.Tensor, /) -> torch.Tensor:
 
 
 def synchronize(device: torch.device, /) -> None:
-    """Wait for the device's queue."""
+    """Wait until the device has done all queued work."""
     import torch
 
     if device.type == "cuda":
@@ -160,7 +160,7 @@ def precision(device: torch.device, /) -> str:
 
     if device.type != "cuda":
         return "full"
-    # PyTorch 2.9 renamed the setting, and refuses to be asked by the old name once the new one was used.
+    # PyTorch 2.9 renamed the setting, and raises for the old name once the new one was used.
     setting = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
     if setting is None:
         allowed = torch.get_float32_matmul_precision() != "highest"
@@ -170,7 +170,7 @@ def precision(device: torch.device, /) -> str:
 
 
 def scans() -> TorchScans:
-    """Both scans as autograd Functions whose backward is again a scan."""
+    """Both scans as autograd Functions whose derivatives are again scans."""
     from rnncore_torch._scans import SCANS
 
     return SCANS

@@ -1,8 +1,8 @@
-"""CUDA tensors on the kernels of the CuPy backend, in one memory and on one stream, where the rule here says so.
+"""Run scans of CUDA tensors on the kernels of the CuPy backend, in one memory and on one stream, by the rule below.
 
 A CUDA tensor is handed over by DLPack without a copy, the kernels are queued on PyTorch's current stream of its device, and
-the result is a tensor whose memory PyTorch's own allocator gave and takes back. Nothing waits, and nothing passes to the host.
-CuPy is found as anyone finds a backend, when the first CUDA tensor comes; where it cannot be used, PyTorch's operations run.
+the result is a tensor in memory of PyTorch's own allocator. Nothing waits, and nothing passes to the host. The backend is
+looked up by name at the first CUDA tensor; where it cannot be used, PyTorch's operations run.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from rnncore.backend.contract import ScanRequest, Scans, abilities_of
 from rnncore.errors import ArgumentValueError, BackendUnavailableError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 
-__all__ = ["SETTING", "index_of", "linear", "nonlinear", "ruled", "scans_for", "setting"]
+__all__ = ["SETTING", "index_of", "ruled", "run", "scans_for", "setting"]
 
-# --- the rule: not measured on a GPU yet; `python -m benchmarks.gpu` prints what would set it -------------------------
-# The kernels that do all steps in one launch. The third of the backend's ways, a product and a kernel for each step, is what
-# PyTorch's operations do as well, and with its own setting of TF32.
+# --- the rule: not measured on a GPU yet; `python -m benchmarks.gpu` prints times to set it by ---------------------------
+# The kernels that run all steps in one launch. The backend's third way, a product and a kernel for each step, is the same work
+# as PyTorch's operations, which follow PyTorch's setting of TF32.
 PERSISTENT = ("block_scan<", "grid_scan<")
 # Estimates: handing four arrays over and launching takes the host some 50 us, and a step of PyTorch's operations about 10.
 FEWEST_STEPS = 8
-# bfloat16 is one of the kernels' dtypes, and none that was seen to pass from PyTorch to CuPy.
+# The kernels know bfloat16 too, but it was not seen to pass from PyTorch to CuPy.
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16"}
 UNMEASURED = "the rule is not measured on a GPU yet"
 # -------------------------------------------------------------------------------------------------------------------------
@@ -39,30 +39,30 @@ UNMEASURED = "the rule is not measured on a GPU yet"
 BACKEND = "cupy"
 DLPACK_CUDA = 2  # the DLPack protocol's number for memory of a CUDA device
 _capsule: Any = dlpack.to_dlpack  # type: ignore[attr-defined]  # public, and not in the module's __all__
-# The environment's variable, read at each call: by the rule, every scan that a kernel can take, or none.
+# The environment variable, read at each call: "rule", or kernels wherever they can run, or never.
 SETTING, RULE, KERNELS, PYTORCH = "RNNCORE_TORCH_CUDA", "rule", "kernels", "pytorch"
 
 
 def index_of(x: Tensor) -> int | None:
-    """The number of the CUDA device that a tensor is on, or None where it is on none."""
+    """The number of the tensor's CUDA device, or None on any other device."""
     return x.device.index if x.is_cuda else None
 
 
 def scans_for(kind: Any, tensors: tuple[Tensor, ...], reverse: bool, nonlinearity: Nonlinearity | None) -> Scans | None:
-    """The scans that take these tensors, the arguments of a scan of that kind in its order; None for PyTorch's operations.
+    """The scans that take these tensors, in the order of the scan's arguments; None for PyTorch's operations.
 
-    The tensors are numbers in memory and nothing but, as ``_steps.is_concrete`` has it.
+    The tensors are plain ones, as checked by ``_private.is_concrete``.
     """
     first = tensors[0]
     index = index_of(first)
     if index is None or first.dim() != 3 or tensors[-1].dim() != 2 or first.dtype not in DTYPES:
         return None
     if any(x.dtype != first.dtype or x.device != first.device for x in tensors) or not _fit(tensors):
-        return None  # PyTorch's operations have the words for that; a kernel would read past the end
+        return None  # PyTorch's operations raise for that; a kernel would read past the end
     if setting() == PYTORCH or _plugin()[0] is None:
         return None
     with torch.cuda.device(index):
-        # A graph would keep the address of what CuPy's pool takes back. Asked first, as nothing may be compiled meanwhile.
+        # A graph would keep addresses that CuPy's pool takes back. Checked first, as nothing may be compiled meanwhile.
         if torch.cuda.is_current_stream_capturing():
             return None
     steps, batch, width = first.shape
@@ -80,7 +80,7 @@ def ruled(request: ScanRequest) -> tuple[Scans | None, str]:
     Raises
     ------
     ArgumentValueError
-        If the environment's variable RNNCORE_TORCH_CUDA is set to something else than "rule", "kernels" and "pytorch".
+        If the environment variable RNNCORE_TORCH_CUDA is set to anything but "rule", "kernels" or "pytorch".
     """
     chosen = setting()
     if chosen == PYTORCH:
@@ -91,38 +91,20 @@ def ruled(request: ScanRequest) -> tuple[Scans | None, str]:
 
 
 def setting() -> str:
-    """What the environment's variable says, "rule" where it says nothing."""
+    """The environment variable's value; "rule" where it is not set."""
     found = os.environ.get(SETTING) or RULE
     if found not in (RULE, KERNELS, PYTORCH):
         raise ArgumentValueError(f"{SETTING}: expected {RULE!r}, {KERNELS!r} or {PYTORCH!r}, got {found!r}")
     return found
 
 
-def nonlinear(
-    scans: Scans,
-    p: Tensor,
-    h0: Tensor,
-    w_hh: Tensor,
-    /,
-    *,
-    nonlinearity: Nonlinearity,
-    reverse: bool,
-    overwrite: bool,
-) -> Tensor:
-    """``h_t = f(p_t + h_{t-1} W_hh^T)`` by the kernels; with `overwrite`, h takes the place of p."""
-    out, first = _own(p, overwrite), _plain(h0).contiguous()
-    with _on_stream_of(p) as give:
-        scans.nonlinear(
-            give(out), give(first), give(_plain(w_hh)), nonlinearity=nonlinearity, reverse=reverse, overwrite=True
-        )
-    return out
-
-
-def linear(scans: Scans, u: Tensor, d: Tensor, s0: Tensor, m: Tensor, /, *, reverse: bool, overwrite: bool) -> Tensor:
-    """``s_t = d_t * (u_t + s_{t-1} M)`` by the kernels; with `overwrite`, s takes the place of d."""
-    out, source, first = _own(d, overwrite), _plain(u).contiguous(), _plain(s0).contiguous()
-    with _on_stream_of(d) as give:
-        scans.linear(give(source), give(out), give(first), give(_plain(m)), reverse=reverse, overwrite=True)
+def run(scans: Scans, kind: str, tensors: tuple[Tensor, ...], *, overwrite: bool, **options: Any) -> Tensor:
+    """Run a scan by the kernels; with `overwrite`, the result takes the place of p or d."""
+    *sources, replaced, first, matrix = map(_plain, tensors)
+    out = replaced if overwrite and replaced.is_contiguous() else replaced.clone(memory_format=torch.contiguous_format)
+    given = (*(x.contiguous() for x in sources), out, first.contiguous(), matrix)
+    with _on_stream_of(out) as give:
+        getattr(scans, kind)(*map(give, given), overwrite=True, **options)
     return out
 
 
@@ -134,23 +116,23 @@ def _ruled(request: ScanRequest, wherever_possible: bool) -> tuple[Scans | None,
     if request.steps < FEWEST_STEPS and not wherever_possible:
         return None, f"PyTorch's operations, for fewer than {FEWEST_STEPS} steps; {UNMEASURED}"
     scans = plugin.scans()
-    told, why = scans.unsupported(request), f"{SETTING}={KERNELS}" if wherever_possible else UNMEASURED
-    if told is None:
-        told = _explained(scans, request)
-        # Where there is nothing to do, nothing is launched.
-        if told.startswith(PERSISTENT) or (wherever_possible and request.steps and request.batch):
-            return scans, f"the kernel of backend {BACKEND!r}, on the tensor's own memory and stream: {told}; {why}"
-    return None, f"PyTorch's operations ({BACKEND}: {told}); {why}"
+    words, why = scans.unsupported(request), f"{SETTING}={KERNELS}" if wherever_possible else UNMEASURED
+    if words is None:
+        words = _explained(scans, request)
+        # An empty scan launches nothing.
+        if words.startswith(PERSISTENT) or (wherever_possible and request.steps and request.batch):
+            return scans, f"the kernel of backend {BACKEND!r}, on the tensor's own memory and stream: {words}; {why}"
+    return None, f"PyTorch's operations ({BACKEND}: {words}); {why}"
 
 
 def _explained(scans: Any, request: ScanRequest) -> str:
-    """Which kernel, compiled; where it cannot be, how to do without stands beside the error."""
+    """The kernel's name, after compiling it; an error gets a note on how to do without."""
     try:
-        told: str = scans.explain(request)
+        words: str = scans.explain(request)
     except Exception as error:
         error.add_note(f"{SETTING}={PYTORCH} in the environment leaves CUDA tensors to PyTorch's operations")
         raise
-    return told
+    return words
 
 
 def _fit(tensors: tuple[Tensor, ...]) -> bool:
@@ -181,18 +163,18 @@ def _plugin() -> tuple[Any, str]:
 
 @contextmanager
 def _on_stream_of(x: Tensor) -> Iterator[Any]:
-    """PyTorch's current stream of x's device is CuPy's, on the device that is current for both; gives what hands over."""
+    """Make PyTorch's current stream on x's device CuPy's as well; yield the function that hands tensors over."""
     plugin, index = _plugin()[0], index_of(x)
     stream = _External(torch.cuda.current_stream(index).cuda_stream)
     cuda = importlib.import_module(plugin.native_package).cuda
-    # PyTorch's own context besides CuPy's, as PyTorch may have a device in mind that it has not told CUDA of.
+    # PyTorch's own context too, as PyTorch may have a current device that it has not set in CUDA yet.
     cupys: Any = abilities_of(plugin)
     with torch.cuda.device(index), cupys.scope(index), cuda.Stream.from_external(stream):
         yield lambda tensor: cupys.from_dlpack(_Handed(tensor, index))
 
 
 class _External:
-    """A stream of PyTorch's in the protocol by which CUDA's libraries tell each other of streams, version 0."""
+    """A stream of PyTorch in the protocol by which CUDA libraries exchange streams, version 0."""
 
     def __init__(self, pointer: int) -> None:
         self.pointer = pointer
@@ -202,10 +184,10 @@ class _External:
 
 
 class _Handed:
-    """A tensor in the DLPack protocol, for a library that works on the very stream that the tensor is made on.
+    """A tensor in the DLPack protocol, for a library that works on the stream that made the tensor.
 
-    The tensor's own ``__dlpack__`` takes the stream's pointer for another stream, and has the two wait for each other by a new
-    event for each array.
+    The tensor's own ``__dlpack__`` takes the pointer for another stream, and lets the two wait for each other by a new event
+    for each array.
     """
 
     def __init__(self, tensor: Tensor, index: int | None) -> None:
@@ -214,16 +196,10 @@ class _Handed:
     def __dlpack_device__(self) -> tuple[int, int | None]:
         return DLPACK_CUDA, self._index
 
-    def __dlpack__(self, **asked: Any) -> Any:
+    def __dlpack__(self, **options: Any) -> Any:
         return _capsule(self._tensor)
 
 
-def _own(x: Tensor, overwrite: bool) -> Tensor:
-    """x itself, which may be overwritten, or a copy in PyTorch's memory that may; without gaps either way."""
-    x = _plain(x)
-    return x if overwrite and x.is_contiguous() else x.clone(memory_format=torch.contiguous_format)
-
-
 def _plain(x: Tensor) -> Tensor:
-    """What DLPack gives away: outside autograd, and with every sign in memory."""
+    """The tensor as DLPack accepts it: outside autograd, with every sign in memory."""
     return x.detach().resolve_neg()

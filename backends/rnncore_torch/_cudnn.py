@@ -1,8 +1,8 @@
-"""Whole networks on CUDA as ``torch.nn.RNN`` runs them, by cuDNN, where no kernel of the CuPy backend takes them.
+"""Run whole networks on CUDA by cuDNN, like ``torch.nn.RNN``, where no kernel of the CuPy backend takes them.
 
-cuDNN has first derivatives only, so nothing that is known to ask for more comes here: forward mode, ``torch.func``, a compiler.
-A second backward pass cannot be known beforehand; it ends in PyTorch's own error, as that of ``torch.nn.RNN`` does, and
-``torch.backends.cudnn.flags(enabled=False)`` around the call is the way out of both.
+cuDNN has first derivatives only, so calls that are known to need more never run here: forward mode, ``torch.func``, a compiler.
+A second backward pass cannot be foreseen; it ends in PyTorch's own error, like that of ``torch.nn.RNN``. For both,
+``torch.backends.cudnn.flags(enabled=False)`` around the call avoids it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rnncore.backend.contract import ScanRequest
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
-from rnncore_torch import _cuda, _scans, _steps
+from rnncore_torch import _cuda, _private
 
 __all__ = ["WORDS", "run", "takes"]
 
@@ -24,7 +24,7 @@ WORDS = "cuDNN, as torch.nn.RNN has it, without second derivatives"
 def takes(
     x: Tensor, h0: Tensor, weights: list[list[Any]], steps: int, batch: int, dtype: torch.dtype, f: Nonlinearity
 ) -> bool:
-    """Whether a network's call is cuDNN's.
+    """Whether cuDNN runs a call of a network.
 
     Parameters
     ----------
@@ -32,18 +32,18 @@ def takes(
     weights : list of list of Tensor
     steps, batch : int
     dtype : torch.dtype
-        What is computed in, autocast included.
+        The dtype of the computation, autocast included.
     f : Nonlinearity
     """
-    if _cuda.index_of(x) is None or torch.compiler.is_compiling() or _scans.transformed():
+    if _cuda.index_of(x) is None or torch.compiler.is_compiling() or _private.is_transformed():
         return False
-    if not acceptable(x) or not _steps.is_concrete(x, h0, *(w for row in weights for w in row)):
+    if not acceptable(x) or not _private.is_concrete(x, h0, *(w for row in weights for w in row)):
         return False
     return picked(_cuda.index_of(x), steps, batch, int(h0.shape[-1]), dtype, f)
 
 
 def picked(index: int | None, steps: int, batch: int, width: int, dtype: torch.dtype, f: Nonlinearity) -> bool:
-    """Whether the rule leaves such a call to cuDNN, on a device where there is one."""
+    """Whether the rule leaves a call of this size to cuDNN, on a device that has it."""
     if _cuda.setting() != _cuda.RULE:
         return False
     if dtype not in _cuda.DTYPES:
@@ -53,17 +53,14 @@ def picked(index: int | None, steps: int, batch: int, width: int, dtype: torch.d
 
 
 def acceptable(x: Tensor) -> bool:
-    """Whether there is a cuDNN that takes such a tensor, and the user has not turned it off."""
+    """Whether cuDNN is installed, takes such a tensor, and is not turned off by the user."""
     return bool(torch.backends.cudnn.is_acceptable(x))  # type: ignore[no-untyped-call]
 
 
 def run(module: Any, x: Tensor, h0: Tensor, weights: list[list[Any]], sizes: Tensor | None) -> tuple[Tensor, Tensor]:
     """Output and last states of x (T, B, I), or of packed x (N, I) with the batch `sizes` of its steps."""
-    function = getattr(torch._VF, module.mode.lower())
-    flat = [w for row in weights for w in row]
+    function, flat = _private.rnn_function(module.mode), [w for row in weights for w in row]
     options = (module.bias, module.num_layers, module.dropout, module.training, module.bidirectional)
     if sizes is None:
-        found: tuple[Tensor, Tensor] = function(x, h0, flat, *options, False)
-        return found
-    found = function(x, sizes, h0, flat, *options)
-    return found
+        return function(x, h0, flat, *options, False)
+    return function(x, sizes, h0, flat, *options)

@@ -1,16 +1,15 @@
-"""One layer in one direction on tensors: the products over all steps around the scan, as one differentiable function.
+"""One layer in one direction as one differentiable function: the scan, and the products over all steps around it.
 
-Where only a first derivative is taken, the layer is one node of autograd's graph: it keeps x, the states and the weights,
-and its backward works in windows of time, in place. Wherever a derivative of a derivative, forward mode, ``torch.func`` or
-a compiler follows, the same layer is a linear map and the scans of :mod:`rnncore_torch._scans`.
+For first derivatives the layer is one node of autograd's graph: it keeps x, the states and the weights, and its backward
+works in windows of time, in place. Where higher derivatives, forward mode, ``torch.func`` or a compiler follow, the same layer
+is a linear map and a scan of :mod:`rnncore_torch._scans`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
-import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -18,13 +17,17 @@ from torch.nn import functional
 
 from rnncore import scan
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
-from rnncore_torch import _ops, _scans, _steps
+from rnncore_torch import _namespace as xp
+from rnncore_torch import _ops, _private, _scans, _steps
 
-# A window of time holds about so many numbers of each array: 4 MiB in float32, which a processor's last cache holds while the
-# products read what the scan has just written.
+# Elements of each array in one window of time: 4 MiB in float32, so that the products find the scan's results in the
+# processor's last cache.
 WINDOW_NUMBERS = 2**20
-# On another device a window is a launch of each kernel, which should be few: not measured on a GPU yet.
+# On other devices each window costs a launch of every kernel, so there should be few: not measured on a GPU yet.
 DEVICE_WINDOW_NUMBERS = 2**24
+
+# x, h0, w_ih, w_hh and the states.
+Saved: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def layer(
@@ -32,61 +35,45 @@ def layer(
 ) -> Tensor:
     """The states (T, B, H) of x (T, B, I) from h0 (B, H); h_t at its own t in either direction.
 
-    `nonlinearity` is one whose derivative h determines.
+    The derivative of `nonlinearity` must be determined by h.
     """
     if torch.compiler.is_compiling():
         p = functional.linear(x, w_ih, bias)
         compiled: Tensor = _ops.nonlinear_scan(p, h0, w_hh, nonlinearity.name, reverse)
         return compiled
     given = (x, h0, w_ih, w_hh) if bias is None else (x, h0, w_ih, w_hh, bias)
-    if _scans.transformed() or not _steps.is_concrete(*given):
-        return scan_nonlinear(functional.linear(x, w_ih, bias), h0, w_hh, nonlinearity, reverse)
+    if _private.is_transformed() or not _private.is_concrete(*given):
+        p = functional.linear(x, w_ih, bias)
+        return _scans.SCANS.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse)
     if torch.is_grad_enabled() and any(a.requires_grad for a in given):
         out: Tensor = Layer.apply(x, h0, w_ih, w_hh, bias, nonlinearity, reverse)  # type: ignore[no-untyped-call]
         return out
     return _states(x, h0, w_ih, w_hh, bias, nonlinearity, reverse)
 
 
-def scan_nonlinear(p: Tensor, h0: Tensor, w_hh: Tensor, nonlinearity: Nonlinearity, reverse: bool) -> Tensor:
-    """The nonlinear scan in whatever form can be followed here: a custom function, or plain operations."""
-    if _scans.nested_forward_mode() or _steps.is_traced():
-        plain: Tensor = scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
-        return plain
-    return _scans.SCANS.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse)
-
-
 class Layer(Function):
     """The states of (x, h0, w_ih, w_hh, bias, nonlinearity, reverse)."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        h0: Tensor,
-        w_ih: Tensor,
-        w_hh: Tensor,
-        bias: Tensor | None,
-        nonlinearity: Nonlinearity,
-        reverse: bool,
-    ) -> Tensor:
+    def forward(ctx: Any, *given: Any) -> Tensor:
         """The states."""
-        h = _states(x, h0, w_ih, w_hh, bias, nonlinearity, reverse)
-        ctx.nonlinearity, ctx.reverse = nonlinearity, reverse
+        h = _states(*given)
+        x, h0, w_ih, w_hh, _, ctx.nonlinearity, ctx.reverse = given
         ctx.save_for_backward(x, h0, w_ih, w_hh, h)
         return h
 
     @staticmethod
     def backward(ctx: Any, d_h: Tensor) -> tuple[Tensor | None, ...]:
-        """Backpropagation through time; in place where nothing goes on from the gradients."""
-        saved: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = ctx.saved_tensors
-        pull = _pulled_back if _scans.unfollowed(d_h, *saved) else _followed_pull
-        return *pull(d_h, *saved, ctx.nonlinearity, ctx.reverse, ctx.needs_input_grad), None, None
+        """Backpropagation through time; in place where no derivative follows."""
+        saved: Saved = ctx.saved_tensors
+        pull = _pulled_back if _private.is_unfollowed(d_h, *saved) else _followed_pull
+        return *pull(d_h, saved, ctx.nonlinearity, ctx.reverse, ctx.needs_input_grad), None, None
 
 
 def _states(
     x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, bias: Tensor | None, nonlinearity: Nonlinearity, reverse: bool
 ) -> Tensor:
-    """The states with no derivative to follow."""
+    """The states, where no derivative follows."""
     steps, batch, _ = x.shape
     p = torch.empty((steps, batch, w_hh.shape[0]), dtype=x.dtype, device=x.device)
     if bias is None:
@@ -97,20 +84,13 @@ def _states(
 
 
 def _pulled_back(
-    d_h: Tensor,
-    x: Tensor,
-    h0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    h: Tensor,
-    nonlinearity: Nonlinearity,
-    reverse: bool,
-    needs: tuple[bool, ...],
+    d_h: Tensor, saved: Saved, nonlinearity: Nonlinearity, reverse: bool, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """The gradients of x, h0, w_ih, w_hh and the bias, window by window against the direction of the layer.
 
-    BPTT as :func:`rnncore.network.layer.vjp` has it; without the products that nobody asked for.
+    BPTT as in :func:`rnncore.network.layer.vjp`, without the products for arguments that need no gradient.
     """
+    x, h0, w_ih, w_hh, h = saved
     steps = x.shape[0]
     d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device) if needs[0] else None
     d_w_ih = torch.zeros_like(w_ih, memory_format=torch.contiguous_format) if needs[2] else None
@@ -139,29 +119,21 @@ def _pulled_back(
 
 
 def _followed_pull(
-    d_h: Tensor,
-    x: Tensor,
-    h0: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    h: Tensor,
-    nonlinearity: Nonlinearity,
-    reverse: bool,
-    needs: tuple[bool, ...],
+    d_h: Tensor, saved: Saved, nonlinearity: Nonlinearity, reverse: bool, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
-    """The same by operations that can be differentiated again."""
-    d = nonlinearity.derivative_from_h(h, xp=xp)
-    delta = _scans.SCANS.linear(d_h, d, torch.zeros_like(h0), w_hh, reverse=not reverse)
-    first = delta[-1] if reverse else delta[0]
-    before = scan.previous(h, h0, reverse=reverse, xp=xp)
-    rows = _rows(delta).mT
-    return (
-        torch.matmul(delta, w_ih) if needs[0] else None,
-        torch.matmul(first, w_hh) if needs[1] else None,
-        torch.matmul(rows, _rows(x)) if needs[2] else None,
-        torch.matmul(rows, _rows(before)) if needs[3] else None,
-        delta.sum((0, 1)) if needs[4] else None,
-    )
+    """Like :func:`_pulled_back`, by operations that can be differentiated again."""
+    x, h0, w_ih, w_hh, h = saved
+    options: dict[str, Any] = {
+        "nonlinearity": nonlinearity,
+        "reverse": reverse,
+        "xp": xp,
+        "linear_scan": _scans.SCANS.linear,
+    }
+    found = scan.nonlinear_vjp(d_h, None, h0, w_hh, h, **options, needs=(True, needs[1], needs[3]))
+    delta: Tensor = found.p
+    d_x = torch.matmul(delta, w_ih) if needs[0] else None
+    d_w_ih = torch.matmul(_rows(delta).mT, _rows(x)) if needs[2] else None
+    return d_x, found.h0, d_w_ih, found.w_hh, delta.sum((0, 1)) if needs[4] else None
 
 
 def _windows(h: Tensor, reverse: bool) -> Iterator[tuple[int, int]]:

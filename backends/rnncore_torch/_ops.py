@@ -1,19 +1,19 @@
-"""Both scans as operators that ``torch.compile`` and ``torch.export`` see as one node each, with shapes left open.
+"""Both scans as operators: one node each for ``torch.compile`` and ``torch.export``, with dynamic shapes.
 
-The body of an operator runs on tensors with numbers in them, so it is the loop of :mod:`rnncore_torch._steps`, whatever
-the compiler does with the products around it. The gradient of either is the other again; forward mode has no place in an
-operator, and inside a compiled function is PyTorch's to refuse.
+The body of an operator runs on plain tensors, by the loop of :mod:`rnncore_torch._steps`. The gradients are the rules of
+:mod:`rnncore.scan`, with the linear operator as their scan. Operators have no forward mode: PyTorch refuses it inside a
+compiled function.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 
 from rnncore import get_nonlinearity, scan
+from rnncore_torch import _namespace as xp
 from rnncore_torch import _scans, _steps
 
 
@@ -46,28 +46,20 @@ def _keep_nonlinear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _pull_nonlinear(ctx: Any, d_h: Tensor) -> tuple[Tensor | None, ...]:
-    h0, w_hh, h = ctx.saved_tensors
-    reverse = ctx.reverse
-    d = get_nonlinearity(ctx.nonlinearity).derivative_from_h(h, xp=xp)
-    delta = linear_scan(d_h, d, torch.zeros_like(h0), w_hh, not reverse)
-    first = delta[-1] if reverse else delta[0]
-    d_h0 = torch.matmul(first, w_hh) if ctx.needs_input_grad[1] else None
-    d_w = None
-    if ctx.needs_input_grad[2]:
-        rest, before = (delta[:-1], h[1:]) if reverse else (delta[1:], h[:-1])
-        d_w = torch.matmul(first.mT, h0) + _scans.outer(rest, before)
-    return delta, d_h0, d_w, None, None
+    options: dict[str, Any] = {"nonlinearity": get_nonlinearity(ctx.nonlinearity), "reverse": ctx.reverse, "xp": xp}
+    needs = ctx.needs_input_grad[:3]
+    found = scan.nonlinear_vjp(d_h, None, *ctx.saved_tensors, **options, linear_scan=_linear_operator, needs=needs)
+    return found.p, found.h0, found.w_hh, None, None
 
 
 def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    u, d, s0, m, ctx.reverse = inputs
-    ctx.save_for_backward(u, d, s0, m, output)
+    *tensors, ctx.reverse = inputs
+    ctx.save_for_backward(*tensors, output)
 
 
 def _pull_linear(ctx: Any, d_s: Tensor) -> tuple[Tensor | None, ...]:
-    u, d, s0, m, s = ctx.saved_tensors
-    found = scan.linear_vjp(d_s, u, d, s0, m, s, reverse=ctx.reverse, xp=xp, linear_scan=_linear_operator)
-    return found.u, found.d, found.s0, found.m, None
+    options: dict[str, Any] = {"reverse": ctx.reverse, "xp": xp, "linear_scan": _linear_operator}
+    return *scan.linear_vjp(d_s, *ctx.saved_tensors, **options, needs=ctx.needs_input_grad[:4]), None
 
 
 def _linear_operator(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, *, reverse: bool) -> Tensor:
@@ -76,14 +68,13 @@ def _linear_operator(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, *, reverse: bo
 
 
 def _map_nonlinear(info: Any, in_dims: tuple[Any, ...], *given: Any) -> tuple[Tensor, int]:
-    p, h0, w_hh, nonlinearity, reverse = given
-    arguments = _scans.nonlinear_mapped(info, in_dims, p, h0, w_hh)
-    return nonlinear_scan(*arguments, nonlinearity, reverse), 1
+    *tensors, nonlinearity, reverse = given
+    return nonlinear_scan(*_scans.mapped(info, in_dims, *tensors), nonlinearity, reverse), 1
 
 
 def _map_linear(info: Any, in_dims: tuple[Any, ...], *given: Any) -> tuple[Tensor, int]:
-    u, d, s0, m, reverse = given
-    return linear_scan(*_scans.linear_mapped(info, in_dims, u, d, s0, m), reverse), 1
+    *tensors, reverse = given
+    return linear_scan(*_scans.mapped(info, in_dims, *tensors), reverse), 1
 
 
 nonlinear_scan.register_autograd(_pull_nonlinear, setup_context=_keep_nonlinear)

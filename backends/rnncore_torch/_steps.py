@@ -1,19 +1,18 @@
-"""The two scans on tensors that nothing follows: in place and step by step, by PyTorch's operations or on shared memory.
+"""The two scans without derivatives: step by step and in place by PyTorch's operations, or on shared memory.
 
-A CPU tensor and a NumPy array can be one memory, so the scans of a host backend run on tensors as they stand: no copy,
-nothing moved. :func:`host_scans` is the rule that says where they do. CUDA tensors may run on the CuPy backend's kernels in
-the same way, by :mod:`rnncore_torch._cuda`. Everything else runs on PyTorch's own operations, which write each state where
-it will stay.
+A CPU tensor and a NumPy array can be one memory, so the scans of a host backend can run on tensors without a copy.
+:func:`host_scans` is the rule for it. CUDA tensors may run on the CuPy backend's kernels in the same way, by
+:mod:`rnncore_torch._cuda`. Everything else runs on PyTorch's own operations, which write each state to its final place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-import array_api_compat.torch as xp
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,7 +20,8 @@ from torch import Tensor
 from rnncore import backends, get_backend
 from rnncore.backend.contract import ScanRequest, Scans, abilities_of
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
-from rnncore_torch import _cuda
+from rnncore_torch import _cuda, _private
+from rnncore_torch import _namespace as xp
 
 # Backends of NumPy arrays whose scans may run on a tensor's memory, the preferred one first.
 HOSTS = ("numba", "numpy")
@@ -31,38 +31,39 @@ HOSTS = ("numba", "numpy")
 # scan, float32, two cores of a Zen 5, NumPy 2.4, PyTorch 2.13: (256, 1, 64) 1.4, (1024, 1, 16) 1.4, (5000, 1, 128) 1.6,
 # (128, 32, 128) 1.3, (100, 16, 256) 1.0, (512, 64, 512) 1.0.
 NUMPY_STEP = 2**19
-# OpenBLAS runs a product of so few on one thread, and of so few where one operand is a vector. That decides where PyTorch was
-# given one thread, which Numba's scans are held to.
+# Products up to these sizes, of matrices and of a vector, run on one thread of OpenBLAS. Beyond, NumPy's scan is not used where
+# PyTorch was given one thread.
 BLAS_ALONE, BLAS_VECTOR_ALONE = 2**18, 2**13
 
-# A tensor's memory as an array. Only for tensors that are on the host already, where it is no transfer.
+# A single step up to this size is two or three operations, faster than handing memory over. CPU time of a nonlinear and a
+# linear scan in microseconds, PyTorch's operations over Numba's scan, the same machine: (1, 1, 16) 10 and 15 over 18 and 20,
+# (1, 1, 256) 13 and 21 over 23 and 25, (1, 16, 64) 12 and 16 over 23 and 23. Beyond, PyTorch's product may start threads.
+SMALL_STEP = 2**16
+
+# A tensor's memory as an array. Only for tensors on the host, so it is no transfer.
 _as_array: Callable[[Tensor], np.ndarray[Any, Any]] = Tensor.numpy
 
 
 def nonlinear(
     p: Tensor, h0: Tensor, w_hh: Tensor, /, *, nonlinearity: Nonlinearity, reverse: bool, overwrite: bool = False
 ) -> Tensor:
-    """``h_t = f(p_t + h_{t-1} W_hh^T)``, unseen by autograd; with `overwrite`, h may take the place of p."""
+    """``h_t = f(p_t + h_{t-1} W_hh^T)``, not recorded by autograd; with `overwrite`, h may take the place of p."""
     if p.dim() > 3 and w_hh.dim() == 2:  # one matrix for all: the axes before the batch are more rows of it
         rows, first = p.flatten(1, -2), h0.flatten(0, -2)
-        states = nonlinear(rows, first, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
-        return states.view(p.shape)
-    host = _host_for("nonlinear", (p, h0, w_hh), reverse, nonlinearity)
-    if host is not None:
-        arrays = [shared(x) for x in (p, h0, w_hh)]
-        with np.errstate(all="ignore"):  # PyTorch is silent about infinity and NaN
-            states = host.nonlinear(*arrays, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
-        return torch.from_numpy(states)
-    kernels = _kernels_for("nonlinear", (p, h0, w_hh), reverse, nonlinearity)
-    if kernels is not None:
-        return _cuda.nonlinear(kernels, p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
+        folded = nonlinear(rows, first, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
+        return folded.view(p.shape)
+    done = _on_shared_memory("nonlinear", (p, h0, w_hh), reverse, nonlinearity, overwrite)
+    if done is not None:
+        return done
     out = p if overwrite else torch.empty(p.shape, dtype=p.dtype, device=p.device)
-    w_t = w_hh.mT.contiguous()
-    step = _step(h0, w_t)
-    in_place = None if nonlinearity.is_custom else _IN_PLACE.get(nonlinearity.name)
+    sources = p.unbind(0)
+    states = sources if overwrite else out.unbind(0)
+    w_t = w_hh.mT if len(sources) == 1 else w_hh.mT.contiguous()  # a single step would not pay for the copy
+    step = torch.addmm if h0.dim() == w_t.dim() == 2 else _add_broadcast_product
+    in_place = _IN_PLACE.get(nonlinearity.name) if nonlinearity.user is None else None
     clip = nonlinearity.clip
     h = h0
-    for p_t, h_t in zip(_in_time(p, reverse), _in_time(out, reverse), strict=True):
+    for p_t, h_t in _in_time(reverse, sources, states):
         step(p_t, h, w_t, out=h_t)
         if clip is not None:
             h_t.clamp_(-clip, clip)
@@ -75,38 +76,32 @@ def nonlinear(
 
 
 def linear(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, /, *, reverse: bool, overwrite: bool = False) -> Tensor:
-    """``s_t = d_t * (u_t + s_{t-1} M)``, unseen by autograd; with `overwrite`, s may take the place of d."""
+    """``s_t = d_t * (u_t + s_{t-1} M)``, not recorded by autograd; with `overwrite`, s may take the place of d."""
     if u.dim() > 3 and m.dim() == 2:
         rows = linear(u.flatten(1, -2), d.flatten(1, -2), s0.flatten(0, -2), m, reverse=reverse, overwrite=overwrite)
         return rows.view(u.shape)
-    host = _host_for("linear", (u, d, s0, m), reverse, None)
-    if host is not None:
-        arrays = [shared(x) for x in (u, d, s0, m)]
-        with np.errstate(all="ignore"):
-            states = host.linear(*arrays, reverse=reverse, overwrite=overwrite)
-        return torch.from_numpy(states)
-    kernels = _kernels_for("linear", (u, d, s0, m), reverse, None)
-    if kernels is not None:
-        return _cuda.linear(kernels, u, d, s0, m, reverse=reverse, overwrite=overwrite)
+    done = _on_shared_memory("linear", (u, d, s0, m), reverse, None, overwrite)
+    if done is not None:
+        return done
     out = d if overwrite else torch.empty(u.shape, dtype=u.dtype, device=u.device)
-    m = m.contiguous()
-    step = _step(s0, m)
-    bracket = torch.empty(u.shape[1:], dtype=u.dtype, device=u.device)
+    sources, factors = u.unbind(0), d.unbind(0)
+    states = factors if overwrite else out.unbind(0)
+    m = m if len(sources) == 1 else m.contiguous()
+    step = torch.addmm if s0.dim() == m.dim() == 2 else _add_broadcast_product
+    bracket = None
     s = s0
-    times = zip(_in_time(u, reverse), _in_time(d, reverse), _in_time(out, reverse), strict=True)
-    for u_t, d_t, s_t in times:
-        step(u_t, s, m, out=bracket)
-        torch.mul(d_t, bracket, out=s_t)
-        s = s_t
+    for u_t, d_t, s_t in _in_time(reverse, sources, factors, states):
+        bracket = step(u_t, s, m, out=bracket)
+        s = torch.mul(d_t, bracket, out=s_t)
     return out
 
 
 def shared(x: Tensor) -> np.ndarray[Any, Any]:
-    """The tensor's memory as an array: writing to one is writing to the other, unless its sign is not in memory yet."""
+    """The tensor's memory as an array; a copy only where a sign is not in memory yet."""
     return _as_array(x.detach().resolve_neg())
 
 
-def host_scans(request: ScanRequest, threads: int) -> tuple[Scans | None, str]:
+def host_scans(request: ScanRequest, threads: int) -> tuple[Host | None, str]:
     """The host backend whose scans run a request on CPU tensors, or None for PyTorch's own operations; and why.
 
     Parameters
@@ -117,36 +112,34 @@ def host_scans(request: ScanRequest, threads: int) -> tuple[Scans | None, str]:
     """
     if request.nonlinearity is not None and request.nonlinearity.is_custom:
         return None, "PyTorch's operations, for a user's own nonlinearity"
-    return _ruled(request, threads)
+    if _is_small(request.steps, request.batch, request.width):
+        return None, "PyTorch's operations, for a single small step"
+    refusals = []
+    for name, host in _hosts():
+        refusal = host.scans.unsupported(request) or (_too_much(request, threads) if name == "numpy" else None)
+        if refusal is None:
+            return host, f"the scan of backend {name!r}, on the tensor's own memory"
+        refusals.append(f"{name}: {refusal}")
+    return None, f"PyTorch's operations ({'; '.join(refusals)})"
 
 
-def reason(
-    kind: Any, steps: int, batch: int, width: int, dtype: torch.dtype, device: torch.device, f: Nonlinearity | None
-) -> str:
-    """What runs a scan of so many steps, rows and units, and why."""
-    if device.type == "cuda" and dtype in _cuda.DTYPES:
+def reason(request: ScanRequest) -> str:
+    """The code that runs a request, and why. Its `device` is a ``torch.device``, or names one."""
+    device = torch.device(request.device)
+    if device.type == "cuda" and request.dtype in _cuda.DTYPES.values():
         index = torch.cuda.current_device() if device.index is None else device.index
-        request = ScanRequest(kind, steps, batch, width, _cuda.DTYPES[dtype], index, kind == "linear", f)
-        return _cuda.ruled(request)[1]
+        return _cuda.ruled(replace(request, device=index))[1]
     if device.type == "cuda":
-        return f"PyTorch's operations, as {str(dtype).removeprefix('torch.')} is not handed over to CuPy"
+        return f"PyTorch's operations, as {request.dtype} is not handed over to CuPy"
     if device.type != "cpu":
         return f"PyTorch's operations, on {device}"
-    if dtype not in _DTYPES:
-        return f"PyTorch's operations, as {str(dtype).removeprefix('torch.')} is not a dtype of the host's scans"
-    request = ScanRequest(kind, steps, batch, width, _DTYPES[dtype], "cpu", kind == "linear", f)
+    if request.dtype not in _DTYPES.values():
+        return f"PyTorch's operations, as {request.dtype} is not a dtype of the host's scans"
     return host_scans(request, torch.get_num_threads())[1]
 
 
-@lru_cache(maxsize=1024)
-def _ruled(request: ScanRequest, threads: int) -> tuple[Scans | None, str]:
-    refusals = []
-    for name, scans in _hosts():
-        refusal = scans.unsupported(request) or (_too_much(request, threads) if name == "numpy" else None)
-        if refusal is None:
-            return scans, f"the scan of backend {name!r}, on the tensor's own memory"
-        refusals.append(f"{name}: {refusal}")
-    return None, f"PyTorch's operations ({'; '.join(refusals)})"
+def _is_small(steps: int, batch: int, width: int) -> bool:
+    return steps == 1 and batch * width * width <= SMALL_STEP
 
 
 def _too_much(request: ScanRequest, threads: int) -> str | None:
@@ -158,92 +151,68 @@ def _too_much(request: ScanRequest, threads: int) -> str | None:
     return "no faster where each step is work for several threads" if product > NUMPY_STEP else None
 
 
-class _Limited:
-    """A host backend's scans in no more threads than PyTorch was given."""
+class Host(NamedTuple):
+    """A host backend's scans, and its ``limit_threads``."""
 
-    def __init__(self, scans: Scans, limited: Callable[[int], AbstractContextManager[Any]]) -> None:
-        self._scans, self._limited = scans, limited
+    scans: Scans
+    limit_threads: Callable[[int], AbstractContextManager[Any]]
 
-    def unsupported(self, request: ScanRequest, /) -> str | None:
-        return self._scans.unsupported(request)
-
-    def nonlinear(self, *arrays: Any, **options: Any) -> Any:
-        with self._limited(torch.get_num_threads()):
-            return self._scans.nonlinear(*arrays, **options)
-
-    def linear(self, *arrays: Any, **options: Any) -> Any:
-        with self._limited(torch.get_num_threads()):
-            return self._scans.linear(*arrays, **options)
+    def run(self, kind: str, tensors: tuple[Tensor, ...], **options: Any) -> Tensor:
+        """Run a scan on the tensors' memory, in no more threads than PyTorch was given."""
+        # PyTorch is silent about infinity and NaN.
+        with np.errstate(all="ignore"), self.limit_threads(torch.get_num_threads()):
+            return torch.from_numpy(getattr(self.scans, kind)(*map(shared, tensors), **options))
 
 
 @lru_cache(maxsize=1)
-def _hosts() -> tuple[tuple[str, Scans], ...]:
+def _hosts() -> tuple[tuple[str, Host], ...]:
     usable = {status.name for status in backends() if status.usable}
-    found: list[tuple[str, Scans]] = []
+    found: list[tuple[str, Host]] = []
     for name in HOSTS:
         if name in usable and (scans := (plugin := get_backend(name)).scans()) is not None:
-            limit = abilities_of(plugin).limit_threads
-            found.append((name, _Limited(scans, limit) if name == "numba" and limit is not None else scans))
+            found.append((name, Host(scans, abilities_of(plugin).limit_threads or nullcontext)))
     return tuple(found)
 
 
-def _host_for(kind: Any, tensors: tuple[Tensor, ...], reverse: bool, nonlinearity: Nonlinearity | None) -> Scans | None:
+@lru_cache(maxsize=1024)
+def _host(
+    kind: Any, shape: tuple[int, ...], dtype: str, reverse: bool, nonlinearity: Nonlinearity | None, threads: int
+) -> Host | None:
+    """The first half of :func:`host_scans`, remembered without a request."""
+    steps, batch, width = shape
+    return host_scans(ScanRequest(kind, steps, batch, width, dtype, "cpu", reverse, nonlinearity), threads)[0]
+
+
+def _on_shared_memory(
+    kind: Any, tensors: tuple[Tensor, ...], reverse: bool, nonlinearity: Nonlinearity | None, overwrite: bool
+) -> Tensor | None:
+    """Run a scan on a host backend or on CuPy's kernels, where the rules say so; None for PyTorch's operations."""
     first = tensors[0]
-    if first.dim() != 3 or tensors[-1].dim() != 2 or not first.is_cpu or not is_concrete(*tensors):
+    on_cuda = _cuda.index_of(first) is not None
+    dtype = None if on_cuda or not first.is_cpu else _DTYPES.get(first.dtype)
+    if first.dim() != 3 or tensors[-1].dim() != 2 or not (on_cuda or dtype):
         return None
-    steps, batch, width = first.shape
-    dtype = _DTYPES.get(first.dtype)
-    if dtype is None:
+    if (dtype and _is_small(*first.shape)) or not _private.is_concrete(*tensors):
         return None
-    request = ScanRequest(kind, steps, batch, width, dtype, "cpu", reverse, nonlinearity)
-    return host_scans(request, torch.get_num_threads())[0]
+    options: dict[str, Any] = {"reverse": reverse, "overwrite": overwrite}
+    if nonlinearity is not None:
+        options["nonlinearity"] = nonlinearity
+    if dtype:
+        host = _host(kind, first.shape, dtype, reverse, nonlinearity, torch.get_num_threads())
+        return None if host is None else host.run(kind, tensors, **options)
+    scans = _cuda.scans_for(kind, tensors, reverse, nonlinearity)
+    return None if scans is None else _cuda.run(scans, kind, tensors, **options)
 
 
-def _kernels_for(
-    kind: Any, tensors: tuple[Tensor, ...], reverse: bool, nonlinearity: Nonlinearity | None
-) -> Scans | None:
-    """The CuPy backend's scans where they take these tensors; None for PyTorch's operations."""
-    if _cuda.index_of(tensors[0]) is None or not is_concrete(*tensors):
-        return None
-    return _cuda.scans_for(kind, tensors, reverse, nonlinearity)
-
-
-def is_concrete(*tensors: Tensor) -> bool:
-    """Whether these are numbers in memory and nothing but: no subclass, no stand-in, and nobody watches operations."""
-    if torch._C._len_torch_dispatch_stack() > 0 or is_traced():
-        return False
-    return all(type(x) in _PLAIN_TYPES and not x._is_zerotensor() and not is_legacy_batched(x) for x in tensors)
-
-
-def is_traced() -> bool:
-    """Whether ``torch.jit.trace`` writes down what is done."""
-    return torch._C._get_tracing_state() is not None
-
-
-# ``torch.autograd.grad(is_grads_batched=True)`` maps with PyTorch's first vmap, which knows no rule of a custom function
-# and no writing in place: what it maps gets plain operations.
-is_legacy_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
-
-
-def _step(state: Tensor, matrix: Tensor) -> Callable[..., Tensor]:
-    """``step(a, s, m, out=)``: a + s m."""
-    if state.dim() == 2 and matrix.dim() == 2:
-        add_product: Callable[..., Tensor] = torch.addmm
-        return add_product
-    return _add_broadcast_product
-
-
-def _add_broadcast_product(a: Tensor, s: Tensor, m: Tensor, *, out: Tensor) -> Tensor:
+def _add_broadcast_product(a: Tensor, s: Tensor, m: Tensor, *, out: Tensor | None) -> Tensor:
     return torch.add(a, torch.matmul(s, m), out=out)
 
 
-def _in_time(x: Tensor, reverse: bool) -> Iterable[Tensor]:
-    steps = x.unbind(0)
-    return reversed(steps) if reverse else steps
+def _in_time(reverse: bool, *sequences: tuple[Tensor, ...]) -> Iterable[tuple[Tensor, ...]]:
+    return zip(*([x[::-1] for x in sequences] if reverse else sequences), strict=True)
 
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": Tensor.tanh_,
     "relu": Tensor.relu_,

@@ -1,4 +1,4 @@
-"""``RNN`` and ``RNNCell`` in the place of ``torch.nn``'s: same arguments, parameters, shapes and errors; own scans.
+"""``RNN`` and ``RNNCell`` with the arguments, parameters, shapes and errors of ``torch.nn``'s, on rnncore's scans.
 
 >>> import torch
 >>> from rnncore_torch import nn
@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from rnncore import get_nonlinearity
+from rnncore.backend.contract import ScanRequest
 from rnncore.network.engine import Choice, Explanation
 from rnncore_torch import _cuda, _cudnn, _steps
 from rnncore_torch._layer import layer
@@ -134,7 +136,7 @@ class RNN(torch.nn.RNNBase):
         return output.transpose(0, 1) if self.batch_first else output.view_as(output), last
 
     def explain(self, *, steps: int = 100, batch: int = 1) -> Explanation:
-        """Which code runs the scans of a call of so many steps and rows outside of a compiler, and why.
+        """Which code runs the scans of a call with these numbers of steps and rows, outside a compiler, and why.
 
         >>> from rnncore_torch import nn
         >>> print(nn.RNN(5, 6, dtype=torch.bfloat16).explain())
@@ -143,11 +145,10 @@ class RNN(torch.nn.RNNBase):
           linear scan: kernel (PyTorch's operations, as bfloat16 is not a dtype of the host's scans)
         """
         weight = self.all_weights[0][1]
-        activation = _NONLINEARITIES[self.nonlinearity]
-        reasons = [
-            _steps.reason(kind, steps, batch, self.hidden_size, weight.dtype, weight.device, f)
-            for kind, f in (("nonlinear", activation), ("linear", None))
-        ]
+        activation, dtype = _NONLINEARITIES[self.nonlinearity], str(weight.dtype).removeprefix("torch.")
+        request = ScanRequest("nonlinear", steps, batch, self.hidden_size, dtype, weight.device, False, activation)
+        against_time = replace(request, scan="linear", reverse=True, nonlinearity=None)
+        reasons = [_steps.reason(r) for r in (request, against_time)]
         if (
             weight.is_cuda
             and _cudnn.acceptable(weight)
@@ -155,7 +156,7 @@ class RNN(torch.nn.RNNBase):
         ):
             reasons = [f"{_cudnn.WORDS}; not {r}" for r in reasons]
         choices = tuple(Choice(k, "kernel", r) for k, r in zip(("nonlinear", "linear"), reasons, strict=True))
-        return Explanation("torch", str(weight.device), str(weight.dtype).removeprefix("torch."), "auto", choices)
+        return Explanation("torch", str(weight.device), dtype, "auto", choices)
 
     def _forward_packed(self, packed: PackedSequence, hx: Tensor | None) -> tuple[PackedSequence, Tensor]:
         data, batch_sizes, sorted_indices, unsorted_indices = packed
@@ -271,7 +272,7 @@ class RNNCell(torch.nn.RNNCell):
 
 
 def _autocast(x: Tensor, h0: Tensor, weights: list[list[Any]]) -> tuple[Tensor, Tensor, list[list[Any]]]:
-    """What autocast makes of the arguments of ``torch.nn.RNN``: everything in its dtype, but for float64."""
+    """The arguments in autocast's dtype, as ``torch.nn.RNN`` casts them; float64 stays."""
     kind = x.device.type
     if not _is_autocast(kind):
         return x, h0, weights

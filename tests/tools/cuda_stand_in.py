@@ -98,7 +98,7 @@ def fresh(monkeypatch):
 
     monkeypatch.setattr(_cuda, "index_of", lambda x: NUMBER)
     monkeypatch.setattr(_steps, "HOSTS", ())
-    caches = (_cuda._plugin, _cuda._ruled, _steps._hosts, _steps._ruled)
+    caches = (_cuda._plugin, _cuda._ruled, _steps._hosts, _steps._host)
     for cached in caches:
         cached.cache_clear()
     yield

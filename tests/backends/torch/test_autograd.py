@@ -112,6 +112,31 @@ def test_hessians_equal_a_plain_loops(closure, second):
             torch.testing.assert_close(g, w, rtol=1e-11, atol=1e-12)
 
 
+def test_nested_forward_mode_is_right_on_an_engine_that_has_run_the_same_shape(closure):
+    """The scans decide for each call, not for each shape; kernel="require" takes the plain operations too."""
+    _, (x, *_) = closure
+    hessians = []
+    for kernel in ("require", "reference"):
+        model = rnncore.RNN(INPUT, HIDDEN, backend="torch", dtype="float64", rng=0, kernel=kernel)
+
+        def loss(x, model=model):
+            return model(x)[0].square().sum()
+
+        loss(x)
+        hessians += [jacfwd(jacfwd(loss))(x), hessian(loss)(x)]
+    for found in hessians[:3]:
+        torch.testing.assert_close(found, hessians[3], rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_traced_model_runs_on_other_numbers():
+    model = rnncore.RNN(INPUT, HIDDEN, backend="torch", dtype="float64", rng=0)
+    x = torch.randn(STEPS, BATCH, INPUT, dtype=torch.float64)
+    traced = torch.jit.trace(lambda x: model(x)[0], x)
+    torch.testing.assert_close(traced(2 * x), model(2 * x)[0])
+
+
 @pytest.mark.parametrize("mapped", [m for m in itertools.product((False, True), repeat=6) if any(m)][::3])
 def test_vmap_over_any_arguments_equals_a_loop(mapped):
     run, args = problem(seed=3)

@@ -283,7 +283,7 @@ def test_explain_tells_what_is_then_launched_and_that_the_rule_is_not_measured()
             else:
                 (name,) = names
                 assert words.startswith("the kernel of backend 'cupy', on the tensor's own memory and stream: " + name)
-    words = _steps.reason("linear", 9, 3, 70, torch.bfloat16, torch.device("cuda", NUMBER), None)
+    words = _steps.reason(ScanRequest("linear", 9, 3, 70, "bfloat16", torch.device("cuda", NUMBER)))
     assert words == "PyTorch's operations, as bfloat16 is not handed over to CuPy"
 
 
@@ -423,7 +423,7 @@ def steps_run_alone(why):
     """PyTorch's operations give the right numbers, and explain says why they run."""
     from rnncore_torch import _steps
 
-    words = _steps.reason("linear", 9, 2, 5, torch.float64, torch.device("cuda", NUMBER), None)
+    words = _steps.reason(ScanRequest("linear", 9, 2, 5, "float64", torch.device("cuda", NUMBER)))
     assert words.startswith("PyTorch's operations (") and why in words, words
     tanh, given = get_nonlinearity("tanh"), arguments(9, 2, 5)
     u, d, s0, m = given

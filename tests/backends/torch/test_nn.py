@@ -435,10 +435,10 @@ def host(request, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(_steps, "HOSTS", (request.param,) if request.param != "torch" else ())
     _steps._hosts.cache_clear()
-    _steps._ruled.cache_clear()
+    _steps._host.cache_clear()
     yield request.param
     _steps._hosts.cache_clear()
-    _steps._ruled.cache_clear()
+    _steps._host.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -505,6 +505,21 @@ def test_the_host_scan_runs_where_explain_says(monkeypatch):
         with torch.no_grad():
             nn.RNN(INPUT, HIDDEN, dtype=dtype)(drawn(STEPS, 1, INPUT, dtype=dtype))
     assert set(asked) == {torch.float32}
+
+
+def test_a_single_small_step_runs_on_pytorchs_operations(host, monkeypatch):
+    from rnncore_torch import _steps
+
+    def refuse(x):
+        raise AssertionError("no memory is handed over")
+
+    assert "for a single small step" in str(nn.RNN(INPUT, HIDDEN).explain(steps=1))
+    assert "for a single small step" not in str(nn.RNN(INPUT, 512).explain(steps=1, batch=64))
+    monkeypatch.setattr(_steps, "shared", refuse)
+    for options in CONFIGURATIONS[:6]:
+        theirs, ours = pair(**options)
+        shape = (BATCH, 1, INPUT) if options.get("batch_first") else (1, BATCH, INPUT)
+        assert_same(theirs, ours, drawn(*shape).requires_grad_())
 
 
 def test_infinity_and_nan_pass_in_silence_as_torchs_do(host):
