@@ -28,7 +28,7 @@ def product(a: HostArray, b: HostArray, whole: bool = True, /) -> HostArray:
     """a (N, K) times b (K, M); a product of one step never wakes BLAS's second thread, which all others would wait for."""
     work = a.size * b.shape[1]
     if work <= ALONE:
-        result: HostArray = np.matmul(a, b)
+        result: HostArray = np.dot(a, b)
         return result
     large = work * a.itemsize >= LARGE
     if whole and not large:

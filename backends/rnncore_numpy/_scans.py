@@ -9,7 +9,7 @@ import numpy as np
 
 from rnncore.backend.contract import ScanRequest
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
-from rnncore_numpy._threads import one_thread_for
+from rnncore_numpy._threads import SMALL_SCAN, one_thread_for
 
 HostArray = np.ndarray[Any, Any]
 # At one row a step is a few hundred numbers, and what it costs is the calls: np.dot is half a call to np.matmul, and a
@@ -49,9 +49,10 @@ class NumpyScans:
     ) -> HostArray:
         """``h_t = f(p_t + h_{t-1} W_hh^T)``; with `overwrite`, h takes the place of p."""
         activate, clip = _FUNCTIONS[nonlinearity.name], nonlinearity.clip
-        w_t = _laid_out(w_hh.T, *p.shape)
+        steps, batch, width = p.shape
+        w_t = _laid_out(w_hh.T, steps, batch, width)
         out = p if overwrite and p.flags.writeable else np.empty(p.shape, p.dtype)
-        limited = one_thread_for(*p.shape)
+        limited = None if steps * batch * width * width < SMALL_SCAN else one_thread_for(steps, batch, width)
         if limited is None:
             _nonlinear_steps(p, h0, w_t, out, activate, clip, reverse)
         else:
@@ -71,9 +72,10 @@ class NumpyScans:
         overwrite: bool = False,
     ) -> HostArray:
         """``s_t = d_t * (u_t + s_{t-1} M)``; with `overwrite`, s takes the place of d."""
-        m = _laid_out(m, *u.shape)
+        steps, batch, width = u.shape
+        m = _laid_out(m, steps, batch, width)
         out = d if overwrite and d.flags.writeable else np.empty(d.shape, d.dtype)
-        limited = one_thread_for(*u.shape)
+        limited = None if steps * batch * width * width < SMALL_SCAN else one_thread_for(steps, batch, width)
         if limited is None:
             _linear_steps(u, d, s0, m, out, reverse)
         else:

@@ -26,7 +26,7 @@ WORTH_THREADS = 2**23
 # A product of all steps stands alone, and its second thread starts from rest: one that takes less than half a millisecond waits
 # for eight where a core is busy.
 LONE_PRODUCT_ALONE, LONE_PRODUCT_WORTH_THREADS = 2**18, 2**25
-# In a whole scan: below, setting the number of threads would be felt.
+# Multiplications in a whole scan; below, setting the number of threads would cost more than it saves.
 SMALL_SCAN = 2**20
 
 _NOTHING: AbstractContextManager[Any] = nullcontext()
@@ -36,7 +36,7 @@ def one_thread_for(steps: int, batch: int, width: int) -> AbstractContextManager
     """The limit to one thread that a scan's loop runs in, or None where it needs none."""
     product = batch * width * width
     alone = VECTOR_ALONE if batch == 1 else MATRIX_ALONE
-    if product <= alone or product >= WORTH_THREADS or steps * product < SMALL_SCAN:
+    if product <= alone or product >= WORTH_THREADS:
         return None
     return _ONE
 
@@ -45,8 +45,8 @@ def product(a: HostArray, b: HostArray, whole: bool = True, /) -> HostArray:
     """a times b by BLAS, with one thread where the product is too small to share."""
     if LONE_PRODUCT_ALONE < a.size * b.shape[1] < LONE_PRODUCT_WORTH_THREADS:
         with _ONE:
-            return np.matmul(a, b)  # type: ignore[no-any-return]
-    return np.matmul(a, b)  # type: ignore[no-any-return]
+            return np.dot(a, b)  # type: ignore[no-any-return]
+    return np.dot(a, b)  # type: ignore[no-any-return]  # matmul takes half as long again for small matrices
 
 
 def limit_threads(count: int) -> AbstractContextManager[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from rnncore.arguments import Rng, as_generator
@@ -187,20 +187,32 @@ def _linear_scan(engine: Engine) -> Callable[..., Array] | None:
 
 
 def _prepared(network: Network, x: Any, h: Any) -> tuple[Weights, Array, Array]:
-    """The weights, x (B, I) and h (B, H), checked."""
-    engine, spec = network.engine, network.spec
-    engine.check("x", x)
-    width, reads = spec.hidden_sizes[0], spec.input_size
-    if x.ndim not in (1, 2) or x.shape[-1] != reads:
-        raise ShapeError(f"x: expected shape (B, {reads}) or unbatched ({reads},), got {tuple(x.shape)}")
-    batch = x.shape[:1] if x.ndim == 2 else ()
+    """The weights, x (B, I) and h (B, H), checked; checks of types, shapes, dtypes and devices are remembered."""
+    engine, is_native = network.engine, network.engine.backend.is_native
+    try:
+        key: Hashable = (
+            *("cell", type(x), x.shape, x.dtype, getattr(x, "device", None)),
+            *(() if h is None else (type(h), h.shape, h.dtype, getattr(h, "device", None))),
+        )
+    except AttributeError:  # one of them is no array
+        key = None
+    if key not in network.plans or network.check_finite or not (is_native(x) and (h is None or is_native(h))):
+        _check(network, x, h)
+        network.remember(key, True)
     if h is None:
-        h = engine.zeros((*batch, width))
-    else:
-        engine.check("h", h, (*batch, width))
-    if network.check_finite:
-        for name, value in (("x", x), ("h", h), *network.params.items()):
-            check_finite(name, value, xp=engine.xp, backend=engine.backend)
+        h = engine.nothing((*x.shape[:-1], network.spec.hidden_sizes[0]))
     if x.ndim == 1:
         x, h = x[None, ...], h[None, ...]
     return network.weights()[0][0], x, h
+
+
+def _check(network: Network, x: Any, h: Any) -> None:
+    engine, reads = network.engine, network.spec.input_size
+    engine.check("x", x)
+    if x.ndim not in (1, 2) or x.shape[-1] != reads:
+        raise ShapeError(f"x: expected shape (B, {reads}) or unbatched ({reads},), got {tuple(x.shape)}")
+    if h is not None:
+        engine.check("h", h, (*x.shape[:-1], network.spec.hidden_sizes[0]))
+    if network.check_finite:
+        for name, value in (("x", x), *((("h", h),) if h is not None else ()), *network.params.items()):
+            check_finite(name, value, xp=engine.xp, backend=engine.backend)

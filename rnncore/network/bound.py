@@ -18,6 +18,9 @@ from rnncore.typing import Array
 
 __all__ = ["Network"]
 
+# Calls that a network remembers before it clears them.
+REMEMBERED = 64
+
 
 @dataclass(frozen=True)
 class Network:
@@ -39,6 +42,13 @@ class Network:
     check_finite: bool = False
     # Layouts and plans by the shapes of a call; see rnncore.network.calls.prepare.
     plans: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def remember(self, key: Hashable, value: Any) -> None:
+        """Keep what the checks of a call found, by what they depend on. None is not kept."""
+        if key is not None:
+            if len(self.plans) >= REMEMBERED:
+                self.plans.clear()
+            self.plans[key] = value
 
     def with_params(self, params: Mapping[str, Array]) -> Network:
         """Return the network with some or all parameters replaced."""

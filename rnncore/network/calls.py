@@ -29,8 +29,6 @@ __all__ = ["Prepared", "forward", "jvp", "prepare", "trace", "vjp", "warn_if_dro
 FLOAT64_BYTES = 8
 # The fewest states in a window of checkpoint=True: 2 MB in float32, too few to be worth recomputing.
 CHECKPOINT_NUMBERS = 2**19
-# Call shapes a network remembers before it clears them.
-REMEMBERED = 64
 
 
 # The arguments of a call, checked and time-first: the layout, x (T, B, I) with 0 in the padding, h0 by [layer][direction],
@@ -94,11 +92,9 @@ def vjp(
                 d_out = shape.inward(d_output)
             d_last = None if d_h_n is None else layout.state_in(shape, "d_h_n", d_h_n)
             found = pull(d_out, d_last)
-            return Gradients(
-                network.named(found.parameters),
-                engine.cast(shape.outward(found.x)),
-                layout.state_out(shape, [[engine.cast(g) for g in row] for row in found.h0]),
-            )
+            d_h0 = layout.state_out(shape, found.h0)
+            d_h0 = tuple(map(engine.cast, d_h0)) if isinstance(d_h0, tuple) else engine.cast(d_h0)
+            return Gradients(network.named(found.parameters), engine.cast(shape.outward(found.x)), d_h0)
 
     return public_output, public_h_n, pullback
 
@@ -173,9 +169,7 @@ def prepare(
     if key is not None:
         # Keep the zeros only where no transformation traces arrays. Nothing writes to them, and no call returns them.
         first = prepared[2] if h0 is None and engine.writable else None
-        if len(network.plans) >= REMEMBERED:
-            network.plans.clear()
-        network.plans[key] = prepared[0], prepared[3], first
+        network.remember(key, (prepared[0], prepared[3], first))
     return prepared
 
 

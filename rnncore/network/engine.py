@@ -123,13 +123,19 @@ class Engine:
         rows: Sequence[int] | None = None,
     ) -> Array:
         """Run the nonlinear scan on the chosen path; with `overwrite` the result may take the storage of p."""
+        # A plain scan, the usual one, takes the shortest way; scans of contract version 1 know no argument of forms.
+        if carry is None and rows is None:
+            known = self._on_kernel.get((p.shape, reverse, id(nonlinearity)))
+            if known is not None and known[0]:
+                return self.scans.nonlinear(  # type: ignore[union-attr]
+                    p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite
+                )
         forms: dict[str, Any] = {} if rows is None else {"rows": tuple(rows)}
         factors = None
         if carry is not None:
             forms["carry"] = carry = carry.over(p.shape, xp=self.xp)
             factors = _kinds(carry._asdict())
         kernel = self._kernel_for("nonlinear", p, reverse, nonlinearity, factors, rows is not None)
-        # Scans of contract version 1 know neither argument of forms.
         if kernel is not None:
             return kernel.nonlinear(
                 p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite, **forms
@@ -148,6 +154,10 @@ class Engine:
         rows: Sequence[int] | None = None,
     ) -> Array:
         """Run the linear scan on the chosen path; with `overwrite` the result may take the storage of d."""
+        if rows is None:
+            known = self._on_kernel.get((u.shape, reverse, id(None)))
+            if known is not None and known[0]:
+                return self.scans.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite)  # type: ignore[union-attr]
         forms: dict[str, Any] = {} if rows is None else {"rows": tuple(rows)}
         kernel = self._kernel_for("linear", u, reverse, None, None, rows is not None)
         if kernel is not None:
@@ -180,7 +190,9 @@ class Engine:
         self, kind: Any, x: Array, reverse: bool, nonlinearity: Nonlinearity | None, factors: Any, ragged: bool
     ) -> Scans | None:
         """Return the plugin's scans if they take this request. The answer is remembered by shape, direction, function, form."""
-        key = (kind, x.shape, reverse, id(nonlinearity), factors, ragged)
+        key: Hashable = (x.shape, reverse, id(nonlinearity))  # a linear scan has none
+        if factors is not None or ragged:
+            key = (kind, key, factors, ragged)
         known = self._on_kernel.get(key)
         if known is None:
             networks = x.shape[1] if len(x.shape) == 4 else None
@@ -253,16 +265,20 @@ class Engine:
         view = self.abilities.read_only
         return x if view is None else view(x)
 
-    def nothing(self, like: Array) -> Array:
-        """Return read-only zeros in the shape of `like`; small ones are reused where no transformation traces arrays."""
-        if not self.writable or math.prod(like.shape) > KEPT_ZEROS:
-            return self.xp.zeros_like(like)
-        found = self._zeros.get(like.shape)
+    def nothing(self, shape: tuple[int, ...]) -> Array:
+        """Return read-only zeros; small ones are reused where no transformation traces arrays."""
+        if not self.writable or math.prod(shape) > KEPT_ZEROS:
+            return self.zeros(shape)
+        found = self._zeros.get(shape)
         if found is None:
             if len(self._zeros) >= REMEMBERED:
                 self._zeros.clear()
-            found = self._zeros[like.shape] = self.zeros(like.shape)
+            found = self._zeros[shape] = self.zeros(shape)
         return found
+
+    def nothing_like(self, x: Array) -> Array:
+        """Like :meth:`nothing`, in the shape and dtype of x."""
+        return self.nothing(x.shape) if self.writable else self.xp.zeros_like(x)
 
     def zeros(self, shape: tuple[int, ...]) -> Array:
         """Make zeros of the engine's dtype on its device."""

@@ -76,9 +76,9 @@ def vjp(layer: Layer, d_h: Array | None, d_last: Array | None, x: Array, h0: Arr
         return _vjp_ragged(layer, layer.ragged, d_h, d_last, x, h0, h)
     steps, reverse, engine, w = x.shape[0], layer.reverse, layer.engine, layer.weights
     windows = _windows(layer, h)
-    d_x = TimeJoin(steps, engine)
+    d_x = None if len(windows) == 1 else TimeJoin(steps, engine)
     total: Weights | None = None
-    zero = s = first = engine.nothing(h0)
+    zero = s = first = engine.nothing_like(h0)
     for a, b in windows if reverse else windows[::-1]:
         entry, at_end = (b, b == steps) if reverse else (a - 1, a == 0)
         state = h0 if at_end else h[entry, ...]
@@ -96,9 +96,12 @@ def vjp(layer: Layer, d_h: Array | None, d_last: Array | None, x: Array, h0: Arr
         s = first = delta[-1, ...] if reverse else delta[0, ...]
         found = _weight_cotangents(layer, delta, first, x_w, state, h_w)
         total = found if total is None else add_weights(total, found)
-        d_x.put(a, b, engine.product(delta, w.weight_ih))
+        x_part = engine.product(delta, w.weight_ih)
+        if d_x is not None:
+            d_x.put(a, b, x_part)
     # T >= 1, so there is at least one window.
-    return LayerCotangents(total, d_x.joined(), engine.matmul(first, w.weight_hh, whole=False))  # type: ignore[arg-type]
+    whole = x_part if d_x is None else d_x.joined()
+    return LayerCotangents(total, whole, engine.multiply(first, w.weight_hh, False))  # type: ignore[arg-type]
 
 
 def jvp(
@@ -128,7 +131,7 @@ def _vjp_ragged(
     """Like :func:`vjp` for sequences of several lengths, in one window."""
     engine, w, xp = layer.engine, layer.weights, layer.engine.xp
     d, u = _slope(layer, x, h0, h), _source(layer, d_h, d_last, h)
-    zero, parts = engine.nothing(h0), []
+    zero, parts = engine.nothing_like(h0), []
     for a, b in pairwise([0, *layer.boundaries, x.shape[0]]):
         parts.append(engine.linear(u[a:b, ...], d[a:b, ...], zero, w.weight_hh, reverse=not layer.reverse))
     delta = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
@@ -176,7 +179,7 @@ def _project(w: Weights, x: Array, engine: Engine) -> Array:
     p = engine.product(x, w.weight_ih.T)
     if w.bias is None:
         return p
-    if engine.writable:  # in place, to save a second array of this size
+    if engine.writable and x.shape[0] > 1:  # in place, to save a second array of this size
         p += w.bias
         return p
     return p + w.bias
