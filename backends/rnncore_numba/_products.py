@@ -37,7 +37,7 @@ def product(a: HostArray, b: HostArray, whole: bool = True, /) -> HostArray:
     with blas().limit_threads(1):
         threads = allowed() if large else 1
         if threads < 2:
-            result = np.matmul(a, b)
+            result = np.dot(a, b)
             return result
         return _sum_of_parts(a, b, threads) if a.shape[1] > a.shape[0] else _rows(a, b, threads)
 

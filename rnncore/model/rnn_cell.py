@@ -194,9 +194,10 @@ def _prepared(network: Network, x: Any, h: Any) -> tuple[Weights, Array, Array]:
             *("cell", type(x), x.shape, x.dtype, getattr(x, "device", None)),
             *(() if h is None else (type(h), h.shape, h.dtype, getattr(h, "device", None))),
         )
-    except AttributeError:  # one of them is no array
-        key = None
-    if key not in network.plans or network.check_finite or not (is_native(x) and (h is None or is_native(h))):
+        known = key in network.plans
+    except (AttributeError, TypeError):  # one of them is no array, or has a device that cannot be hashed
+        key, known = None, False
+    if not known or network.check_finite or not (is_native(x) and (h is None or is_native(h))):
         _check(network, x, h)
         network.remember(key, True)
     if h is None:

@@ -156,9 +156,9 @@ def prepare(
         try:  # what the checks of arrays read
             key = type(x), x.shape, x.dtype, getattr(x, "device", None)
             key = key if h0 is None else (*key, type(h0), h0.shape, h0.dtype, getattr(h0, "device", None))
-        except AttributeError:  # one of them is no array
-            key = None
-        ready = None if key is None else network.plans.get(key)
+            ready = network.plans.get(key)
+        except (AttributeError, TypeError):  # one of them is no array, or has a device that cannot be hashed
+            key = ready = None
         is_native = engine.backend.is_native
         if ready is not None and is_native(x) and (h0 is None or is_native(h0)):
             shape, plan, first = ready
