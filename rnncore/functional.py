@@ -223,31 +223,32 @@ def spec_of(
         Listing every name and shape that does not fit.
     """
     check_mapping("params", params)
-    faults = [f"unexpected {name!r}" for name in params if not (isinstance(name, str) and NAME.fullmatch(name))]
-    matched = [m for name in params if isinstance(name, str) and (m := NAME.fullmatch(name))]
-    layers = 1 + max((int(m[2]) for m in matched), default=0)
-    bias = any(m[1].startswith("bias") for m in matched)
-    bidirectional = any(m[3] for m in matched)
-    found = {
-        n: _matrix(params, n)
-        for n in ("weight_ih_l0", *(f"weight_hh_l{k}" for k in range(min(layers, len(params) + 1))))
-    }
-    faults += [shape for shape in found.values() if isinstance(shape, str)]
-    if faults:
-        raise StateDictError("params do not make up a network: " + "; ".join(faults))
-    first, *squares = found.values()
-    input_size, widths = int(first[1]), tuple(int(shape[0]) for shape in squares)
-    spec = RNNSpec.make(input_size, widths, layers, nonlinearity, bias, batch_first, dropout, bidirectional, clip=clip)
+    parts = {name: _part(name) for name in params}
+    known = [match for match in parts.values() if match is not None]
+    layers = 1 + max((int(match[2]) for match in known), default=0)
+    matrices = ["weight_ih_l0", *(f"weight_hh_l{k}" for k in range(min(layers, len(params) + 1)))]
+    found = [_matrix(params, name) for name in matrices]
+    faults = [f"unexpected {name!r}" for name, match in parts.items() if match is None]
+    _refuse(faults + [shape for shape in found if isinstance(shape, str)])
+    bias, bidirectional = any(m[1].startswith("bias") for m in known), any(m[3] for m in known)
+    widths = tuple(int(shape[0]) for shape in found[1:])
+    options = (nonlinearity, bias, batch_first, dropout, bidirectional)
+    spec = RNNSpec.make(int(found[0][1]), widths, layers, *options, clip=clip)
     shapes = spec.parameter_shapes()
-    faults = [f"missing {name}, expected shape {shape}" for name, shape in shapes.items() if name not in params]
-    faults += [
-        f"{name}: expected shape {shape}, got {_shape(params[name])}"
-        for name, shape in shapes.items()
-        if name in params and _shape(params[name]) != shape
-    ]
+    missing = [f"missing {name}, expected shape {shape}" for name, shape in shapes.items() if name not in params]
+    given = {name: _shape(params[name]) for name in shapes if name in params}
+    wrong = [f"{n}: expected shape {shapes[n]}, got {shape}" for n, shape in given.items() if shape != shapes[n]]
+    _refuse(missing + wrong)
+    return spec
+
+
+def _part(name: object) -> re.Match[str] | None:
+    return NAME.fullmatch(name) if isinstance(name, str) else None
+
+
+def _refuse(faults: list[str]) -> None:
     if faults:
         raise StateDictError("params do not make up a network: " + "; ".join(faults))
-    return spec
 
 
 def _matrix(params: Mapping[str, Array], name: str) -> tuple[int, ...] | str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -225,26 +225,17 @@ def solve(
     steps, batch, _ = x.shape
     ends = [steps] * batch if lengths is None else list(lengths)
     layers, directions = len(h0), len(h0[0])
-    f, df = FUNCTIONS[name]
+    functions = FUNCTIONS[name]
     weights = [[_weights(params, k, d) for d in range(directions)] for k in range(layers)]
     inputs, h, z = [x], [], []
     h_n = [np.array(rows, dtype=float) for rows in h0]
     for k in range(layers):
-        row_h, row_z = [], []
-        for d, (w_ih, w_hh, bias) in enumerate(weights[k]):
-            width = len(w_hh)
-            hs, zs = np.zeros((steps, batch, width)), np.zeros((steps, batch, width))
-            for b, end in enumerate(ends):
-                state = h0[k][d, b]
-                for t in _order(end, bool(d)):
-                    zs[t, b] = w_ih @ inputs[k][t, b] + bias + w_hh @ state
-                    state = hs[t, b] = f(np.clip(zs[t, b], -clip, clip))
-                h_n[k][d, b] = state
-            row_h.append(hs)
-            row_z.append(zs)
-        h.append(row_h)
-        z.append(row_z)
-        below = np.concatenate(row_h, axis=2)
+        sides = [
+            _forward(weights[k][d], inputs[k], h0[k][d], h_n[k][d], ends, d, functions, clip) for d in range(directions)
+        ]
+        h.append([side[0] for side in sides])
+        z.append([side[1] for side in sides])
+        below = np.concatenate(h[k], axis=2)
         inputs.append(below * masks[k] if k < len(masks) else below)
 
     grads = {n: np.zeros(np.shape(v)) for n, v in params.items()}
@@ -252,28 +243,74 @@ def solve(
     d_above = np.zeros(inputs[-1].shape) if d_output is None else np.array(d_output, dtype=float)
     for k in reversed(range(layers)):
         d_below = np.zeros(inputs[k].shape)
-        for d, (w_ih, w_hh, _) in enumerate(weights[k]):
-            width = len(w_hh)
+        for d in range(directions):
+            start = np.zeros_like(d_h0[k][d]) if d_h_n is None else np.array(d_h_n[k][d], dtype=float)
+            width = start.shape[1]
+            side = _Side(
+                weights[k][d], inputs[k], h0[k][d], h[k][d], z[k][d], d_above[:, :, d * width : (d + 1) * width]
+            )
+            found = side.backward(start, ends, d, functions[1], clip, truncate)
             suffix = f"l{k}" + ("_reverse" if d else "")
-            for b, end in enumerate(ends):
-                carried = np.zeros(width) if d_h_n is None else np.array(d_h_n[k][d, b], dtype=float)
-                for t in reversed(list(_order(end, bool(d)))):
-                    g = d_above[t, b, d * width : (d + 1) * width] + carried
-                    delta = g * np.where(np.abs(z[k][d][t, b]) <= clip, df(z[k][d][t, b]), 0.0)
-                    first = t == (end - 1 if d else 0)
-                    before = h0[k][d, b] if first else h[k][d][t + 1 if d else t - 1, b]
-                    grads[f"weight_ih_{suffix}"] += np.outer(delta, inputs[k][t, b])
-                    grads[f"weight_hh_{suffix}"] += np.outer(delta, before)
-                    if f"bias_ih_{suffix}" in grads:
-                        grads[f"bias_ih_{suffix}"] += delta
-                        grads[f"bias_hh_{suffix}"] += delta
-                    d_below[t, b] += w_ih.T @ delta
-                    edge = t + 1 if d else t
-                    cut = truncate is not None and not first and edge % truncate == 0
-                    carried = np.zeros(width) if cut else w_hh.T @ delta
-                d_h0[k][d, b] = carried
+            for kind, value in found.items():
+                if f"{kind}_{suffix}" in grads:
+                    grads[f"{kind}_{suffix}"] += value
+            d_below += found["x"]
+            d_h0[k][d] = found["h0"]
         d_above = d_below * masks[k - 1] if 0 < k <= len(masks) else d_below
     return Solution(inputs[-1], h_n, h, z, grads, d_above, d_h0)
+
+
+def _forward(
+    weights: tuple[Host, Host, Host],
+    x: Host,
+    h0: Host,
+    h_n: Host,
+    ends: Sequence[int],
+    direction: int,
+    functions: tuple[Function, Function],
+    clip: float,
+) -> tuple[Host, Host]:
+    """The states and pre-activations of one layer and direction, step by step; the last states go into h_n."""
+    w_ih, w_hh, bias = weights
+    h, z = np.zeros((2, *x.shape[:2], len(w_hh)))
+    for b, end in enumerate(ends):
+        state = h0[b]
+        for t in _order(end, bool(direction)):
+            z[t, b] = w_ih @ x[t, b] + bias + w_hh @ state
+            state = h[t, b] = functions[0](np.clip(z[t, b], -clip, clip))
+        h_n[b] = state
+    return h, z
+
+
+class _Side(NamedTuple):
+    """One layer and direction after its forward pass, and dL/d of its output."""
+
+    weights: tuple[Host, Host, Host]
+    x: Host
+    h0: Host
+    h: Host
+    z: Host
+    d_h: Host
+
+    def backward(
+        self, carried: Host, ends: Sequence[int], direction: int, df: Function, clip: float, truncate: int | None
+    ) -> dict[str, Host]:
+        """Backpropagate step by step from the gradients of the last states."""
+        w_ih, w_hh, _ = self.weights
+        found = {"weight_ih": np.zeros_like(w_ih), "weight_hh": np.zeros_like(w_hh), "x": np.zeros(self.x.shape)}
+        found |= {"bias_ih": np.zeros(len(w_hh)), "h0": carried}
+        for b, end in enumerate(ends):
+            for t in reversed(list(_order(end, bool(direction)))):
+                delta = (self.d_h[t, b] + carried[b]) * np.where(np.abs(self.z[t, b]) <= clip, df(self.z[t, b]), 0.0)
+                first = t == (end - 1 if direction else 0)
+                before = self.h0[b] if first else self.h[t + 1 if direction else t - 1, b]
+                found["weight_ih"] += np.outer(delta, self.x[t, b])
+                found["weight_hh"] += np.outer(delta, before)
+                found["bias_ih"] += delta
+                found["x"][t, b] = w_ih.T @ delta
+                cut = truncate is not None and not first and (t + 1 if direction else t) % truncate == 0
+                carried[b] = 0 if cut else w_hh.T @ delta
+        return {**found, "bias_hh": found["bias_ih"]}
 
 
 def solve_tangent(
