@@ -6,13 +6,13 @@ three. Each scan runs twice, because a race that is lost now and then shows as d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
 import numpy as np
 
 import rnncore
-from benchmarks.gpu.suite import Note
 from benchmarks.worker import in_short
 from rnncore import scan
 from rnncore.backend.contract import ScanRequest
@@ -30,6 +30,8 @@ EVERY_FUNCTION = ((7, 3, 37), (9, 5, 333), (3, 2, 4100))
 REPEATS = 2
 ROUNDINGS = 64  # eps of the dtype times the largest number, as everywhere in rnncore
 REGIMES = ("block_scan", "grid_scan", "step_alone")
+
+Note = Callable[[dict[str, Any]], None]
 
 
 def run(note: Note) -> dict[str, str]:

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-
-Note = Callable[[dict[str, Any]], None]
 
 # These checks contain functions without a kernel, which kernel="require" has to refuse.
 WITHOUT_KERNEL = ("RC-SCAN-005", "RC-FWD-010", "RC-FWD-011", "RC-GRAD-008", "RC-DIFF-001", "RC-NUM-001", "RC-NUM-005")
