@@ -266,6 +266,8 @@ def record(
     call = rnn.network
     with call.engine.scope():
         layout, xt, h0s, plan = calls.prepare(call, x, h0, lengths, training, rng)
+        if h0 is None:  # a copy of zeros that the engine may share between calls
+            h0s = [[call.engine.copy(h) for h in row] for row in h0s]
         weights = call.weights()
         found = stack.trace(weights, xt, h0s, plan)
         inputs = stack.inputs(xt, found.h, plan)

@@ -161,15 +161,12 @@ def prepare(
             key = ready = None
         is_native = engine.backend.is_native
         if ready is not None and is_native(x) and (h0 is None or is_native(h0)):
-            shape, plan, first = ready
-            if h0 is not None:
-                first = layout.split_state(shape, h0)
-            return shape, x if shape.time_first else shape.inward(x), first or layout.zero_state(shape), plan
+            shape, plan = ready
+            first = layout.zero_state(shape) if h0 is None else layout.split_state(shape, h0)
+            return shape, x if shape.time_first else shape.inward(x), first, plan
     prepared = _prepared(network, x, h0, lengths, training, rng, truncate)
     if key is not None:
-        # Keep the zeros only where no transformation traces arrays. Nothing writes to them, and no call returns them.
-        first = prepared[2] if h0 is None and engine.writable else None
-        network.remember(key, (prepared[0], prepared[3], first))
+        network.remember(key, (prepared[0], prepared[3]))
     return prepared
 
 

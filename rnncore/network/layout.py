@@ -114,4 +114,4 @@ def state_out(layout: Layout, nested: PerDirection) -> State:
 def zero_state(layout: Layout) -> PerDirection:
     """Zero initial state by [layer][direction]."""
     spec = layout.spec
-    return [[layout.engine.zeros((layout.batch, h))] * spec.num_directions for h in spec.hidden_sizes]
+    return [[layout.engine.nothing((layout.batch, h))] * spec.num_directions for h in spec.hidden_sizes]

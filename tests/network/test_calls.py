@@ -217,3 +217,21 @@ def test_a_remembered_call_hides_no_wrong_argument():
         rnn(torch_input)
     for steps in range(1, 200):  # more shapes than are remembered
         assert rnn(np.ones((steps, 1, 2)))[0].shape == (steps, 1, 3)
+
+
+def test_no_result_is_memory_that_a_network_keeps():
+    """Zeros that are shared between calls must not be handed out, whatever is written into results."""
+    for lengths in (None, [0, 0], [1, 0]):
+        rnn, x = rnncore.RNN(2, 3, num_layers=2, bidirectional=True, rng=0), np.ones((1, 2, 2))
+        before, _ = rnn(x, None, lengths)
+        kept = before.copy()
+        for _ in range(2):
+            output, h_n, pullback = rnn.vjp(x, None, lengths)
+            grads, trace = pullback(np.ones_like(output), np.ones_like(h_n)), rnn.trace(x, None, lengths)
+            tangents = rnn.jvp(x, None, lengths, x_dot=x)[2]
+            seen = rnncore.diagnostics.record(rnn, x, None, lengths)
+            states = [h for row in (*seen.h, *seen.z, *seen.h0) for h in row]
+            results = [h_n, grads.x, grads.h0, *grads.params.values(), *trace.h, *trace.z, trace.h_n, *states]
+            for result in (*results, tangents.output, tangents.h_n):
+                result[...] = 7.0
+        np.testing.assert_array_equal(rnn(x, None, lengths)[0], kept)
