@@ -20,7 +20,6 @@ pytestmark = pytest.mark.slow
 CLOSE = 1e-9
 # How an iteration went, or a difference of two roundings, and not what was found.
 LEFT_OUT = {"sweeps", "disagreement", "sum_residual", "error", "backend", "network", "expected", "action", "summary"}
-SECONDS = 240
 
 T, B = 24, 3
 RAGGED = (24, 9, 0)
@@ -101,12 +100,10 @@ def test_the_same_run_is_the_same_report(backend, device, name):
 @functools.cache
 def on_jax():
     """JAX has float64 only in a process that asks for it."""
-    code = "import json, test_diagnostics_agree as t; print(json.dumps({n: t.report('jax', n) for n in t.CASES}))"
+    code = "import json, tests.diagnostics.report.test_agreement as t; print(json.dumps({n: t.report('jax', n) for n in t.CASES}))"
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {**os.environ, "JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=SECONDS
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
