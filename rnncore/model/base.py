@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +11,7 @@ from rnncore.arguments import check_flag, check_mapping, describe
 from rnncore.backend.arrays import device_name, dtype_name, find_device, find_dtype
 from rnncore.backend.contract import Backend
 from rnncore.backend.registry import get_backend, owner_name, resolve_backend
-from rnncore.errors import BackendUnavailableError, StateDictError, UnknownNameError
+from rnncore.errors import ArgumentTypeError, BackendUnavailableError, StateDictError, UnknownNameError
 from rnncore.network.bound import Network
 from rnncore.network.engine import Engine, check_kernel_mode, make_engine
 from rnncore.spec import RNNSpec
@@ -36,6 +35,8 @@ class Parameterised:
     @classmethod
     def from_network(cls: type[Self], network: Network) -> Self:
         """Make a model of a network, whose arrays it takes without copying them."""
+        if not isinstance(network, Network):
+            raise ArgumentTypeError(f"network: expected a Network, got {describe(network)}")
         model = cls.__new__(cls)
         model._network = network
         return model
@@ -81,7 +82,7 @@ class Parameterised:
 
         On PyTorch, ``rnn.params["weight_hh_l0"].requires_grad_()`` makes one a leaf that autograd reaches.
         """
-        return MappingProxyType(self._network.params)
+        return self._network.params
 
     def set_params(self, params: Mapping[str, Array]) -> None:
         """Replace some parameters by other arrays, without copying them.
@@ -94,7 +95,7 @@ class Parameterised:
             In which case no parameter is replaced.
         """
         check_mapping("params", params)
-        shapes = self.spec.parameter_shapes()
+        params, shapes = dict(params), self.spec.parameter_shapes()
         unknown = sorted(str(k) for k in params if k not in shapes)
         if unknown:
             raise StateDictError(f"params: unexpected {', '.join(unknown)}; expected among {', '.join(shapes)}")

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, TypeAlias
 from rnncore.arguments import Rng, as_generator
 from rnncore.backend.arrays import check_finite
 from rnncore.backend.contract import Backend
-from rnncore.errors import ArgumentTypeError, ShapeError
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, ShapeError
 from rnncore.init import draw
 from rnncore.model.base import Parameterised
 from rnncore.network import step
 from rnncore.network.bound import Network
-from rnncore.network.calls import complete
+from rnncore.network.calls import complete, watch
 from rnncore.network.engine import Engine
 from rnncore.network.step import Weights
 from rnncore.spec import RNNSpec
@@ -85,6 +85,13 @@ class RNNCell(Parameterised):
         """Width of the state, H."""
         return self.spec.hidden_sizes[0]
 
+    @classmethod
+    def from_network(cls, network: Network) -> RNNCell:
+        """Make a cell of a network of one layer and direction, whose arrays it takes without copying them."""
+        if isinstance(network, Network) and (network.spec.num_layers, network.spec.num_directions) != (1, 1):
+            raise ArgumentValueError("network: expected one layer in one direction; use RNN.cell(layer)")
+        return super().from_network(network)
+
     def __call__(self, x: Array, h: Array | None = None) -> Array:
         """Return the next state (B, H) from x (B, I) and h (B, H), or unbatched (H,) from (I,) and (H,).
 
@@ -101,17 +108,23 @@ class RNNCell(Parameterised):
             return h_next if x.ndim == 2 else h_next[0, ...]
 
     def vjp(self, x: Array, h: Array | None = None) -> tuple[Array, CellPullback]:
-        """Return the next state, and ``pullback(d_next)``, which returns the gradients of the parameters, x and h."""
+        """Return the next state, and ``pullback(d_next)``, which returns the gradients of the parameters, x and h.
+
+        As for :meth:`RNN.vjp`, change none of the arrays in place before the pullback has run; on NumPy the next state
+        cannot be written to.
+        """
         network, batched = self._network, getattr(x, "ndim", 2) == 2
         engine, spec = network.engine, network.spec
         with engine.scope():
             w, x2, h2 = _prepared(network, x, h)
             h_next = _step(network, w, x2, h2)
-            public = h_next if batched else h_next[0, ...]
+            public = engine.read_only(h_next if batched else h_next[0, ...])
         shape = tuple(public.shape)
+        check_unchanged = watch(engine, {"x": x, "h": h, "the next state": public, **network.params})
 
         def pullback(d_next: Array) -> CellGradients:
             """Gradients for the cotangent of the next state."""
+            check_unchanged()
             engine.check("d_next", d_next, shape)
             with engine.scope():
                 d = d_next if batched else d_next[None, ...]
@@ -176,9 +189,13 @@ class RNNCell(Parameterised):
 def _step(network: Network, w: Weights, x: Array, h: Array) -> Array:
     engine, f = network.engine, network.spec.nonlinearity
     if engine.kernel != "require":
-        return step.step(w, x, h, nonlinearity=f, xp=engine.xp)
-    p = step.project(w, x, xp=engine.xp)
-    return engine.nonlinear(p, h, w.weight_hh, nonlinearity=f, reverse=False, overwrite=True)[0, ...]
+        h_next = step.step(w, x, h, nonlinearity=f, xp=engine.xp)
+    else:
+        p = step.project(w, x, xp=engine.xp)
+        h_next = engine.nonlinear(p, h, w.weight_hh, nonlinearity=f, reverse=False, overwrite=True)[0, ...]
+    if network.check_finite:
+        check_finite("the next state", h_next, xp=engine.xp, backend=engine.backend)
+    return h_next
 
 
 def _linear_scan(engine: Engine) -> Callable[..., Array] | None:
@@ -195,7 +212,7 @@ def _prepared(network: Network, x: Any, h: Any) -> tuple[Weights, Array, Array]:
             *(() if h is None else (type(h), h.shape, h.dtype, getattr(h, "device", None))),
         )
         known = key in network.plans
-    except (AttributeError, TypeError):  # one of them is no array, or has a device that cannot be hashed
+    except (AttributeError, TypeError, RuntimeError):  # no array, no shape, or a device that cannot be hashed
         key, known = None, False
     if not known or network.check_finite or not (is_native(x) and (h is None or is_native(h))):
         _check(network, x, h)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from rnncore.network.engine import Engine
@@ -22,7 +23,7 @@ __all__ = ["Network"]
 REMEMBERED = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """A network ready to run.
 
@@ -41,7 +42,10 @@ class Network:
     engine: Engine
     check_finite: bool = False
     # Layouts and plans by the shapes of a call; see rnncore.network.calls.prepare.
-    plans: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
+    plans: dict[Hashable, Any] = field(init=False, default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
 
     def remember(self, key: Hashable, value: Any) -> None:
         """Keep what the checks of a call found, by what they depend on. None is not kept."""
@@ -52,7 +56,9 @@ class Network:
 
     def with_params(self, params: Mapping[str, Array]) -> Network:
         """Return the network with some or all parameters replaced."""
-        return replace(self, params={**self.params, **params})
+        other = replace(self, params={**self.params, **params})
+        object.__setattr__(other, "plans", self.plans)  # which depend on shapes alone
+        return other
 
     def weights(self, params: Mapping[str, Array] | None = None) -> Parameters:
         """Return the weights by [layer][direction], with the two biases added up.

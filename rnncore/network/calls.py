@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ from rnncore.backend.arrays import check_finite, host_lengths
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, StateDictError
 from rnncore.network import layout, stack
 from rnncore.network.bound import Network
+from rnncore.network.engine import Engine
 from rnncore.network.layout import Layout
 from rnncore.network.ragged import Ragged
 from rnncore.network.results import Gradients, Pullback, State, Tangents, Trace
@@ -73,18 +74,12 @@ def vjp(
     output_shape = tuple(public_output.shape)
     if not network.spec.bidirectional and every is None:  # the pullback reads these states
         public_output = engine.read_only(public_output)
-    # Writable arrays have no counter of changes.
-    held = {} if engine.writable else {"x": x, "output": public_output, **network.params}
-    changes = engine.abilities.changes
-    before = {name: changes(value) for name, value in held.items()}
+    given = {f"h0[{k}]": rows for k, rows in enumerate(h0)} if isinstance(h0, (list, tuple)) else {"h0": h0}
+    check_unchanged = watch(engine, {"x": x, **given, "output": public_output, **network.params})
 
     def pullback(d_output: Array | None = None, d_h_n: Any = None) -> Gradients:
         """Gradients for the cotangents of output and h_n; None is zero. May be called more than once."""
-        for name, value in held.items():
-            if changes(value) != before[name]:
-                raise ArgumentValueError(
-                    f"{name}: expected the array as it was in vjp, got one that was changed in place"
-                )
+        check_unchanged()
         with engine.scope():
             d_out = None
             if d_output is not None:
@@ -97,6 +92,23 @@ def vjp(
             return Gradients(network.named(found.parameters), engine.cast(shape.outward(found.x)), d_h0)
 
     return public_output, public_h_n, pullback
+
+
+def watch(engine: Engine, held: Mapping[str, Array | None]) -> Callable[[], None]:
+    """Return a function that raises if one of the arrays was changed in place since, where the backend can tell."""
+    changes = engine.abilities.changes
+    # Writable arrays have no counter of changes.
+    kept = {} if engine.writable else {name: value for name, value in held.items() if value is not None}
+    before = {name: changes(value) for name, value in kept.items()}
+
+    def check() -> None:
+        for name, value in kept.items():
+            if changes(value) != before[name]:
+                raise ArgumentValueError(
+                    f"{name}: expected the array as it was in vjp, got one that was changed in place"
+                )
+
+    return check
 
 
 def jvp(
@@ -157,7 +169,7 @@ def prepare(
             key = type(x), x.shape, x.dtype, getattr(x, "device", None)
             key = key if h0 is None else (*key, type(h0), h0.shape, h0.dtype, getattr(h0, "device", None))
             ready = network.plans.get(key)
-        except (AttributeError, TypeError):  # one of them is no array, or has a device that cannot be hashed
+        except (AttributeError, TypeError, RuntimeError):  # no array, no shape, or a device that cannot be hashed
             key = ready = None
         is_native = engine.backend.is_native
         if ready is not None and is_native(x) and (h0 is None or is_native(h0)):

@@ -100,7 +100,8 @@ def test_the_same_run_is_the_same_report(backend, device, name):
 @functools.cache
 def on_jax():
     """JAX has float64 only in a process that asks for it."""
-    code = "import json, tests.diagnostics.report.test_agreement as t; print(json.dumps({n: t.report('jax', n) for n in t.CASES}))"
+    code = "import json, tests.diagnostics.report.test_agreement as t\n"
+    code += "print(json.dumps({n: t.report('jax', n) for n in t.CASES}))"
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {**os.environ, "JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
