@@ -389,10 +389,7 @@ def _carry_vjp(
 def _carry_jvp(
     u: Array, s0: Array, w_dot: Array, w_hh: Array, dots: Carry, at: _Lived, reverse: bool, xp: Namespace, scan: Scan
 ) -> Array:
-    """Tangent of h with carry: a linear scan with o = d and the source below.
-
-    ``c_t = d * (p' + (i' * h_{t-1}) W^T + (i * h_{t-1}) W'^T) + a' * h_{t-1} + g' * f``.
-    """
+    """Linear scan with o = d and ``c = d * (p' + (i' * h_{t-1}) W^T + (i * h_{t-1}) W'^T) + a' * h_{t-1} + g' * f``."""
     w_t, (a, g, i) = xp.matrix_transpose(w_hh), at.factors
     u = u + xp.matmul(at.read, xp.matrix_transpose(w_dot))
     if i is not None and dots.i is not None:
