@@ -140,14 +140,14 @@ def from_dlpack(x: Any, /) -> Any:
     ask = getattr(x, "__dlpack_device__", None)
     if ask is None:
         raise ArgumentTypeError(
-            f"x: expected an array on a CUDA device that speaks DLPack, got {describe(x)}; "
+            f"x: expected an array on a CUDA device that supports DLPack, got {describe(x)}; "
             f"from numbers make one with rnncore.get_backend({name!r}).asarray(x, dtype=..., device=...)"
         )
     kind, number = ask()
     if kind not in (DLPACK_CUDA, DLPACK_CUDA_MANAGED):
         raise DeviceError(
-            f"x: expected an array on a CUDA device, got {describe(x)} on DLPack device {(int(kind), number)}, which is "
-            f"none (1 is the host); copy it with rnncore.get_backend({name!r}).asarray(x, dtype=..., device=...)"
+            f"x: expected an array on a CUDA device, got {describe(x)} on DLPack device {(int(kind), number)}, not a "
+            f"CUDA device (1 is the host); copy it with rnncore.get_backend({name!r}).asarray(x, dtype=..., device=...)"
         )
     rnncore.get_backend(name)
     return _cupy().from_dlpack(x)

@@ -30,8 +30,8 @@ def cuda_fault() -> str | None:
             if status != SUCCESS:
                 return f"{call}: {_words(driver, status)}"
     except AttributeError as error:  # a library of that name without these functions
-        return f"its driver is not one: {error}"
-    return None if count.value > 0 else "its driver counts no device"
+        return f"its driver is not a CUDA driver: {error}"
+    return None if count.value > 0 else "its driver reports no device"
 
 
 def _load(library: str) -> Any:

@@ -64,7 +64,7 @@ def devices() -> Sequence[jax.Device]:
 
 
 def device_name(device: Any, /) -> str:
-    """Name a device as "cpu:0" or "cuda:1"; None, the device of a model on several, stands for the default."""
+    """Name a device as "cpu:0" or "cuda:1". None, for a model on several devices, gives the default device's name."""
     if device is None:
         device = devices()[0]
     shown = str(device)
@@ -83,7 +83,7 @@ def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> jax.Array
     made: jax.Array = jax.device_put(host, None if device == devices()[0] else device)
     if made.dtype != host.dtype:
         raise DTypeError(
-            f"dtype: expected one that JAX has as it is set, got {host.dtype.name}, which would become "
+            f"dtype: expected one that JAX's settings allow, got {host.dtype.name}, which would become "
             f'{made.dtype.name}; for 64 bits call jax.config.update("jax_enable_x64", True) first'
         )
     return made
@@ -104,8 +104,8 @@ def to_numpy(x: jax.Array, /) -> np.ndarray[Any, Any]:
     if isinstance(x, jax.core.Tracer):
         raise ArgumentTypeError(
             f"expected an array whose numbers are known, got {type(x).__name__} {x.dtype.name}{list(x.shape)}: inside "
-            "jax.jit and jax.vmap arrays have none; lengths and all that is read on the host must be plain numbers there, "
-            "check_finite must be off, and set_params takes the place of load_state_dict"
+            "jax.jit and jax.vmap arrays have no numbers; there lengths and other host arguments must be plain numbers, "
+            "check_finite must be off, and set_params replaces load_state_dict"
         )
     host = np.asarray(x)
     return host.astype(np.float32) if host.dtype.name == "bfloat16" else host

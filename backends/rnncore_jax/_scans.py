@@ -33,11 +33,13 @@ class JaxScans:
         try:
             hash(f)
         except TypeError as error:
-            return f"compiled code is found again by a hash of the nonlinearity, and {f.name!r} has none: {error}"
+            return f"compiled code is cached by a hash of the nonlinearity, and {f.name!r} is not hashable: {error}"
         # The rules below cover p, h0 and w_hh only and would silently omit the gradient of a traced value.
         z = jax.eval_shape(lambda: xp.zeros((request.batch, request.width), dtype=request.dtype))
         if any(isinstance(x, jax.core.Tracer) for part in f.user for x in jax.make_jaxpr(part)(z).consts):
-            return f"nonlinearity {f.name!r} uses values that JAX is tracing, which may be asked for gradients of their own"
+            return (
+                f"nonlinearity {f.name!r} uses values that JAX is tracing, whose gradients the compiled scan would omit"
+            )
         return None
 
     def nonlinear(

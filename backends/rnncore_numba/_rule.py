@@ -71,13 +71,13 @@ def reason(steps: int, batch: int, width: int, itemsize: int) -> str:
     if blas:
         if size * 2**20 > LARGEST:
             return f"step by step with BLAS: W has {size:.0f} MB, more than a cache holds"
-        return f"step by step with BLAS: T = {steps} is too few steps to lay W out for, at {width} units"
+        return f"step by step with BLAS: T = {steps} is too few steps to repack W for {width} units"
     if batch < 2:
         return "compiled, in one thread: one sequence cannot be divided"
     if batch < 2 * ROWS_PER_THREAD:
         return f"compiled, in one thread: {batch} rows are too few to divide"
     if threads < 2:
-        return f"compiled, in one thread: T B H^2 = {steps * batch * width**2:.2g} is not worth a second"
+        return f"compiled, in one thread: T B H^2 = {steps * batch * width**2:.2g} is too small for a second thread"
     return (
-        f"compiled, each thread with rows of its own: T B H^2 = {steps * batch * width**2:.2g} is worth up to {threads}"
+        f"compiled, rows divided among threads: T B H^2 = {steps * batch * width**2:.2g} is enough for up to {threads}"
     )

@@ -27,7 +27,7 @@ class NumbaScans:
     def unsupported(self, request: ScanRequest, /) -> str | None:
         """Refuse dtypes and nonlinearities without a compiled form, and everything if compilation is disabled."""
         if _compiler_is_off():
-            return "NUMBA_DISABLE_JIT is set, and nothing is compiled"
+            return "NUMBA_DISABLE_JIT is set, so nothing is compiled"
         if request.dtype not in ("float32", "float64"):
             return f"compiled for float32 and float64, not for {request.dtype}"
         f = request.nonlinearity
@@ -40,7 +40,7 @@ class NumbaScans:
         itemsize = np.dtype(request.dtype).itemsize
         words = reason(request.steps, request.batch, request.width, itemsize)
         worth = plan(request.steps, request.batch, request.width, itemsize)[1]
-        return words if worth < 2 else f"{words}, and {min(worth, allowed())} may be used now"
+        return words if worth < 2 else f"{words}, {min(worth, allowed())} allowed now"
 
     def nonlinear(
         self,

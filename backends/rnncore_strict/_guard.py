@@ -57,8 +57,8 @@ def _watched(method: str, original: Callable[..., Any]) -> Callable[..., Any]:
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
         if str(self.device._device) != "CPU_DEVICE":
             raise ImplicitTransferError(
-                f"{method} of an array on {self.device}: it would wait for the device and bring the number to the host; "
-                "keep it there, or say so with to_device"
+                f"{method} of an array on {self.device}: it would wait for the device and copy numbers to the host; "
+                "keep the array there, or copy it with to_device"
             )
         return original(self, *args, **kwargs)
 

@@ -157,7 +157,7 @@ def refusals_are_honoured(s: Subject) -> None:
     spy, backend = _spied(s, reason=REASON)
     case = Case.make(s)
     output, _ = case.model(backend=backend, kernel="auto")(case.give(case.x), case.give_state(case.h0))
-    s.expect(not spy.runs, f"refused, but run: {spy.runs}")
+    s.expect(not spy.runs, f"the scans ran a refused request: {spy.runs}")
     s.compare("output", output, case.truth().output, tolerance="states")
     model = case.model(backend=backend, kernel="require")
     error = s.raises(KernelUnsupportedError, "kernel='require' of a refused request", lambda: model(case.give(case.x)))
@@ -239,7 +239,7 @@ def forms_that_are_not_named(s: Subject) -> None:
         backend = _With(s.backend, recorder, frozenset(SCAN_FORMS) - {form})
         for k in range(2):
             _in_form(s, _engine(s, backend, "auto"), form)[k]()
-            s.expect(not recorder.options, f"{form} is not named, and was given: {recorder.options}")
+            s.expect(not recorder.options, f"{form} is not named, but was given: {recorder.options}")
             required = _in_form(s, _engine(s, backend, "require"), form)[k]
             error = s.raises(KernelUnsupportedError, f"kernel='require' of the form {form}", required)
             s.expect(form in str(error), f"the error does not name the form {form}: {error}")
