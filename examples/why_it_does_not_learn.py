@@ -1,7 +1,7 @@
-"""Three networks that do not learn handwritten digits, diagnosed, repaired by the remedies of the report, and trained again.
+"""Diagnose three networks that do not learn handwritten digits, apply the report's remedies, and train them again.
 
-Each of scikit-learn's 1,797 digits is a sequence of 64 pixels, one a step; a softmax of the last state names the digit.
-`diagnose` sees the first batch before training. The remedies are read from its report: no number of them is in this file.
+Each of scikit-learn's 1,797 digits is a sequence of 64 pixels, one per step; a softmax of the last state predicts the digit.
+`diagnose` gets the first batch before training. All numbers of the remedies come from its report.
 Run it with ``python examples/why_it_does_not_learn.py``; it needs ``rnncore[demo]`` and a few seconds for each seed.
 """
 
@@ -28,7 +28,7 @@ Host = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Setup:
-    """A network and its training: everything that the remedies can change."""
+    """A network and its training, with all settings that remedies can change."""
 
     name: str
     what: str
@@ -78,9 +78,9 @@ class Data:
 
 @dataclass(frozen=True)
 class Story:
-    """One network before its remedies and after: the reports are of the first batch, before any training.
+    """One network before and after its remedies. The reports are on the first batch, before any training.
 
-    `accuracies` and `repaired_accuracies` are by seed; the reports are the first seed's.
+    `accuracies` and `repaired_accuracies` have one number per seed; the reports are those of the first seed.
     """
 
     setup: Setup
@@ -92,12 +92,12 @@ class Story:
 
     @property
     def accuracy(self) -> float:
-        """Of the first seed."""
+        """Accuracy of the first seed."""
         return self.accuracies[0]
 
     @property
     def repaired_accuracy(self) -> float:
-        """Of the first seed, with the remedies."""
+        """Accuracy of the first seed, with the remedies."""
         return self.repaired_accuracies[0]
 
 
@@ -112,7 +112,7 @@ def digits(limit: int | None = None) -> Data:
 
 
 def sequences(pixels: Host, scale: float) -> Host:
-    """Reshape (N, 64) to (64, N, 1): one pixel a step."""
+    """Reshape (N, 64) to (64, N, 1): one pixel per step."""
     return np.asarray(pixels.T[:, :, None] * scale, dtype=np.float32)
 
 
@@ -128,7 +128,7 @@ class Classifier:
         self.readout = {"out_weight": weight.astype(np.float32), "out_bias": np.zeros(CLASSES, np.float32)}
 
     def logits(self, h: Host) -> Host:
-        """(N, 10) of the last state (N, 64)."""
+        """Logits (N, 10) from the last state (N, 64)."""
         return np.asarray(h @ self.readout["out_weight"].T + self.readout["out_bias"])
 
     def d_logits(self, h: Host, labels: Host) -> tuple[float, Host]:
@@ -162,7 +162,7 @@ class Classifier:
 
 
 def apply(setup: Setup, remedy: Remedy) -> Setup:
-    """Apply a remedy to the setup, with its number. Only these remedies can occur here."""
+    """Apply a remedy with its number to the setup. Only these remedies can occur here."""
     if remedy.parameter == "weight_hh gain" and remedy.value is not None:
         return replace(setup, init={**setup.init, "weight_hh": init.orthogonal(remedy.value)})
     if remedy.parameter == "input scale" and remedy.value is not None:
@@ -179,7 +179,7 @@ def train(setup: Setup, data: Data, epochs: int, seed: int = 0) -> tuple[float, 
     batches = np.array_split(rng.permutation(len(data.train_y)), -(-len(data.train_y) // BATCH))
     report = model.diagnose(data.train_x[batches[0]], data.train_y[batches[0]])
     max_norm = setup.max_norm
-    if setup.clip_at_quantile:  # one pass without a step: the norms that this network has
+    if setup.clip_at_quantile:  # one pass without updates, to measure the norms
         norms = GradientNorms()
         for rows in batches:
             norms.add(model.gradients(data.train_x[rows], data.train_y[rows])[1])
@@ -201,7 +201,7 @@ def train(setup: Setup, data: Data, epochs: int, seed: int = 0) -> tuple[float, 
 
 
 def tell(setup: Setup, data: Data, epochs: int, seeds: int = 1) -> Story:
-    """Train the setup as it is, then with every remedy of its report, from the same seed."""
+    """Train the setup unchanged, then with every remedy of its report, from the same seed."""
     told = []
     for seed in range(seeds):
         accuracy, before = train(setup, data, epochs, seed)
@@ -215,7 +215,7 @@ def tell(setup: Setup, data: Data, epochs: int, seeds: int = 1) -> Story:
 
 
 def draw(story: Story, path: Path) -> None:
-    """ln ||dL/dh_t|| at every step before training, the median and the middle half of the rows, before and after."""
+    """Draw ln ||dL/dh_t|| before training, without and with remedies: the median and middle half of the rows at each step."""
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
@@ -249,7 +249,7 @@ def main(arguments: list[str] | None = None) -> list[Story]:
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     data, stories = digits(options.digits), []
-    # One thread: the products are small, and the numbers are then the same in every run.
+    # One thread: the products are small, and the numbers are the same in every run.
     with threadpool_limits(1), np.errstate(over="ignore", invalid="ignore"):
         for setup in SETUPS:
             story = tell(setup, data, options.epochs, options.seeds)

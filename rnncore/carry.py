@@ -1,19 +1,19 @@
-"""The carry form: factors that let a scan keep, drop or mix its state, and the linear scan that has them.
+"""The carry form: factors with which a scan keeps, drops or mixes its state, and the linear scan with them.
 
     nonlinear, with carry    h_t = a_t * h_{t-1} + g_t * f(p_t + (i_t * h_{t-1}) W^T)
     linear, with carry       x_t = c_t + a_t * x_{t-1} + o_t * ((i_t * x_{t-1}) M)
 
-The first is in :mod:`rnncore.scan`, where its derivatives are made of the second. The second stands here with its own
-derivatives, each of which is the same scan again:
+The nonlinear scan is in :mod:`rnncore.scan`; its derivatives are linear scans with carry. The linear scan is here, with its
+own derivatives, which are the same scan again:
 
-- its JVP is one along time, with the same factors;
-- its VJP is one against time, with M^T and o and i exchanged, each factor taken from the step after.
+- its JVP runs along time, with the same factors;
+- its VJP runs against time, with M^T and with o and i exchanged, each factor taken from the step after.
 
-**A factor of exactly 0 cuts.** The number behind it then counts as 0 even if it is NaN or infinite, in results and in
-derivatives. So NaN in padding (g = 0) and an exploded sequence before a reset (a = i = 0) do not come through.
+**A factor of exactly 0 cuts.** The number behind it counts as 0 even if it is NaN or infinite, in results and in derivatives.
+So NaN in padding (g = 0) and an overflow before a reset (a = i = 0) have no effect.
 
-**Shapes.** A factor may have any shape that broadcasts to (T, B, H). :func:`spread` makes two of them: (H,) for a factor that
-is the same at every step and in every row, and (T, B, H). Cotangents of a factor have the shape in which it was given.
+**Shapes.** A factor may have any shape that broadcasts to (T, B, H). :func:`spread` reduces these to two: (H,) for a factor
+that is the same at every step and in every row, else (T, B, H). The cotangent of a factor has the shape of the given factor.
 """
 
 from __future__ import annotations
@@ -51,20 +51,20 @@ __all__ = [
 class Carry(NamedTuple):
     """Factors of the nonlinear scan ``h_t = a_t * h_{t-1} + g_t * f(p_t + (i_t * h_{t-1}) W^T)``.
 
-    Each broadcasts to (T, B, H) or is None for its default; all defaults together are the scan without carry.
+    Each broadcasts to (T, B, H) or is None for its default. With all defaults it is the plain scan.
 
     Attributes
     ----------
     a : array, optional
-        Kept of the state before; 0 by default.
+        Fraction of the old state that is kept; 0 by default.
     g : array, optional
-        Taken of the function's value; 1 by default.
+        Factor of the new value; 1 by default.
     i : array, optional
-        Let through to the recurrent weight; 1 by default.
+        Factor of the state that the recurrent weight reads; 1 by default.
 
     Examples
     --------
-    A leak of 0.1 per step in one row, with a reset before step 2: the state before it is neither kept nor read.
+    A leak of 0.1 per step in one row, with a reset before step 2, which neither keeps nor reads the state before it.
 
     >>> import numpy as np
     >>> from rnncore import get_nonlinearity, scan
@@ -85,7 +85,7 @@ class Carry(NamedTuple):
         return Carry(*(spread(factor, shape, xp=xp) for factor in self))
 
     def cut(self, cut: Callable[[Array | None], Array | None], /) -> Carry:
-        """The factors, each cut by a function such as the one from :func:`by_rows`."""
+        """Apply `cut`, such as the function that :func:`by_rows` passes, to each factor."""
         return Carry(*(cut(factor) for factor in self))
 
 
@@ -124,7 +124,7 @@ def linear_carry(
         The state before the first step.
     m : array (H, H)
     reverse : bool
-        From the last step to the first.
+        Whether to run from the last step to the first.
     xp : Array API namespace
     rows : sequence of int, optional
         The number of rows that run at each step, as in :func:`rnncore.scan.nonlinear`.
@@ -164,10 +164,10 @@ def linear_carry_vjp(
 ) -> LinearCarryCotangents:
     """Cotangents of ``linear_carry(c, o, i, a, x0, m) = x`` for the cotangent d_x of x.
 
-    The whole cotangent e_t of x_t is that of c_t, and itself a linear scan with carry against time:
-    ``e_t = dx_t + a_{t+1} * e_{t+1} + i_{t+1} * ((o_{t+1} * e_{t+1}) M^T)``. Everything else is a product over all steps.
+    The total cotangent e_t of x_t is also that of c_t. It is a linear scan with carry against time:
+    ``e_t = dx_t + a_{t+1} * e_{t+1} + i_{t+1} * ((o_{t+1} * e_{t+1}) M^T)``. The others are products over all steps.
 
-    `linear_scan(c, o, i, a, x0, m, reverse=...)`, such as a kernel's, runs in place of :func:`linear_carry`.
+    `linear_scan(c, o, i, a, x0, m, reverse=...)`, such as a kernel's, replaces :func:`linear_carry`.
     """
     scan = linear_scan or partial(linear_carry, xp=xp)
     m_t = xp.matrix_transpose(m)
@@ -204,11 +204,11 @@ def linear_carry_jvp(
     xp: Namespace,
     linear_scan: Callable[..., Array] | None = None,
 ) -> Array:
-    """The tangent of x for tangents of c, o, i, a, x0 and m; a tangent of None is 0, as is that of a factor of None.
+    """The tangent of x for tangents of c, o, i, a, x0 and m. None is a tangent of 0; a factor of None has no tangent.
 
     ``x'_t = s_t + a_t * x'_{t-1} + o_t * ((i_t * x'_{t-1}) M)``: a linear scan with the same factors and the source
     ``s_t = c'_t + a'_t * x_{t-1} + o'_t * ((i_t * x_{t-1}) M) + o_t * ((i'_t * x_{t-1}) M + (i_t * x_{t-1}) M')``.
-    `linear_scan`: as in :func:`linear_carry_vjp`.
+    See :func:`linear_carry_vjp` for `linear_scan`.
     """
     scan = linear_scan or partial(linear_carry, xp=xp)
     so, si, sa = (spread(k, x.shape, xp=xp) for k in (o, i, a))
@@ -253,12 +253,12 @@ def seen(x: Array, factor: Array, /, *, xp: Namespace) -> Array:
 def factor_cotangent(
     whole: Array | None, x: Array, factor: Array | None, given: Array | None, /, *, xp: Namespace
 ) -> Array | None:
-    """The cotangent of `factor` in ``factor * x``, of which `whole` is the cotangent, in the shape of `given`."""
+    """The cotangent of `factor`, in the shape of `given`, from the cotangent `whole` of ``factor * x``."""
     return None if factor is None else _sum_as(whole * seen(x, factor, xp=xp), given, xp)
 
 
 def with_tangent(source: Array, dot: Array | None, factor: Array | None, x: Array, /, *, xp: Namespace) -> Array:
-    """`source` and the tangent of ``factor * x`` for that of the factor."""
+    """Add ``dot * x``, the tangent of ``factor * x``, to `source`."""
     return source if dot is None or factor is None else source + dot * seen(x, factor, xp=xp)
 
 
@@ -272,7 +272,7 @@ def previous(h: Array, h0: Array, /, *, reverse: bool, xp: Namespace) -> Array:
 
 
 def after(factor: Array | None, /, *, reverse: bool, xp: Namespace) -> Array | None:
-    """A factor of :func:`spread` at the step after each t, 0 after the last. One that never changes stays as it is."""
+    """A factor of :func:`spread` at the step after each t, 0 after the last. A factor of shape (H,) is returned unchanged."""
     if factor is None or factor.ndim == 1:
         return factor
     return previous(factor, xp.zeros_like(factor[0, ...]), reverse=not reverse, xp=xp)
@@ -286,7 +286,7 @@ def at_first(x: Array | None, reverse: bool, /) -> Array | None:
 
 
 def in_time(x: Array | None, reverse: bool, /, *, steps: int | None = None) -> list[Any]:
-    """x step by step in the order in which they run; a factor that is None or (H,) comes again at each of `steps`."""
+    """The steps of x in running order; a factor that is None or (H,) is repeated `steps` times."""
     if x is None or x.ndim == 1:
         return [x] * (steps or 0)
     order = range(x.shape[0])
@@ -294,7 +294,7 @@ def in_time(x: Array | None, reverse: bool, /, *, steps: int | None = None) -> l
 
 
 def stacked(states: list[Array], like: Array, reverse: bool, xp: Namespace, /) -> Array:
-    """States in the order in which they ran as one array, each at its own t."""
+    """Stack states, given in running order, into one array, each at its own t."""
     if not states:
         return xp.zeros_like(like)
     return xp.stack(states[::-1] if reverse else states, axis=0)
@@ -310,9 +310,9 @@ def by_rows(
     reverse: bool,
     xp: Namespace,
 ) -> Array:
-    """Run a scan on each piece of time in which the number of rows is the same, and put 0 in the padding.
+    """Run a scan on each piece of time with a constant number of rows, and put 0 in the padding.
 
-    `run(cut, first)` runs one piece from a first state; `cut` takes an array of the shape of `like`, or a factor, to the
+    `run(cut, first)` runs one piece from a first state; `cut` restricts an array of the shape of `like`, or a factor, to the
     steps and rows of the piece.
     """
     batch = like.shape[-2]
@@ -327,18 +327,18 @@ def by_rows(
     for begin, end, n in reversed(pieces) if reverse else pieces:
         out = run(partial(_cut, begin, end, n), first[..., :n, :])
         done.append(xp.concat([out, xp.zeros_like(like[begin:end, ..., n:, :])], axis=-2))
-        # A row that has ended leaves its state unread; one that has not begun, in reverse, still has its first.
+        # The state of a row that has ended is not read. In reverse, a row that has not begun keeps its first state.
         first = xp.concat([at_first(out, not reverse), first[..., n:, :]], axis=-2)
     return xp.concat(done[::-1] if reverse else done, axis=0) if done else xp.zeros_like(like)
 
 
 def outer(a: Array, b: Array, like: Array, /, *, xp: Namespace) -> Array:
-    """The sum over time and batch of a_t^T b_t, by one product over T*B rows, in the shape of the matrix `like`."""
+    """Sum a_t^T b_t over time and batch, by one product over T*B rows, in the shape of the matrix `like`."""
     return _sum_as(xp.matmul(xp.matrix_transpose(_rows(a, xp)), _rows(b, xp)), like, xp)
 
 
 def _sum_as(x: Array, like: Array, xp: Namespace) -> Array:
-    """x summed over the axes along which an array of the shape of `like` was broadcast."""
+    """Sum x over the axes along which an array of the shape of `like` was broadcast."""
     lead = x.ndim - like.ndim
     axes = tuple(k for k in range(x.ndim) if k < lead or (like.shape[k - lead] == 1 and x.shape[k] != 1))
     return xp.reshape(xp.sum(x, axis=axes), like.shape) if axes else x

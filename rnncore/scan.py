@@ -3,19 +3,19 @@
     nonlinear    h_t = f(p_t + h_{t-1} W^T)
     linear       s_t = d_t * (u_t + s_{t-1} M)
 
-W is ``weight_hh``; time is the leading axis. With ``reverse`` time runs from T - 1 down to 0, and t + 1 takes the place of
-t - 1. A scan takes a first state and its last one is in the result, so time can be cut anywhere.
+W is ``weight_hh``; time is the leading axis. With ``reverse`` time runs from T - 1 down to 0, and t + 1 replaces t - 1. A scan
+takes a first state, and its result contains the last one, so time can be cut anywhere.
 
-The pair is closed under differentiation, which is why no third primitive is needed. With e the cotangent of the bracket,
+The pair is closed under differentiation, so no third primitive is needed:
 
 - the VJP of the nonlinear scan is a linear scan against time with d = f' and M = W  (backpropagation through time,
   Werbos 1990, "Backpropagation through time: what it does and how to do it");
 - its JVP is a linear scan along time with d = f' and M = W^T;
 - the VJP of a linear scan is a linear scan against its time with the same d and M^T, its JVP one along it.
 
-Each scan has three more forms, which go together:
+Each scan has three more forms, which can be combined:
 
-- **carry**: factors for leaks, resets, padding and dropout of the state. :mod:`rnncore.carry` has the formulas, and the linear
+- **carry**: factors for leaks, resets, padding and dropout of the state. :mod:`rnncore.carry` has the formulas and the linear
   scan of this form.
 - **ragged**: ``rows``, the number of rows that run at each step, longest sequence first. Padding is not read, and is 0 in
   the result. In reverse a row starts from its first state at its own end.
@@ -74,7 +74,7 @@ Scan: TypeAlias = Callable[..., Array]
 
 
 class NonlinearCotangents(NamedTuple):
-    """Cotangents from :func:`nonlinear_vjp`, None where not needed. `carry` has those of the factors that were given."""
+    """Cotangents from :func:`nonlinear_vjp`, None where not needed. `carry` has those of the given factors."""
 
     p: Array
     h0: Array
@@ -108,13 +108,13 @@ def nonlinear(
     Parameters
     ----------
     p : array (T, B, H)
-        The input's share of the pre-activation, bias included.
+        The input's part of the pre-activation, including the bias.
     h0 : array (B, H)
         The state before the first step.
     w_hh : array (H, H)
     nonlinearity : Nonlinearity
     reverse : bool
-        From the last step to the first.
+        Whether to run from the last step to the first.
     xp : Array API namespace
     carry : Carry, optional
         The factors a, g and i.
@@ -129,7 +129,7 @@ def nonlinear(
     Raises
     ------
     ArgumentValueError
-        For `rows` that grow, or are not T numbers in [0, B].
+        If `rows` are not T numbers in [0, B], each at most the one before.
     """
     factors = None if carry is None else carry.over(p.shape, xp=xp)
     if rows is not None:
@@ -166,7 +166,7 @@ def linear(
         The state before the first step.
     m : array (H, H)
     reverse : bool
-        From the last step to the first.
+        Whether to run from the last step to the first.
     xp : Array API namespace
     rows : sequence of int, optional
         The number of rows that run at each step, as in :func:`nonlinear`.
@@ -201,11 +201,11 @@ def nonlinear_vjp(
     linear_scan: Scan | None = None,
     needs: Sequence[bool] = (True, True, True),
 ) -> NonlinearCotangents:
-    """Cotangents of ``nonlinear(p, h0, w_hh) = h`` for the cotangent d_h of h. p may be None where h determines f'.
+    """Cotangents of ``nonlinear(p, h0, w_hh) = h`` for the cotangent d_h of h. p may be None if h determines f'.
 
-    `linear_scan(u, d, s0, m, reverse=...)`, such as a kernel's, runs in place of :func:`linear`. `needs` says for each argument
-    whether its cotangent is computed; that of p always is. With `carry` p is required, all cotangents are computed, and
-    `linear_scan` runs in place of :func:`linear_carry`, with its arguments. See :func:`_carry_vjp`.
+    `linear_scan(u, d, s0, m, reverse=...)`, such as a kernel's, replaces :func:`linear`. `needs` says for each argument whether
+    its cotangent is computed; that of p always is. With `carry` p is required, all cotangents are computed, and `linear_scan`
+    replaces :func:`linear_carry` and has its arguments. See :func:`_carry_vjp`.
     """
     if carry is not None:
         lived = _lived(p, h0, w_hh, h, carry, nonlinearity, reverse, xp)
@@ -235,9 +235,9 @@ def nonlinear_jvp(
     carry_dot: Carry | None = None,
     linear_scan: Scan | None = None,
 ) -> Array:
-    """The tangent of h for tangents of p, h0 and w_hh, and of the factors: `carry_dot`. None is a tangent of 0.
+    """The tangent of h for tangents of p, h0 and w_hh, and of the factors in `carry_dot`. None is a tangent of 0.
 
-    `linear_scan`, and p with `carry`: as in :func:`nonlinear_vjp`. With `carry` the first three may not be None.
+    With `carry`, p and the first three tangents are required. See :func:`nonlinear_vjp` for `linear_scan`.
     """
     if carry is not None:
         lived = _lived(p, h0, w_hh, h, carry, nonlinearity, reverse, xp)
@@ -267,9 +267,9 @@ def linear_vjp(
 ) -> LinearCotangents:
     """Cotangents of ``linear(u, d, s0, m) = s`` for the cotangent d_s of s.
 
-    With g_t the whole cotangent of s_t and e_t = d_t * g_t that of the bracket, ``e_t = d_t * (ds_t + e_{t+1} M^T)``:
+    With g_t the total cotangent of s_t and e_t = d_t * g_t that of the bracket, ``e_t = d_t * (ds_t + e_{t+1} M^T)``:
     the linear scan against time. Then du = e, dd = g * (u + s_{t-1} M), dM = sum_t s_{t-1}^T e_t, ds0 = e_first M^T.
-    `linear_scan` and `needs`: as in :func:`nonlinear_vjp`; u's cotangent is always there.
+    See :func:`nonlinear_vjp` for `linear_scan` and `needs`; u's cotangent is always computed.
     """
     scan = linear_scan or partial(linear, xp=xp)
     m_t, zero = xp.matrix_transpose(m), xp.zeros_like(s0)
@@ -278,7 +278,7 @@ def linear_vjp(
     d_d = None
     if needs[1]:
         after = previous(e, zero, reverse=not reverse, xp=xp)
-        # Not s / d and e / d: d may be exactly 0, and the cotangent of d is then still given by these two products.
+        # Not by s / d and e / d: d may be exactly 0, and these two products are then still correct.
         d_d = (d_s + xp.matmul(after, m_t)) * (u + xp.matmul(before, m))
     d_s0 = xp.matmul(at_first(e, reverse), m_t) if needs[2] else None
     d_m = outer(before, e, m, xp=xp) if needs[3] else None
@@ -301,12 +301,11 @@ def linear_jvp(
     xp: Namespace,
     linear_scan: Scan | None = None,
 ) -> Array:
-    """The tangent of s for tangents of u, d, s0 and m, None for zero: again a linear scan, with a source made by products.
+    """The tangent of s for tangents of u, d, s0 and m; None is a tangent of 0. It is a linear scan again.
 
-    ``s'_t = d'_t * b_t + d_t * (u'_t + s_{t-1} M' + s'_{t-1} M)`` with the bracket b_t = u_t + s_{t-1} M. A source outside
-    the factor d_t is carried inside it by running the scan on what is left after subtracting it:
-    s' = c + r, with c_t = d'_t * b_t and r_t = d_t * (u'_t + s_{t-1} M' + c_{t-1} M + r_{t-1} M).
-    `linear_scan`: as in :func:`nonlinear_vjp`.
+    ``s'_t = d'_t * b_t + d_t * (u'_t + s_{t-1} M' + s'_{t-1} M)`` with the bracket b_t = u_t + s_{t-1} M. The first term is
+    outside the factor d_t, so it is split off: s' = c + r with c_t = d'_t * b_t, and r is the linear scan
+    r_t = d_t * (u'_t + s_{t-1} M' + c_{t-1} M + r_{t-1} M). See :func:`nonlinear_vjp` for `linear_scan`.
     """
     scan = linear_scan or partial(linear, xp=xp)
     before, zero = previous(s, s0, reverse=reverse, xp=xp), xp.zeros_like(s0)
@@ -322,14 +321,14 @@ def linear_jvp(
 
 
 def pre_activation(p: Array, h0: Array, w_hh: Array, h: Array, /, *, reverse: bool, xp: Namespace) -> Array:
-    """z_t = p_t + h_{t-1} W^T for all steps from the states, by one product and no loop."""
+    """Recompute z_t = p_t + h_{t-1} W^T for all steps from the states, by one product without a loop."""
     return p + xp.matmul(previous(h, h0, reverse=reverse, xp=xp), xp.matrix_transpose(w_hh))
 
 
 def slope(
     p: Array | None, h0: Array, w_hh: Array, h: Array, /, *, nonlinearity: Nonlinearity, reverse: bool, xp: Namespace
 ) -> Array:
-    """f' at every step: from h where h determines it, else from z, recomputed from p by one product."""
+    """f' at every step: from h if h determines it, else from z, which one product recomputes from p."""
     if not nonlinearity.derivative_needs_z:
         return nonlinearity.derivative_from_h(h, xp=xp)
     if p is None:
@@ -342,7 +341,7 @@ def slope(
 
 
 class _Lived(NamedTuple):
-    """Quantities at every step that both derivatives need. f' is not determined by h once a state is mixed into it."""
+    """Quantities at every step that both derivatives need. With carry, h does not determine f'."""
 
     factors: Carry  # in the shapes of `spread`
     before: Array  # h_{t-1}
@@ -368,10 +367,10 @@ def _lived(
 def _carry_vjp(
     d_h: Array, h0: Array, w_hh: Array, carry: Carry, at: _Lived, reverse: bool, xp: Namespace, linear_scan: Scan | None
 ) -> NonlinearCotangents:
-    """With l the whole cotangent of h: ``l_t = dh_t + a_{t+1} * l_{t+1} + i_{t+1} * ((d_{t+1} * l_{t+1}) W)``, d = g * f'.
+    """Cotangents with carry, from the total cotangent l of h, a linear scan against time with d = g * f'.
 
-    Then dp = d * l, dW = sum_t dp_t^T (i * h_{t-1}), dh0 = a * l + i * (dp W) at the first step, da = l * h_{t-1},
-    dg = l * f and di = (dp W) * h_{t-1}.
+    ``l_t = dh_t + a_{t+1} * l_{t+1} + i_{t+1} * ((d_{t+1} * l_{t+1}) W)``. Then dp = d * l, dW = sum_t dp_t^T (i * h_{t-1}),
+    dh0 = a * l + i * (dp W) at the first step, da = l * h_{t-1}, dg = l * f and di = (dp W) * h_{t-1}.
     """
     scan = linear_scan or partial(linear_carry, xp=xp)
     a, g, i = at.factors
@@ -390,7 +389,7 @@ def _carry_vjp(
 def _carry_jvp(
     u: Array, s0: Array, w_dot: Array, w_hh: Array, dots: Carry, at: _Lived, reverse: bool, xp: Namespace, scan: Scan
 ) -> Array:
-    """The linear scan with carry, o = d, of ``d * (p' + (i' * h_{t-1}) W^T + (i * h_{t-1}) W'^T) + a' * h_{t-1} + g' * f``."""
+    """Linear scan with o = d and ``c = d * (p' + (i' * h_{t-1}) W^T + (i * h_{t-1}) W'^T) + a' * h_{t-1} + g' * f``."""
     w_t, (a, g, i) = xp.matrix_transpose(w_hh), at.factors
     u = u + xp.matmul(at.read, xp.matrix_transpose(w_dot))
     if i is not None and dots.i is not None:

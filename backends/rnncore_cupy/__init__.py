@@ -1,9 +1,9 @@
 """The CuPy backend: arrays on CUDA devices, scans as CUDA kernels. ``from rnncore_cupy import RNN`` chooses it by import.
 
-CuPy works on a current device and, for each device and thread, on a current stream. rnncore makes a model's device current
-for as long as a call takes and leaves the streams alone: the work is queued on the stream that is current on that device in
-the calling thread, so ``with device, stream:`` around a call decides where it goes, and no call but :func:`to_numpy` and
-:func:`synchronize` waits for it. CuPy itself is imported at first use.
+CuPy has a current device and, for each device and thread, a current stream. During a call rnncore makes the model's device
+current and does not change streams: work is queued on that device's current stream in the calling thread. So ``with device,
+stream:`` around a call chooses the stream, and only :func:`to_numpy` and :func:`synchronize` wait. CuPy itself is imported at
+first use. The plugin implements version 2 of the contract.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ name = "cupy"
 native_package = "cupy"
 contract_version = 2
 writable = True
-# Each window of a pullback is a launch of every kernel. Not measured on a GPU yet.
+# Each window of a pullback launches every kernel once. Not measured on a GPU yet.
 window_numbers = 2**24
 
 RNN, RNNCell = rnncore.bound_to(name)
 
-# Numbers of the DLPack protocol: memory of a CUDA device, and memory that CUDA moves between devices and host.
+# kDLCUDA and kDLCUDAManaged of the DLPack protocol.
 DLPACK_CUDA, DLPACK_CUDA_MANAGED = 2, 13
 
 _SCANS = CupyScans()
 
 
 def namespace() -> Any:
-    """CuPy by way of array-api-compat, with ``device=`` obeyed."""
+    """CuPy by way of array-api-compat, with a working ``device=``."""
     return importlib.import_module("rnncore_cupy._namespace")
 
 
 def unusable() -> str | None:
-    """What CUDA's driver itself says against it, or None; CuPy is not imported to find out."""
+    """Return the CUDA driver's reason why CuPy cannot run, or None; CuPy is not imported."""
     fault = cuda_fault()
     return None if fault is None else f"CUDA cannot be used: {fault}"
 
@@ -58,7 +58,7 @@ def is_native(x: object, /) -> bool:
 
 
 def devices() -> Sequence[Any]:
-    """Every device that CUDA shows, the current one first. Where there is none, CUDA's own error."""
+    """Every visible CUDA device, the current one first. CUDA's own error is raised if there is none."""
     cuda = _cupy().cuda
     count = cuda.runtime.getDeviceCount()
     if not count:
@@ -68,48 +68,46 @@ def devices() -> Sequence[Any]:
 
 
 def device_name(device: Any, /) -> str:
-    """The name that PyTorch gives the same device: "cuda:0"."""
+    """Name a device as PyTorch does, such as "cuda:0"."""
     return f"cuda:{int(device)}"
 
 
 def scope(device: Any, /) -> AbstractContextManager[Any]:
-    """Makes the device current in this thread, and afterwards the one that was.
+    """A context that makes the device current in this thread and restores the previous one afterwards.
 
-    The stream that is current on the device stays so, and the one that the surrounding code works on is current again
-    with its device. Each call gives a new context, to be entered by any thread and inside any other.
+    Current streams do not change. Each call returns a new context, which any thread can enter, also inside another one.
     """
     context: AbstractContextManager[Any] = _cupy().cuda.Device(int(device))
     return context
 
 
 def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> Any:
-    """A new array on the device, and the caller may change x at once.
+    """A new array on the device; the caller may change x immediately.
 
-    The numbers are copied on the host first, as CuPy's own copy is no promise: it takes ordinary memory through a buffer of
-    its own before it returns (or has CUDA do so, which is synchronous for pageable memory), but pinned memory is read when
-    the stream gets there, and with CUPY_ENABLE_UMP=1 the new array shares the memory of x.
+    The numbers are copied on the host first, because CuPy may read x later: it copies pageable memory before it returns, but
+    reads pinned memory in stream order, and with CUPY_ENABLE_UMP=1 the new array shares the memory of x.
     """
     with scope(device):
         return _cupy().asarray(np.array(x, dtype=dtype, order="C"))
 
 
 def to_numpy(x: Any, /) -> np.ndarray[Any, Any]:
-    """The numbers on the host, after everything queued on the stream of x's device; bfloat16 as float32."""
-    # CuPy copies on the current device's stream, which on another device than x's is not the one that x is made on.
+    """The numbers on the host, after all work queued on the current stream of x's device; bfloat16 as float32."""
+    # CuPy copies on the current device's stream, so x's device has to be current.
     with scope(x.device):
         host: np.ndarray[Any, Any] = x.get()
     return host.astype(np.float32) if host.dtype.name == "bfloat16" else host
 
 
 def synchronize(device: Any, /) -> None:
-    """Wait for everything on the device, on whatever stream."""
+    """Wait for all work on the device, on every stream."""
     _cupy().cuda.Device(int(device)).synchronize()
 
 
 def precision(device: Any, /) -> str:
-    """ "tf32" where CUPY_TF32=1 was set before CuPy's first float32 product and the device can do it, else "full".
+    """Return "tf32" if CUPY_TF32=1 was set before CuPy's first float32 product and the device supports it, else "full".
 
-    CuPy settles this once in a process: with its first float32 product, or with this question.
+    CuPy decides this once per process: at its first float32 product or at this call.
     """
     linalg = importlib.import_module("cupy._core._routines_linalg")
     with scope(device):
@@ -117,49 +115,49 @@ def precision(device: Any, /) -> str:
 
 
 def scans() -> CupyScans:
-    """Both, for the functions and dtypes that have kernels."""
+    """Both scans, for the functions and dtypes that have kernels."""
     return _SCANS
 
 
 def from_dlpack(x: Any, /) -> Any:
-    """A CuPy array on the memory of any library's array on a CUDA device, without a copy.
+    """A CuPy array that shares the memory of another library's array on a CUDA device, without a copy.
 
-    By the DLPack protocol CuPy names its current stream on x's device, and x's library has that stream wait for its own:
-    what is asked of the result comes after what was asked of x. The memory stays that of x's library, which takes it back
-    when the last array on it is gone: synchronise before that if work on another stream is still to read it.
+    By the DLPack protocol CuPy passes its current stream on x's device, and x's library makes that stream wait for its own. So
+    work on the result starts after the work queued on x. The memory belongs to x's library, which releases it with the last
+    array on it: synchronize before that if work on another stream still reads it.
 
     Raises
     ------
     ArgumentTypeError
-        If x does not speak DLPack.
+        If x does not support DLPack.
     DeviceError
         If x is not on a CUDA device.
     BackendUnavailableError
         If CuPy cannot be used here.
     BufferError
-        From x's own library, if it does not give x away: PyTorch's for a tensor that requires a gradient, say.
+        From x's library, if it does not export x, such as PyTorch for a tensor that requires a gradient.
     """
     ask = getattr(x, "__dlpack_device__", None)
     if ask is None:
         raise ArgumentTypeError(
-            f"x: expected an array on a CUDA device that speaks DLPack, got {describe(x)}; "
+            f"x: expected an array on a CUDA device that supports DLPack, got {describe(x)}; "
             f"from numbers make one with rnncore.get_backend({name!r}).asarray(x, dtype=..., device=...)"
         )
     kind, number = ask()
     if kind not in (DLPACK_CUDA, DLPACK_CUDA_MANAGED):
         raise DeviceError(
-            f"x: expected an array on a CUDA device, got {describe(x)} on DLPack device {(int(kind), number)}, which is "
-            f"none (1 is the host); copy it with rnncore.get_backend({name!r}).asarray(x, dtype=..., device=...)"
+            f"x: expected an array on a CUDA device, got {describe(x)} on DLPack device {(int(kind), number)}, not a "
+            f"CUDA device (1 is the host); copy it with rnncore.get_backend({name!r}).asarray(x, dtype=..., device=...)"
         )
     rnncore.get_backend(name)
     return _cupy().from_dlpack(x)
 
 
 def to_torch(x: Any, /) -> torch.Tensor:
-    """A PyTorch tensor on the memory of a CuPy array, without a copy.
+    """A PyTorch tensor that shares the memory of a CuPy array, without a copy.
 
-    PyTorch's current stream on x's device waits for CuPy's. The memory stays CuPy's, as :func:`from_dlpack` says of the
-    other way.
+    PyTorch's current stream on x's device waits for CuPy's. The memory belongs to CuPy; see :func:`from_dlpack` for its
+    lifetime.
 
     Raises
     ------
@@ -173,7 +171,7 @@ def to_torch(x: Any, /) -> torch.Tensor:
     rnncore.get_backend("torch")
     from torch.utils import dlpack
 
-    # CuPy has the consumer wait for the current stream of the current device, which has to be x's.
+    # CuPy makes the consumer wait for the current stream of the current device, which has to be x's.
     with scope(x.device):
         return dlpack.from_dlpack(x)
 

@@ -1,7 +1,7 @@
-"""Whether CUDA can be used, asked of its driver by ctypes: no array library is imported and no CUDA context is made.
+"""Ask the CUDA driver through ctypes whether a device is usable, without an array library and without a CUDA context.
 
-Asking has the two consequences that any first use of CUDA has: CUDA_VISIBLE_DEVICES is read now and not again, and a
-process that is forked afterwards cannot use CUDA (one that is spawned can).
+This has the two consequences of any first use of CUDA: CUDA_VISIBLE_DEVICES is read now and not again, and a process that is
+forked afterwards cannot use CUDA (a spawned one can).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 __all__ = ["cuda_fault"]
 
-# The names under which CUDA's runtime, and so CuPy, looks for the driver.
+# The name under which the CUDA runtime, and so CuPy, loads the driver.
 LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 SUCCESS = 0
 
 
 def cuda_fault() -> str | None:
-    """Why no device can be used, in the loader's or the driver's own words, or None."""
+    """Return the loader's or the driver's reason why no device is usable, or None."""
     try:
         driver = _load(LIBRARY)
     except OSError as error:
@@ -30,8 +30,8 @@ def cuda_fault() -> str | None:
             if status != SUCCESS:
                 return f"{call}: {_words(driver, status)}"
     except AttributeError as error:  # a library of that name without these functions
-        return f"its driver is not one: {error}"
-    return None if count.value > 0 else "its driver counts no device"
+        return f"its driver is not a CUDA driver: {error}"
+    return None if count.value > 0 else "its driver reports no device"
 
 
 def _load(library: str) -> Any:
@@ -40,7 +40,7 @@ def _load(library: str) -> Any:
 
 
 def _words(driver: Any, status: int) -> str:
-    """ "CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected", as far as the driver has words for it."""
+    """The driver's text for a status, such as "CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected"."""
     parts = []
     for call in ("cuGetErrorName", "cuGetErrorString"):
         text = ctypes.c_char_p()

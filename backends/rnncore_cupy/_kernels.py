@@ -1,7 +1,7 @@
-"""The kernels in cuda/ as CuPy has them: compiled at first use for the current device, kept, and asked what fits.
+"""Compile the kernels in cuda/ with CuPy at first use, cache them, and query how many blocks fit on the device.
 
-A kernel's name is put together from the words of two tables and the numbers of a plan, and its source is constant: nothing
-that a user writes reaches the compiler.
+A kernel's name consists of words from two tables and the numbers of a plan, and its source is constant: no user input reaches
+the compiler.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from rnncore_cupy._plan import Limits, Plan, choose
 
 __all__ = ["FILES", "LINEAR", "STEPS", "STORAGE", "kernel", "limits", "name_of", "plan", "source"]
 
-# In this order they are one source. A name is used after the file that defines it.
+# Concatenated in this order. A name is defined before it is used.
 FILES = ("device.cu", "numbers.cu", "step.cu", "product.cu", "block_scan.cu", "grid_scan.cu")
-# What a dtype is called there, and the bytes of a number as it is computed with.
+# The C++ type that stores a dtype, and the bytes of a number in computations.
 STORAGE = {"float32": ("float", 4), "float64": ("double", 8), "float16": ("Half", 4), "bfloat16": ("BFloat16", 4)}
 STEPS = {"tanh": "TANH", "relu": "RELU", "sigmoid": "SIGMOID", "identity": "IDENTITY"}
 LINEAR = "LINEAR"
-# CuPy adds -ftz=true to these: what is smaller than the smallest normal number is 0 in float32, and in what is summed in it.
+# CuPy adds -ftz=true: subnormal numbers are flushed to 0 in float32 arithmetic, including sums of 16-bit dtypes.
 OPTIONS = ("-std=c++17",)
 
-# More shared memory than this has to be asked for.
+# More shared memory than this has to be requested explicitly.
 ORDINARY_SHARED = 48 * 1024
-# From this compute capability on a load can be an acquiring one, which the barrier across the grid needs.
+# Load-acquire instructions, which the grid barrier needs, exist from this compute capability on.
 ACQUIRES_FROM = 70
 
 
 @lru_cache(maxsize=1)
 def source() -> str:
-    """CUDA C++ of all kernels."""
+    """The CUDA C++ source of all kernels."""
     folder = resources.files(__package__) / "cuda"
     return "\n".join((folder / file).read_text(encoding="utf-8") for file in FILES)
 
@@ -47,10 +47,10 @@ def name_of(plan: Plan, dtype: str, step: str) -> str:
 
 @lru_cache(maxsize=4096)
 def kernel(device: int, name: str, cooperative: bool) -> Any:
-    """The compiled kernel, with all the shared memory allowed to it that the device gives a block.
+    """The compiled kernel, with its limit of shared memory set to the device's maximum for a block.
 
-    The device must be the current one. CuPy 14.2 keeps what it has compiled on disk, too; 14.0 and 14.1 compile a kernel
-    that is found by a name expression anew in each process.
+    The device must be the current one. CuPy 14.2 also caches compiled kernels on disk; 14.0 and 14.1 recompile kernels found by
+    a name expression in each process.
     """
     module = _cupy().RawModule(
         code=source(), options=OPTIONS, name_expressions=(name,), enable_cooperative_groups=cooperative
@@ -64,7 +64,7 @@ def kernel(device: int, name: str, cooperative: bool) -> Any:
 
 @lru_cache(maxsize=256)
 def limits(device: int) -> Limits:
-    """What the device holds, in its own words."""
+    """The limits that the device reports."""
     cuda = _cupy().cuda
     runtime, capability = cuda.runtime, int(cuda.Device(device).compute_capability)  # 90 for 9.0
 
@@ -81,7 +81,7 @@ def limits(device: int) -> Limits:
 
 @lru_cache(maxsize=4096)
 def plan(device: int, width: int, batch: int, dtype: str, step: str) -> Plan:
-    """The plan for a scan on the current device, whose own count of resident blocks of the compiled kernel decides."""
+    """The plan for a scan on the current device, based on the device's count of resident blocks of the compiled kernel."""
 
     def resident(candidate: Plan) -> int:
         compiled = kernel(device, name_of(candidate, dtype, step), candidate.regime == "grid")

@@ -1,8 +1,8 @@
-"""array_api_compat.cupy with two gaps closed; importing this imports CuPy.
+"""array_api_compat.cupy with two corrections; importing this imports CuPy.
 
-Its creation functions take ``device=`` and pass it by, so that the array lands on the current device: these enter it. Its
-``clip`` assigns through boolean masks, each of which brings a count to the host, once for each step of a scan: this one
-compares on the device.
+The creation functions there ignore ``device=`` and use the current device; here they enter the given one. The ``clip`` there
+assigns through boolean masks, each of which transfers a count to the host at each step of a scan; here it compares on the
+device.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def _obeying(create: _Create) -> _Create:
 
 
 def _obeying_like(create: _Create) -> _Create:
-    # Without a device= the standard's answer is x's device, CuPy's the current one.
+    # Without device= the standard uses x's device, but CuPy the current one.
     @wraps(create)
     def created(x: Any, /, *args: Any, device: Any = None, **kwargs: Any) -> Any:
         with _on(x.device if device is None else device):
@@ -60,20 +60,20 @@ zeros_like = _obeying_like(_compat.zeros_like)
 
 
 def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:
-    """An array stays on its device, anything else goes to the current one, if no device is given."""
+    """Convert to an array. Without `device`, an array stays on its device and other objects go to the current one."""
     if device is None and isinstance(obj, _cupy.ndarray):
         device = obj.device
     return _compat.asarray(obj, dtype=dtype, device=device, copy=copy)
 
 
 def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Any:
-    """An array on the memory of x; a copy where it is asked for, or where another device is."""
+    """An array that shares the memory of x, or a copy if `copy` or another device requires it."""
     return asarray(_cupy.from_dlpack(x), device=device, copy=copy)
 
 
 def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
-    """x within the bounds, in its dtype; NaN stays."""
-    if x.dtype.kind != "f":  # bounds that an integer dtype cannot hold need array-api-compat's care
+    """Limit x to the bounds, in its dtype; NaN stays."""
+    if x.dtype.kind != "f":  # array-api-compat handles bounds that an integer dtype cannot hold
         return _compat.clip(x, min, max)
     clipped = x
     for bound, nearest in ((min, _cupy.maximum), (max, _cupy.minimum)):

@@ -1,10 +1,10 @@
-"""Which kernel runs a scan and in what shape: a rule from the width, the batch and what the device holds.
+"""Choose the kernel of a scan and its launch parameters, from the width, the batch and the device's limits.
 
-Three regimes. In "block" a block has the whole matrix in registers and shared memory, and some rows of the batch. In "grid" a
-row of blocks has it between them and waits for each other after each step, so that all blocks have to be resident at once. In
-"product" each step is a product of cuBLAS's and one elementwise kernel.
+There are three regimes. In "block" each block holds the whole matrix in registers and shared memory, and some rows of the
+batch. In "grid" a row of blocks shares the matrix; the blocks wait for each other after each step, so all of them have to be
+resident at once. In "product" each step is one cuBLAS product and one elementwise kernel.
 
-The costs below put candidates in order; they are estimates from published figures of Hopper devices, and say nothing exact.
+The costs below rank candidates; they are rough estimates from published figures of Hopper devices.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Literal
 
 __all__ = ["Limits", "Plan", "choose"]
 
-# What the kernels are written with: rows of the matrix for each thread, and numbers in a quad (cuda/product.cu).
+# Constants of the kernels: rows of the matrix for each thread, and numbers in a quad (cuda/product.cu).
 ROWS = QUAD = 4
 WARP = 32
 MAX_THREADS = 1024
-# A thread cannot address more, and the compiler hands registers out in eights.
+# A thread cannot address more registers, and the compiler allocates them in units of eight.
 MAX_REGISTERS, REGISTER_UNIT = 255, 8
-# Registers for all but matrix and sums, as ptxas counts them for sm_80 to sm_90 (tests/test_cuda_kernels_compile.py).
+# Registers for everything but matrix and sums, by ptxas for sm_80 to sm_90 (tests/backends/cupy/test_compile.py).
 OTHER_REGISTERS = 60
-MAX_KEPT = 8  # quads in registers; the compiler's time grows with it
+MAX_KEPT = 8  # quads in registers; compile time grows with it
 BLOCK_LANES, GRID_LANES = 8, (16, 32)
 MAX_STATES = {4: 8, 8: 4}  # by bytes of a number: their sums are in registers
 GRID_THREADS = (64, 128, 192, 256, 384, 512)
@@ -34,13 +34,13 @@ BARRIER = 2500
 L2_BYTES, SHARED_BYTES = 16, 128
 # Instructions of a warp in a cycle, and the part of them that fused multiply-adds get.
 ISSUED, EFFICIENCY = 4, 0.7
-# A step of cuBLAS and one kernel through CuPy takes the host so long: 25 us.
+# Host time of a step with cuBLAS and one kernel through CuPy: 25 us.
 HOST_STEP = 42_000
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a device holds: shared memory in bytes and 32-bit registers of one block, and whether blocks may wait."""
+    """Limits of a device: shared memory (bytes) and 32-bit registers of a block; whether blocks may wait for each other."""
 
     multiprocessors: int
     shared_bytes: int
@@ -50,14 +50,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Plan:
-    """A launch. All but `regime` and `reason` are without meaning for "product".
+    """A launch. For "product" only `regime` and `reason` are used.
 
     Attributes
     ----------
     regime : {"block", "grid", "product"}
     lanes, states, kept, threads : int
-        The template's: threads that share a row of the matrix, rows of the batch at a time, quads of the matrix in registers,
-        threads of a block.
+        Template parameters: threads that share a row of the matrix, rows of the batch at a time, quads of the matrix in
+        registers, threads of a block.
     grid : tuple of int
         Blocks: along the batch for "block", along the matrix and the batch for "grid".
     shared : int
@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def blocks(self) -> int:
-        """How many there are."""
+        """Number of blocks."""
         return self.grid[0] * self.grid[1]
 
 
@@ -86,14 +86,14 @@ Resident = Callable[[Plan], int]
 
 
 def choose(width: int, batch: int, itemsize: int, limits: Limits, resident: Resident) -> Plan:
-    """The plan for a scan of `width` and `batch`, both at least 1.
+    """Choose the plan for a scan of `width` and `batch`, both at least 1.
 
     Parameters
     ----------
     itemsize : int
-        Bytes of a number as it is computed with: 4 or 8.
+        Bytes of a number in computations: 4 or 8.
     resident : callable
-        How many blocks of a plan the whole device holds at once, by its own count for the compiled kernel.
+        ``resident(plan)``: the number of blocks that the whole device holds at once, by its own count for the compiled kernel.
     """
     for plan in _block_plans(width, batch, itemsize, limits):
         if resident(plan) > 0:
@@ -113,7 +113,7 @@ def choose(width: int, batch: int, itemsize: int, limits: Limits, resident: Resi
     elif not found:
         why = f"a matrix of width {width} is more than its {limits.multiprocessors} multiprocessors hold"
     else:
-        why = f"the products of {batch} rows are what takes the time, or the blocks for them are not resident at once"
+        why = f"the products of {batch} rows dominate, or their blocks do not all fit on the device at once"
     return Plan("product", f"cuBLAS and one kernel at each step: {why}")
 
 
@@ -161,7 +161,7 @@ def _grid_plans(width: int, batch: int, itemsize: int, limits: Limits) -> Iterat
 def _fitted(
     width: int, lanes: int, states: int, threads: int, itemsize: int, limits: Limits
 ) -> tuple[int, int, int] | None:
-    """Quads in registers, quads altogether and bytes of shared memory for a block, or None where it does not fit."""
+    """Return (quads in registers, total quads, bytes of shared memory) of a block, or None if it does not fit."""
     words = itemsize // 4
     quads = _divide(width, QUAD * lanes)
     registers = min(MAX_REGISTERS, limits.registers // threads // REGISTER_UNIT * REGISTER_UNIT)
@@ -173,7 +173,7 @@ def _fitted(
 
 
 def _grid_cost(plan: Plan, quads: int, itemsize: int) -> float:
-    """Cycles of one step."""
+    """Estimated cycles of one step."""
     warps, passes = plan.threads / WARP, _divide(plan.tile, plan.states)
     words = itemsize // 4
     products = quads * QUAD * ROWS * plan.states * words * max(1.0, warps / ISSUED) / EFFICIENCY
@@ -184,7 +184,7 @@ def _grid_cost(plan: Plan, quads: int, itemsize: int) -> float:
 
 
 def _states(rows: int, itemsize: int) -> int:
-    """The power of two from `rows` up, as far as there is one."""
+    """The smallest power of two that is at least `rows`, at most MAX_STATES."""
     states = 1
     while states < rows and states < MAX_STATES[itemsize]:
         states *= 2

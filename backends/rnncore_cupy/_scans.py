@@ -1,7 +1,7 @@
-"""Both scans as CUDA kernels: one launch for all steps, or one product and one kernel for each where the matrix is too wide.
+"""Both scans as CUDA kernels: one launch for all steps, or one product and one kernel per step if the matrix is too wide.
 
 Everything is queued on the current stream of the arrays' device, memory comes from CuPy's pool, and nothing waits. Both scans
-are one kernel with A = W_hh or A = M^T, of which only the strides are told, so that a transposed view is not copied.
+use the same kernel with A = W_hh or A = M^T. It reads A by its strides, so a transposed view is not copied.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from rnncore_cupy._plan import Plan
 
 __all__ = ["CupyScans"]
 
-STEP_THREADS = 256  # of step_alone, as it is declared
-STEP_BLOCKS = 8  # for each multiprocessor; the kernel goes round where there is more to do
+STEP_THREADS = 256  # as declared for step_alone
+STEP_BLOCKS = 8  # per multiprocessor; the kernel loops over the remaining numbers
 COUNTER_SPACING = 16  # as in cuda/grid_scan.cu
 
 
@@ -28,7 +28,7 @@ class CupyScans:
     """See :class:`rnncore.backend.Scans`."""
 
     def unsupported(self, request: ScanRequest, /) -> str | None:
-        """Dtypes and functions that no kernel has."""
+        """Refuse dtypes and functions without a kernel."""
         if request.dtype not in STORAGE:
             return f"dtype {request.dtype} has no kernel; {', '.join(STORAGE)} have"
         f = request.nonlinearity
@@ -37,7 +37,7 @@ class CupyScans:
         return None
 
     def explain(self, request: ScanRequest, /) -> str:
-        """Which kernel a supported request gets, in what shape, and why; compiles it where that has not been done yet."""
+        """Say which kernel runs a supported request, with which parameters, and why; compile it if necessary."""
         if not request.steps or not request.batch:
             return "nothing is launched: there is no step or no row"
         chosen = _plan(request)
@@ -111,12 +111,12 @@ def _run_steps(
     reverse: bool,
     clip: float,
 ) -> None:
-    """A product of cuBLAS's and one kernel for each step; TF32 as the user's own setting of CuPy has it."""
+    """Run one cuBLAS product and one kernel per step; TF32 follows the user's setting of CuPy."""
     cupy, device = _cupy(), int(source.device)
     launched = kernel(device, name_of(chosen, source.dtype.name, step), False)
     blocks = min(-(-first.size // STEP_THREADS), STEP_BLOCKS * limits(device).multiprocessors)
     count, bound = np.int64(first.size), np.float64(clip)
-    # CuPy gives cuBLAS a matrix with gaps as a copy, which would be made anew at each step.
+    # CuPy copies a matrix that is not contiguous before calling cuBLAS; copy it once, not at each step.
     kept = matrix if matrix.flags.c_contiguous or matrix.flags.f_contiguous else cupy.ascontiguousarray(matrix)
     product, before, transposed = cupy.empty(first.shape, first.dtype), first, kept.T
     times = range(len(source))
@@ -137,7 +137,7 @@ def _step(nonlinearity: Nonlinearity | None) -> str:
 
 
 def _contiguous(x: Any) -> Any:
-    """x itself, or a copy of its own."""
+    """x, or a contiguous copy."""
     return x if x.flags.c_contiguous else _cupy().ascontiguousarray(x)
 
 

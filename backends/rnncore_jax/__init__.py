@@ -1,7 +1,8 @@
-"""The JAX backend: one network under jit, grad, vmap and every composition of them, and a model that is a pytree.
+"""The JAX backend: networks that work under jit, grad, vmap and their compositions, and models that are pytrees.
 
-``from rnncore_jax import RNN`` chooses it by import. JAX itself is imported at first use. 64-bit numbers are the user's own
-setting, ``jax.config.update("jax_enable_x64", True)``: without it float64 is refused, never rounded.
+``from rnncore_jax import RNN`` chooses it by import. JAX itself is imported at first use. 64-bit numbers need the user's
+setting ``jax.config.update("jax_enable_x64", True)``: without it float64 is refused, never rounded. The plugin implements
+version 2 of the contract.
 """
 
 from __future__ import annotations
@@ -30,40 +31,40 @@ contract_version = 2
 
 RNN, RNNCell = rnncore.bound_to(name)
 
-OLDEST = (0, 10)  # before it a scan in a rule of one's own could not be transposed
-# The settings of jax_default_matmul_precision that keep the 24 bits of a float32.
+OLDEST = (0, 10)  # older versions cannot transpose a scan inside a custom derivative rule
+# Settings of jax_default_matmul_precision that keep all 24 bits of a float32.
 FULL_PRECISION = ("highest", "float32", "F32_F32_F32", "F64_F64_F64")
 
 
 def namespace() -> Any:
-    """``jax.numpy`` with float32 products in float32; from here on the models are pytrees."""
-    # Registering is the import of _pytree, which happens once in a process however many threads ask for it.
+    """``jax.numpy`` with float32 products in float32. The first call also registers the models as pytrees."""
+    # Importing _pytree registers them, once per process, also if several threads import it.
     from rnncore_jax import _namespace, _pytree  # noqa: F401
 
     return _namespace
 
 
 def is_native(x: object, /) -> bool:
-    """Whether x is a ``jax.Array``, which the tracers of jit, grad and vmap are too."""
+    """Whether x is a ``jax.Array``; tracers of jit, grad and vmap are instances too."""
     kind = getattr(sys.modules.get("jax"), "Array", None)
     return kind is not None and isinstance(x, kind)
 
 
 def devices() -> Sequence[jax.Device]:
-    """JAX's own default device first, then the others of its platform, then the host's."""
+    """JAX's default device, then the other devices of its platform, then the host's."""
     import jax
 
     chosen = _setting("jax_default_device")
     found = [chosen] if isinstance(chosen, jax.Device) else []
     found += jax.local_devices(backend=chosen) if isinstance(chosen, str) else []
     found += jax.local_devices()
-    with suppress(RuntimeError):  # JAX_PLATFORMS may leave the host out
+    with suppress(RuntimeError):  # JAX_PLATFORMS may exclude the host
         found += jax.local_devices(backend="cpu")
     return tuple(dict.fromkeys(found))
 
 
 def device_name(device: Any, /) -> str:
-    """ "cpu:0", "cuda:1"; None, where a model is spread over several devices, is the default one."""
+    """Name a device as "cpu:0" or "cuda:1". None, for a model on several devices, gives the default device's name."""
     if device is None:
         device = devices()[0]
     shown = str(device)
@@ -73,23 +74,23 @@ def device_name(device: Any, /) -> str:
 
 
 def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> jax.Array:
-    """An array of its own, in this dtype or not at all."""
+    """A new array of exactly this dtype; an error if JAX would round it."""
     import jax
 
-    # A copy first: on the host, JAX may go on using the memory that it is given.
+    # Copy first: on the host, JAX may keep using the memory that it is given.
     host = np.array(x, dtype=dtype)
-    # What lies on the default device is left free to follow other arrays, as what users make themselves is.
+    # Arrays on the default device stay uncommitted, so that they can follow others, like arrays that users create.
     made: jax.Array = jax.device_put(host, None if device == devices()[0] else device)
     if made.dtype != host.dtype:
         raise DTypeError(
-            f"dtype: expected one that JAX has as it is set, got {host.dtype.name}, which would become "
+            f"dtype: expected one that JAX's settings allow, got {host.dtype.name}, which would become "
             f'{made.dtype.name}; for 64 bits call jax.config.update("jax_enable_x64", True) first'
         )
     return made
 
 
 def to_numpy(x: jax.Array, /) -> np.ndarray[Any, Any]:
-    """The numbers on the host, a view that cannot be written to where they are there already; bfloat16 as float32.
+    """The numbers on the host, as a read-only view if they are there already; bfloat16 as float32.
 
     Raises
     ------
@@ -99,26 +100,26 @@ def to_numpy(x: jax.Array, /) -> np.ndarray[Any, Any]:
     import jax
 
     if isinstance(x, jax.core.Tracer):
-        x = jax.lax.stop_gradient(x)  # under jax.grad alone the numbers lie beneath
+        x = jax.lax.stop_gradient(x)  # under jax.grad alone this gives the concrete array
     if isinstance(x, jax.core.Tracer):
         raise ArgumentTypeError(
             f"expected an array whose numbers are known, got {type(x).__name__} {x.dtype.name}{list(x.shape)}: inside "
-            "jax.jit and jax.vmap arrays have none; lengths and all that is read on the host must be plain numbers there, "
-            "check_finite must be off, and set_params takes the place of load_state_dict"
+            "jax.jit and jax.vmap arrays have no numbers; there lengths and other host arguments must be plain numbers, "
+            "check_finite must be off, and set_params replaces load_state_dict"
         )
     host = np.asarray(x)
     return host.astype(np.float32) if host.dtype.name == "bfloat16" else host
 
 
 def synchronize(device: Any, /) -> None:
-    """Wait for every array on the device, and for what was started before now by this thread."""
+    """Wait for every live array on the device and for the work that this thread has started."""
     import jax
 
     arrays: list[jax.Array] = jax.live_arrays()  # type: ignore[no-untyped-call]
     for x in arrays:
         if device in x.devices() and not x.is_deleted():
             x.block_until_ready()
-    # Results that nobody holds are not among them; but what one thread asks of a device is done in order.
+    # Results without a reference are not live; but a device runs the work of one thread in order.
     (jax.device_put(np.zeros(1, np.float32), device) + 1).block_until_ready()
 
 
@@ -148,14 +149,14 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def precision(device: Any, /) -> str:
-    """ "full", or "tf32" where ``jax_default_matmul_precision`` asks for less on a device that has less."""
+    """Return "tf32" if ``jax_default_matmul_precision`` allows a lower precision and the device is not a CPU, else "full"."""
     setting = _setting("jax_default_matmul_precision")
     on_host = device_name(device).startswith("cpu")
     return "full" if on_host or setting is None or setting in FULL_PRECISION else "tf32"
 
 
 def unusable() -> str | None:
-    """The compiled half of JAX is a package of its own, and an old JAX lacks what is used here."""
+    """Report a missing jaxlib or a JAX that is too old."""
     if find_spec("jaxlib") is None:
         return 'jaxlib is not installed: pip install "rnncore[jax]"'
     try:
@@ -168,7 +169,7 @@ def unusable() -> str | None:
 
 
 def register(kind: type[Any], /) -> type[Any]:
-    """Make a user's own subclass of RNN or RNNCell a pytree; can be used as a class decorator.
+    """Register a user's subclass of RNN or RNNCell as a pytree; works as a class decorator.
 
     Leaves are the parameters; everything else about the model must be hashable and is static under jit.
     """
@@ -179,7 +180,7 @@ def register(kind: type[Any], /) -> type[Any]:
 
 
 def _setting(name: str) -> Any:
-    """The user's setting, as it is in this thread and context."""
+    """The user's setting in this thread and context."""
     import jax
 
     return getattr(jax.config, name)

@@ -1,7 +1,7 @@
-"""``jax.numpy`` as a namespace for the core: all of it, but float32 products are float32 products.
+"""``jax.numpy`` as a namespace for the core, with float32 products computed in float32.
 
-On a GPU or a TPU, JAX rounds their inputs to 10 or 7 bits unless it is told otherwise. Here it is told, unless the user's own
-setting, ``jax_default_matmul_precision`` or the context manager ``jax.default_matmul_precision``, says something.
+By default JAX rounds the inputs of such products to 10 or 7 bits on a GPU or a TPU. Here they keep full precision, unless the
+user sets ``jax_default_matmul_precision`` or enters ``jax.default_matmul_precision``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Models as pytrees: ``jax.jit``, ``jax.grad(loss)(rnn)``, ``jax.tree.map``, ``jax.vmap`` and ``jax.device_put`` take one.
+"""Models as pytrees, for ``jax.jit``, ``jax.grad(loss)(rnn)``, ``jax.tree.map``, ``jax.vmap`` and ``jax.device_put``.
 
-The leaves are the parameters a model calls its own, under torch's names; all else is static. A model that JAX puts together
-holds what JAX puts in, which need not be arrays.
+The leaves are the model's parameters, under torch's names; everything else is static. A model that JAX reassembles holds
+whatever leaves JAX passes, which need not be arrays.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ def _flatten_with_keys(model: Any) -> tuple[tuple[tuple[DictKey, Any], ...], Sta
 
 
 def _engine_of(engine: Engine, leaves: tuple[Any, ...]) -> Engine:
-    """The engine for leaves that ``tree.map(lambda p: p.astype(...))`` or ``device_put`` left in another dtype or place."""
+    """The engine for leaves whose dtype or device ``tree.map(lambda p: p.astype(...))`` or ``device_put`` has changed."""
     if engine.backend.name != rnncore_jax.name or not all(isinstance(x, jax.Array) for x in leaves):
         return engine
     dtypes = {dtype_name(x.dtype) for x in leaves}
     dtype = dtypes.pop() if len(dtypes) == 1 else engine.dtype_name
     if dtype != engine.dtype_name and dtype in FLOATS:
         engine = replace(engine, dtype=getattr(jnp, dtype), dtype_name=dtype)
-    if any(isinstance(x, jax.core.Tracer) for x in leaves):  # which have no place
+    if any(isinstance(x, jax.core.Tracer) for x in leaves):  # tracers have no device
         return engine
     places = {x.device for x in leaves}
     place = places.pop() if len(places) == 1 else None
-    # None where the parameters are spread over several devices: then JAX decides what goes together.
+    # None if the parameters are on several devices: then JAX decides where to compute.
     device = place if isinstance(place, jax.Device) else None
     return engine if device == engine.device else replace(engine, device=device)
 
 
-# On import, which happens once in a process however many threads ask for it.
+# At import, so that it happens once per process.
 for _kind in (rnncore.RNN, rnncore.RNNCell, rnncore_jax.RNN, rnncore_jax.RNNCell):
     register(_kind)

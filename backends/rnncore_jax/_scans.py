@@ -1,11 +1,11 @@
 """Both scans as ``lax.scan``, each compiled once per shape, with derivative rules that are linear scans again.
 
-JAX would derive the rules itself, and sum dW_hh in the loop of the backward pass, an (H, H) array carried from step to step.
-By the rules here the tangent is ``linear(p_dot + h_{t-1} W_dot^T)``: W_dot stands outside the loop, so its transpose is one
-product over all steps. ``jax.custom_jvp`` composes with jit, vmap, both modes and every order of derivative.
+JAX's own derivative would sum dW_hh inside the loop of the backward pass, an (H, H) array carried from step to step. With the
+rules here the tangent is ``linear(p_dot + h_{t-1} W_dot^T)``: W_dot is outside the loop, so its transpose is one product over
+all steps. ``jax.custom_jvp`` composes with jit, vmap, both modes and every order of derivative.
 
-The loops are not unrolled: on a CPU with JAX 0.10 an unroll of 2 to 16 took 0.9 to 2.9 times as long as none, over six shapes
-from (T, B, H) = (1024, 1, 16) to (512, 64, 512), and compiled up to five times longer.
+The loops are not unrolled. On a CPU with JAX 0.10, unrolling by 2 to 16 took 0.9 to 2.9 times as long, over six shapes from
+(T, B, H) = (1024, 1, 16) to (512, 64, 512), and compiled up to five times as long.
 """
 
 from __future__ import annotations
@@ -23,21 +23,23 @@ from rnncore_jax import _namespace as xp
 
 
 class JaxScans:
-    """See :class:`rnncore.backend.Scans`. `overwrite` is an offer that arrays which never change cannot take up."""
+    """See :class:`rnncore.backend.Scans`. `overwrite` has no effect, as JAX's arrays are immutable."""
 
     def unsupported(self, request: ScanRequest, /) -> str | None:
-        """Everything but two kinds of users' functions, which only plain operations get right."""
+        """Refuse unhashable and traced custom functions, which only plain operations handle correctly."""
         f = request.nonlinearity
         if f is None or f.user is None:
             return None
         try:
             hash(f)
         except TypeError as error:
-            return f"compiled code is found again by a hash of the nonlinearity, and {f.name!r} has none: {error}"
-        # A rule for derivatives with respect to p, h0 and w_hh would leave the gradient of such a value out without a word.
+            return f"compiled code is cached by a hash of the nonlinearity, and {f.name!r} is not hashable: {error}"
+        # The rules below cover p, h0 and w_hh only and would silently omit the gradient of a traced value.
         z = jax.eval_shape(lambda: xp.zeros((request.batch, request.width), dtype=request.dtype))
         if any(isinstance(x, jax.core.Tracer) for part in f.user for x in jax.make_jaxpr(part)(z).consts):
-            return f"nonlinearity {f.name!r} uses values that JAX is tracing, which may be asked for gradients of their own"
+            return (
+                f"nonlinearity {f.name!r} uses values that JAX is tracing, whose gradients the compiled scan would omit"
+            )
         return None
 
     def nonlinear(
@@ -118,13 +120,13 @@ def _linear_scan(u: Any, d: Any, s0: Any, m: Any, *, reverse: bool) -> Any:
 
 
 def _carry(s0: Any, m: Any, *sequences: Any) -> Any:
-    """s0 in the type of its successors, which on a mesh differ or are split along the axes that the other arrays are.
+    """s0 with the type of the later states: on a mesh, these vary or are sharded along the axes of the other arrays.
 
-    JAX has renamed its own function for it with every few versions; a sum of nothing, which compiles to nothing, does it too.
+    Adding empty sums compiles to nothing and gives this type. JAX's own function for it has changed its name several times.
     """
     return s0 + sum(xp.sum(x[:0, ...], axis=0) for x in sequences) + xp.sum(m[:0, ...])
 
 
-# Nonlinearities compare by value, so that an eager call finds the compiled code of the one before.
+# Nonlinearities compare by value, so that an eager call reuses the code compiled for an earlier one.
 _compiled_nonlinear = jax.jit(_nonlinear, static_argnums=(3, 4))
 _compiled_linear = jax.jit(_linear, static_argnums=4)

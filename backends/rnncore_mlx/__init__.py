@@ -1,7 +1,8 @@
-"""The MLX backend: a namespace and nothing else. ``from rnncore_mlx import RNN`` chooses it by import.
+"""The MLX backend: a namespace without scans of its own. ``from rnncore_mlx import RNN`` chooses it by import.
 
-MLX computes when numbers are asked for (``mx.eval``, or any way to the host), and only in the thread that a result was written
-down in: evaluate before another thread is given it. MLX itself is imported at first use.
+MLX is lazy: it computes in ``mx.eval`` or when numbers are copied to the host, and only in the thread that created a result.
+Evaluate a result before passing it to another thread. MLX itself is imported at first use. The plugin implements version 2 of
+the contract.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ contract_version = 2
 
 RNN, RNNCell = rnncore.bound_to(name)
 
-# The oldest that was checked. Some before it compute float64 with Python numbers rounded to float32.
+# The oldest version tested. Some earlier ones round Python numbers to float32 in float64 arithmetic.
 OLDEST = (0, 32, 4)
 
 
 def unusable() -> str | None:
-    """An old MLX has wrong numbers; one without metadata is taken as it comes."""
+    """Report an MLX that is too old, whose results are wrong. One without metadata is accepted."""
     try:
         found = version("mlx")
     except PackageNotFoundError:
@@ -39,7 +40,7 @@ def unusable() -> str | None:
 
 
 def namespace() -> Any:
-    """``mlx.core`` with what the Array API standard has and it lacks."""
+    """``mlx.core`` with the missing functions of the Array API standard."""
     from rnncore_mlx import _namespace
 
     return _namespace
@@ -52,41 +53,41 @@ def is_native(x: object, /) -> bool:
 
 
 def devices() -> Sequence[Any]:
-    """MLX's own default device and no other: its arrays lie in memory that all devices share, and have no device to tell."""
+    """MLX's default device only: arrays are in memory shared by all devices and have no device of their own."""
     import mlx.core as mx
 
     return (mx.default_device(),)
 
 
 def device_name(device: Any, /) -> str:
-    """ "cpu" or "gpu"."""
+    """Name a device as "cpu" or "gpu"."""
     return str(device.type.name)
 
 
 def scope(device: Any, /) -> AbstractContextManager[Any]:
-    """Work goes to the device's stream, whatever MLX's default device is by now."""
+    """Send work to the device's stream, regardless of MLX's current default device."""
     import mlx.core as mx
 
     return mx.stream(device)
 
 
 def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> Any:
-    """A new array of the dtype, in the shared memory."""
+    """A new array of the dtype, in shared memory."""
     import mlx.core as mx
 
-    # Contiguous, as MLX knows no negative strides.
+    # Contiguous, as MLX has no negative strides.
     return mx.array(np.asarray(x, order="C"), dtype=dtype)
 
 
 def to_numpy(x: Any, /) -> np.ndarray[Any, Any]:
-    """A copy on the host, computed now; bfloat16, which NumPy lacks, as float32."""
+    """Evaluate x and copy it to the host; bfloat16, which NumPy lacks, as float32."""
     import mlx.core as mx
 
     return np.array(x.astype(mx.float32) if x.dtype == mx.bfloat16 else x)
 
 
 def synchronize(device: Any, /) -> None:
-    """Wait for what is being computed. What nobody has asked the numbers of has not begun: that is for ``mx.eval``."""
+    """Wait for running work. Arrays that were never evaluated have not started: use ``mx.eval`` for them."""
     import mlx.core as mx
 
     mx.synchronize(device)
@@ -112,7 +113,7 @@ def jit(function: Callable[..., Any], /) -> Callable[..., Any]:
 
 
 def precision(device: Any, /) -> str:
-    """ "tf32" on a GPU unless MLX_ENABLE_TF32=0 was set before MLX was imported: rounding is what MLX does if not told."""
+    """Return "tf32" on a GPU unless MLX_ENABLE_TF32=0, else "full". MLX reads the variable when it is imported."""
     import mlx.core as mx
 
     return "tf32" if device.type == mx.gpu and os.environ.get("MLX_ENABLE_TF32", "1") != "0" else "full"

@@ -1,4 +1,4 @@
-"""``mlx.core`` as an Array API namespace: its own functions, and seven names that it lacks or has otherwise."""
+"""``mlx.core`` as an Array API namespace: its own functions, and seven names that are missing there or differ."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ empty = zeros
 
 
 def astype(x: mx.array, dtype: Any, /, *, copy: Any = True, device: Any = None) -> mx.array:
-    """``mx.astype``, which knows no ``copy``: nothing here is changed in place."""
+    """``mx.astype``, which has no ``copy``; rnncore changes no MLX array in place."""
     return mx.astype(x, dtype, stream=device)
 
 
 def vecdot(x1: mx.array, x2: mx.array, /, *, axis: int = -1) -> mx.array:
-    """The sum of products over an axis, which MLX has no name for."""
+    """Sum the products over an axis; MLX has no such function."""
     return mx.sum(x1 * x2, axis=axis)
 
 
 def sort(x: mx.array, /, *, axis: int = -1, descending: Any = False, stable: Any = True) -> mx.array:
-    """``mx.sort``, which knows no ``stable``: equal numbers are equal."""
+    """``mx.sort``, which has no ``stable``; for plain numbers it makes no difference."""
     ordered = mx.sort(x, axis=axis)
     return mx.flip(ordered, axis=axis) if descending else ordered
 
 
 def exp(x: mx.array, /) -> mx.array:
-    """``mx.exp``; in float64 by ``expm1``, as MLX's own float64 is right to 24 bits only and infinite from 88.0 on."""
+    """``mx.exp``, in float64 by ``expm1``: there MLX's own has 24 correct bits and overflows at 88.0."""
     if x.dtype != mx.float64:
         return mx.exp(x)
     falling = x < 0

@@ -1,6 +1,7 @@
-"""The Numba backend: NumPy's arrays, and both scans compiled. ``from rnncore_numba import RNN`` chooses it by import.
+"""The Numba backend: NumPy's arrays with compiled scans. ``from rnncore_numba import RNN`` chooses it by import.
 
-NumPy's arrays belong to the backend "numpy"; a model takes this one where it is named: ``rnncore.RNN(..., backend="numba")``.
+The backend of a NumPy array is "numpy", so a model uses this one only if it is named: ``rnncore.RNN(..., backend="numba")``.
+The plugin implements version 2 of the contract.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _SCANS = NumbaScans()
 
 
 def unusable() -> str | None:
-    """What is missing; found out without importing it."""
+    """Name the missing package, found without an import, or return None."""
     for package in ("numba", "threadpoolctl"):
         if find_spec(package) is None:
             return f"{package} is not installed"
@@ -44,7 +45,7 @@ def namespace() -> Any:
 
 
 def is_native(x: object, /) -> bool:
-    """Whether x is a plain array; masked arrays and matrices have other rules of arithmetic and are not."""
+    """Whether x is a plain array. Masked arrays and matrices are not: their arithmetic follows other rules."""
     return isinstance(x, np.ndarray) and not isinstance(x, (np.ma.MaskedArray, np.matrix))
 
 
@@ -76,9 +77,9 @@ def threads() -> int:
 
 
 def synchronize(device: Any, /) -> None:
-    """Nothing runs behind the caller's back."""
+    """Do nothing: work is finished when a call returns."""
 
 
 def scans() -> NumbaScans:
-    """Both scans, compiled."""
+    """Both scans as compiled code."""
     return _SCANS

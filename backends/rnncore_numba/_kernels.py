@@ -1,6 +1,6 @@
-"""The compiled functions: made when first asked for, kept on disk where there is a place for it.
+"""The compiled functions: built at first use and cached on disk where possible.
 
-One is compiled for each function, dtype and whether there is a limit; importing this file imports Numba.
+There is one for each nonlinearity and dtype, with and without a clip. Importing this module imports Numba.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _compiling = RLock()
 
 
 def version() -> int:
-    """A number for the sources: Numba notices that the file of a function has changed, not those that it is written with."""
+    """Hash of the sources. Numba's cache checks the file of a function, but not the other files that its code comes from."""
     text = b"".join((Path(__file__).parent / name).read_bytes() for name in SOURCES)
     return int.from_bytes(hashlib.sha256(text).digest()[:4], "little")
 
@@ -76,16 +76,16 @@ def _finish(typing: Any, product: Any, p: Any, d: Any, out: Any, clip: Any, kind
 
 def _addresses(context: Any, builder: Any, kinds: Any, values: Any) -> tuple[list[Any], list[Any]]:
     arrays = [context.make_array(kind)(context, builder, value=x) for kind, x in zip(kinds, values, strict=True)]
-    # By way of integers, for pointers without a type: llvmlite's own still have one.
+    # Convert through integers to get untyped pointers: llvmlite's own pointers are typed.
     return arrays, [builder.inttoptr(builder.ptrtoint(x.data, I64), POINTER) for x in arrays]
 
 
 class Compiled(NamedTuple):
-    """The functions of one kind. Arrays are C-contiguous, aligned and writable, but for w, which may have any layout.
+    """The functions of one kind. Arrays must be C-contiguous, aligned and writable, except w, which may have any layout.
 
-    ``pack(w)`` lays W out in strips; ``rows(p, d, h0, strips, out, first, last, reverse, clip)`` runs a scan for some rows of
-    the batch; ``finish(product, p, d, out, clip)`` makes one step's states (B, H) of its product with W. d is p for a nonlinear
-    scan. All let other threads run.
+    ``pack(w)`` copies W into strips. ``rows(p, d, h0, strips, out, first, last, reverse, clip)`` runs a scan for some rows of
+    the batch. ``finish(product, p, d, out, clip)`` computes one step's states (B, H) from its product with W. A nonlinear scan
+    passes p as d. All of them release the interpreter lock.
     """
 
     pack: Callable[..., Any]
@@ -97,7 +97,7 @@ class Compiled(NamedTuple):
 def _compile(kind: Kind) -> Compiled:
     dtype = getattr(types, kind.dtype)
     number = np.dtype(kind.dtype)
-    # All that decides what a function does is in its closure, and by that in the key of Numba's cache.
+    # Everything that affects the compiled code is in the closure, and so in the key of Numba's cache.
     code, sources, lanes, size = KINDS.index(kind), version(), lane_count(kind.dtype), number.itemsize
 
     def pack(w):  # type: ignore[no-untyped-def]
@@ -138,8 +138,8 @@ def _compile(kind: Kind) -> Compiled:
 
 
 def compiled(kind: Kind) -> Compiled:
-    """The functions of a kind, compiled or read from disk at their first use."""
-    with _compiling:  # two threads would compile the same
+    """The functions of a kind, compiled or read from disk at first use."""
+    with _compiling:  # so that two threads do not compile the same function
         return _compile(kind)
 
 
@@ -149,4 +149,4 @@ def _jit(signature: Any, function: Callable[..., Any]) -> Any:
     except RuntimeError as error:
         if "cannot cache" not in str(error):
             raise
-        return numba.njit(signature, nogil=True)(function)  # no folder on this machine can be written to
+        return numba.njit(signature, nogil=True)(function)  # there is no writable cache folder

@@ -1,7 +1,7 @@
-"""Vectors in LLVM's own terms: what the kernels and their functions are written in, for whatever width the processor has.
+"""LLVM vectors of the processor's own width, the building blocks of the kernels and nonlinearities.
 
-Numba's loops leave it to LLVM whether they become vector instructions and what stays in registers. Here both are said: a value
-is a vector of `count` lanes, and LLVM splits it where the processor's registers are narrower.
+In Numba's loops LLVM decides whether to use vector instructions and which values stay in registers. Here both are explicit: a
+value is a vector of `count` lanes, and LLVM splits it if the processor's registers are narrower.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import llvmlite.ir as ir  # type: ignore[import-untyped]
 import numpy as np
 
-# llvmlite has no types of its own; these are names for the reader.
+# llvmlite is untyped; these aliases are for readability.
 Value: TypeAlias = Any
 Builder: TypeAlias = Any
 
@@ -25,7 +25,7 @@ BITS = {"float32": 32, "float64": 64}
 
 @cache
 def target() -> tuple[str, frozenset[str]]:
-    """The architecture that Numba compiles for and its features, such as "+avx2"."""
+    """Numba's target architecture and its features, such as "+avx2"."""
     from numba.core.registry import cpu_target
 
     triple, _, features = cpu_target.target_context.codegen().magic_tuple()
@@ -48,7 +48,7 @@ def many_registers() -> bool:
 
 @cache
 def fuses() -> bool:
-    """Whether a product and a sum are one instruction; a call for each lane stands in for it where they are not."""
+    """Whether fused multiply-add is one instruction; otherwise it would be a function call for each lane."""
     architecture, features = target()
     return "+fma" in features or architecture in ("aarch64", "arm64")
 
@@ -89,15 +89,15 @@ class Lanes:
     # --- memory ------------------------------------------------------------------------------------------------------
 
     def at(self, pointer: Value, offset: Value) -> Value:
-        """The address so many numbers further on."""
+        """The address `offset` numbers after `pointer`."""
         return self.builder.gep(pointer, [offset], source_etype=self.scalar)
 
     def load_one(self, pointer: Value) -> Value:
-        """One number in every lane."""
+        """Load one number into every lane."""
         return self.splat(self.builder.load(pointer, typ=self.scalar, align=self.bits // 8))
 
     def load(self, pointer: Value, mask: Value | None = None, *, aligned: bool = False) -> Value:
-        """A vector; where the mask is off, 0 and nothing is read."""
+        """Load a vector; lanes outside the mask are 0 and not read."""
         align = vector_bytes() if aligned else self.bits // 8
         if mask is None:
             return self.builder.load(pointer, typ=self.vector, align=align)
@@ -106,7 +106,7 @@ class Lanes:
         return self.builder.call(load, [pointer, ir.Constant(ir.IntType(32), align), mask, self.const(0.0)])
 
     def store(self, x: Value, pointer: Value, mask: Value | None = None) -> None:
-        """Store a vector; where the mask is off, nothing is written."""
+        """Store a vector; lanes outside the mask are not written."""
         if mask is None:
             self.builder.store(x, pointer, align=self.bits // 8)
             return
@@ -126,20 +126,20 @@ class Lanes:
     # --- arithmetic --------------------------------------------------------------------------------------------------
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
-        """a * b + c, rounded once where the processor can."""
+        """a * b + c, rounded once if the processor supports it."""
         name = "fma" if fuses() else "fmuladd"
         function = self._intrinsic(f"llvm.{name}.{self._letter}", self.vector, [self.vector] * 3)
         return self.builder.call(function, [a, b, c])
 
     def polynomial(self, coefficients: Sequence[float], x: Value) -> Value:
-        """Horner's scheme, the constant term first."""
+        """Evaluate a polynomial by Horner's scheme; the constant term is first."""
         value = self.const(coefficients[-1])
         for c in coefficients[-2::-1]:
             value = self.fma(value, x, self.const(c))
         return value
 
     def absolute(self, x: Value) -> Value:
-        """|x|, that of NaN too."""
+        """|x|; NaN stays NaN."""
         return self.builder.call(self._intrinsic(f"llvm.fabs.{self._letter}", self.vector, [self.vector]), [x])
 
     def with_sign_of(self, size: Value, x: Value) -> Value:
@@ -148,11 +148,11 @@ class Lanes:
         return self.builder.call(function, [size, x])
 
     def at_most(self, x: Value, limit: Value) -> Value:
-        """The smaller one; NaN in x stays."""
+        """The minimum of x and the limit; NaN in x stays."""
         return self.builder.select(self.builder.fcmp_ordered(">", x, limit), limit, x)
 
     def at_least(self, x: Value, limit: Value) -> Value:
-        """The larger one; NaN in x stays."""
+        """The maximum of x and the limit; NaN in x stays."""
         return self.builder.select(self.builder.fcmp_ordered("<", x, limit), limit, x)
 
     def _intrinsic(self, name: str, result: Any, arguments: Sequence[Any]) -> Value:
@@ -160,7 +160,7 @@ class Lanes:
 
 
 def intrinsic(builder: Builder, name: str, result: Any, arguments: Sequence[Any]) -> Value:
-    """One of LLVM's own functions, declared once in a module."""
+    """An LLVM intrinsic, declared once per module."""
     found = builder.module.globals.get(name)
     return found or ir.Function(builder.module, ir.FunctionType(result, list(arguments)), name)
 
@@ -176,7 +176,7 @@ def carried(
     values: Sequence[Value],
     body: Callable[[Value, list[Value]], list[Value]],
 ) -> tuple[Value, list[Value]]:
-    """``while i + step <= stop: values = body(i, values); i += step``, with the values in registers: the last i and values."""
+    """Emit ``while i + step <= stop: values = body(i, values); i += step`` with values in registers; return both."""
     before = builder.block
     head = builder.append_basic_block("while")
     inside = builder.append_basic_block("do")
@@ -203,7 +203,7 @@ def carried(
 
 @contextmanager
 def counted(builder: Builder, start: Value, stop: Value, step: int, end: list[Value]) -> Iterator[Value]:
-    """The same without values, for a with statement; the last i is put into `end`."""
+    """Emit the loop of :func:`carried` without values, as a with statement; the last i is appended to `end`."""
     before = builder.block
     head = builder.append_basic_block("while")
     inside = builder.append_basic_block("do")

@@ -1,8 +1,8 @@
-"""The products of all steps, of large matrices in the threads that run the scans.
+"""Matrix products over all steps. Large ones are divided among the threads that run the scans.
 
-BLAS's own second thread looks out for work for some 20 ms after each product, on the processor that a thread of the next scan
-waits for: at (T, B, H) = (512, 64, 512), in two threads, forward takes 1.4 times as long, forward and backward 1.3 times.
-Smaller products find it awake: divided here, they take up to 1.3 times as long (two processors, OpenBLAS of NumPy 2.4).
+After each product, BLAS's own second thread spins for about 20 ms, on a processor that the next scan needs. At (T, B, H) =
+(512, 64, 512) with two threads, this makes forward 1.4 times and forward and backward 1.3 times as slow. Smaller products
+profit from the spinning thread: divided here, they take up to 1.3 times as long (two processors, OpenBLAS of NumPy 2.4).
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import numpy as np
 from rnncore_numba._threads import allowed, blas, divided, run
 
 HostArray = np.ndarray[Any, Any]
-# Multiplications, times the bytes of a number, worth threads of our own.
+# Multiplications times bytes per number from which a product is divided among this plugin's threads.
 LARGE = 4 * 10**8
-# Multiplications that BLAS runs in one thread by itself, whatever the shapes.
+# Multiplications up to which BLAS itself uses one thread, for any shapes.
 ALONE = 2**13
-# Rows that BLAS takes at a time, whatever the processor: parts of whole such blocks waste nothing.
+# BLAS works on blocks of rows whose size divides this on any processor, so parts of whole blocks waste nothing.
 BLOCK = 64
 
 __all__ = ["product"]
 
 
 def product(a: HostArray, b: HostArray, whole: bool = True, /) -> HostArray:
-    """a (N, K) times b (K, M); a product of one step never wakes BLAS's second thread, which all others would wait for."""
+    """Multiply a (N, K) by b (K, M). A product of one step uses one thread: a second would delay all later steps."""
     work = a.size * b.shape[1]
     if work <= ALONE:
         result: HostArray = np.dot(a, b)
@@ -53,7 +53,7 @@ def _rows(a: HostArray, b: HostArray, threads: int) -> HostArray:
 
 
 def _sum_of_parts(a: HostArray, b: HostArray, threads: int) -> HostArray:
-    """Of a short and wide a, each thread takes steps of all rows: divided by rows, each would lay out all of b."""
+    """Divide a short, wide a by columns: divided by rows, every thread would repack all of b."""
     parts = divided(a.shape[1], threads, BLOCK)
     sums = np.empty((len(parts), a.shape[0], b.shape[1]), a.dtype)
     of_part = {part: sums[n] for n, part in enumerate(parts)}

@@ -1,7 +1,7 @@
-"""Which code runs a scan, and in how many threads: a rule from the shape alone, with the measurements that it rests on.
+"""Choose the code of a scan and its number of threads, from the shape alone, with the measurements behind the rule.
 
-The tiles lay W out anew in each call, which pays from a few steps on; BLAS reads it as it is. Time of a BLAS step loop divided
-by the time of the tiles: tanh, float32, one thread, the OpenBLAS of NumPy 2.4, an AMD EPYC of family 26 (Zen 5, AVX-512):
+Tiling repacks W on every call, which pays off after a few steps; BLAS reads W in place. Time of a BLAS step loop divided by
+the time of the tiles (tanh, float32, one thread, OpenBLAS of NumPy 2.4, AMD EPYC of family 26: Zen 5, AVX-512):
 
 ====  ====  =====  =====  =====  =====  =====  ======
    H     B    T=1    T=2    T=4    T=8   T=16    T=64
@@ -19,11 +19,11 @@ by the time of the tiles: tanh, float32, one thread, the OpenBLAS of NumPy 2.4, 
 2048    64   0.58   0.80    1.2    1.3
 ====  ====  =====  =====  =====  =====  =====  ======
 
-float64 is the same to a few tenths up to H = 1024; at 2048, where W has 32 MB, it is 0.3 to 0.8 with 64 rows. Compiled for AVX2
-alone and against OpenBLAS's kernels for AVX2, on the same processor, the tiles make 105 to 117 GFLOP/s a core and BLAS 110.
+In float64 the ratios differ by a few tenths up to H = 1024; at 2048, where W has 32 MB, they are 0.3 to 0.8 with 64 rows.
+Restricted to AVX2 on the same processor, the tiles reach 105 to 117 GFLOP/s per core and OpenBLAS 110.
 
-Time in one thread divided by that in two, each with rows of its own: same processor, float32, tiles, medians of 650 taken while
-nothing else was running:
+Time in one thread divided by the time in two, the rows divided between them (same processor, float32, tiles, medians of 650
+runs on an idle machine):
 
 =============  ========  =====  ====================
   T, B, H      T B H^2   gain
@@ -42,21 +42,21 @@ nothing else was running:
 
 from __future__ import annotations
 
-# Up to this width W is laid out in less time than BLAS takes to be called.
+# Up to this width, packing W takes less time than a call of BLAS.
 NARROW = 96
-# Otherwise with few rows T has to reach H / 24. From 8 rows on, or 2 of 512 units, BLAS lays out its operands in each step.
+# Above it, with few rows, T has to reach H / 24. From 8 rows on, or 2 rows of 512 units, BLAS packs its operands in each step.
 WIDTH_PER_STEP = 24
 FEW_ROWS, WIDE = 8, 512
-# A W beyond this does not stay in any cache, and BLAS reads it in blocks.
+# In bytes. A larger W fits in no cache, and BLAS reads it in blocks.
 LARGEST = 16 * 2**20
-# Products and sums (T * B * H * H) and rows that are worth a thread of their own: waking one takes about 50 us, in which a core
-# makes 5e6 of them, and tiles of fewer rows read W as often for less.
+# Multiply-adds (T * B * H * H) and rows that pay for one more thread. Waking a thread takes about 50 us, or 5e6 multiply-adds
+# of a core; tiles of fewer rows read W as often for less work.
 PER_THREAD = 2**24
 ROWS_PER_THREAD = 4
 
 
 def plan(steps: int, batch: int, width: int, itemsize: int) -> tuple[bool, int]:
-    """(whether BLAS makes the products, the most threads that the work is worth)."""
+    """Return (whether BLAS computes the products, the largest useful number of threads)."""
     if width > NARROW:
         few = batch == 1 or (batch < FEW_ROWS and width < WIDE)
         if steps < (width / WIDTH_PER_STEP if few else 2) or width * width * itemsize > LARGEST:
@@ -65,19 +65,19 @@ def plan(steps: int, batch: int, width: int, itemsize: int) -> tuple[bool, int]:
 
 
 def reason(steps: int, batch: int, width: int, itemsize: int) -> str:
-    """Why :func:`plan` answers as it does."""
+    """Explain the result of :func:`plan`."""
     blas, threads = plan(steps, batch, width, itemsize)
     size = width * width * itemsize / 2**20
     if blas:
         if size * 2**20 > LARGEST:
             return f"step by step with BLAS: W has {size:.0f} MB, more than a cache holds"
-        return f"step by step with BLAS: T = {steps} is too few steps to lay W out for, at {width} units"
+        return f"step by step with BLAS: T = {steps} is too few steps to repack W for {width} units"
     if batch < 2:
         return "compiled, in one thread: one sequence cannot be divided"
     if batch < 2 * ROWS_PER_THREAD:
         return f"compiled, in one thread: {batch} rows are too few to divide"
     if threads < 2:
-        return f"compiled, in one thread: T B H^2 = {steps * batch * width**2:.2g} is not worth a second"
+        return f"compiled, in one thread: T B H^2 = {steps * batch * width**2:.2g} is too small for a second thread"
     return (
-        f"compiled, each thread with rows of its own: T B H^2 = {steps * batch * width**2:.2g} is worth up to {threads}"
+        f"compiled, rows divided among threads: T B H^2 = {steps * batch * width**2:.2g} is enough for up to {threads}"
     )

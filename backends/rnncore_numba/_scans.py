@@ -25,9 +25,9 @@ class NumbaScans:
         self._compiled: dict[tuple[str, Any, bool], Any] = {}
 
     def unsupported(self, request: ScanRequest, /) -> str | None:
-        """The functions that are written for vectors here, in float32 and float64."""
+        """Refuse dtypes and nonlinearities without a compiled form, and everything if compilation is disabled."""
         if _compiler_is_off():
-            return "NUMBA_DISABLE_JIT is set, and nothing is compiled"
+            return "NUMBA_DISABLE_JIT is set, so nothing is compiled"
         if request.dtype not in ("float32", "float64"):
             return f"compiled for float32 and float64, not for {request.dtype}"
         f = request.nonlinearity
@@ -36,11 +36,11 @@ class NumbaScans:
         return None
 
     def explain(self, request: ScanRequest, /) -> str:
-        """Compiled code or BLAS, how many threads, and why."""
+        """Say whether compiled code or BLAS runs, in how many threads, and why."""
         itemsize = np.dtype(request.dtype).itemsize
         words = reason(request.steps, request.batch, request.width, itemsize)
         worth = plan(request.steps, request.batch, request.width, itemsize)[1]
-        return words if worth < 2 else f"{words}, and {min(worth, allowed())} may be used now"
+        return words if worth < 2 else f"{words}, {min(worth, allowed())} allowed now"
 
     def nonlinear(
         self,
@@ -126,7 +126,7 @@ def _step_by_step(
 
 
 def _plain(x: HostArray) -> HostArray:
-    """x, or a copy where compiled code would not take it: it is made for writable, aligned, C-contiguous arrays."""
+    """x, or a copy of it if x is not writable, aligned and C-contiguous, as compiled code requires."""
     flags = x.flags
     if flags.c_contiguous and flags.writeable and flags.aligned and type(x) is np.ndarray:
         return x
@@ -134,7 +134,7 @@ def _plain(x: HostArray) -> HostArray:
 
 
 def _readable(w: HostArray) -> HostArray:
-    """The same for W, which may have any strides."""
+    """w, or a copy of it if w is not writable and aligned. It may have any strides."""
     flags = w.flags
     if flags.writeable and flags.aligned and type(w) is np.ndarray:
         return w

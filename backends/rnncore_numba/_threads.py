@@ -1,7 +1,7 @@
-"""Threads of our own for rows of a batch: a pool that survives a fork, and the limits that users set elsewhere.
+"""A thread pool for rows of a batch, which works after a fork and respects the limits that users set elsewhere.
 
-Numba's own parallel loops bring a threading layer, and some may not be called from two threads at once or after a fork. What
-is needed here is less: a few functions that let go of the interpreter lock and never wait for each other.
+Numba's parallel loops need a threading layer, and some layers cannot be called from two threads at once or after a fork. A
+plain pool is enough here: the functions release the interpreter lock and never wait for each other.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _pool: ThreadPoolExecutor | None = None
 
 
 def allowed() -> int:
-    """The most threads a call may use now.
+    """The largest number of threads that a call may use now.
 
-    The least of NUMBA_NUM_THREADS, the processors that this process may run on, the limit of NumPy's BLAS (that is what
-    OMP_NUM_THREADS, OPENBLAS_NUM_THREADS and ``threadpoolctl.threadpool_limits`` set), and what :func:`limit_threads` says.
+    The minimum of NUMBA_NUM_THREADS, the number of processors available to this process, the number of threads of NumPy's BLAS
+    (set by OMP_NUM_THREADS, OPENBLAS_NUM_THREADS or ``threadpoolctl.threadpool_limits``), and :func:`limit_threads`.
     """
     from numba import config
 
@@ -40,7 +40,7 @@ def allowed() -> int:
 
 @contextmanager
 def limit_threads(count: int) -> Iterator[None]:
-    """Hold calls to this many threads at most; BLAS too, where that is one."""
+    """Limit calls to `count` threads; limit BLAS too if `count` is 1."""
     token = _limit.set(count)
     try:
         yield
@@ -49,12 +49,12 @@ def limit_threads(count: int) -> Iterator[None]:
 
 
 def around_blas() -> AbstractContextManager[Any]:
-    """What a loop of BLAS's products runs in."""
+    """The context for a loop of BLAS products."""
     return blas().limit_threads(1) if _limit.get() == 1 else nullcontext()
 
 
 def divided(rows: int, threads: int, tile: int) -> list[tuple[int, int]]:
-    """Rows 0 to `rows` in at most so many parts, of whole tiles where there are enough: (first, last) of each."""
+    """Divide `rows` rows into at most `threads` parts (first, last), of whole tiles if there are enough."""
     unit = tile if rows >= tile * threads else 1
     units = -(-rows // unit)
     edges = [min(rows, unit * (units * n // threads)) for n in range(threads)] + [rows]
@@ -62,19 +62,19 @@ def divided(rows: int, threads: int, tile: int) -> list[tuple[int, int]]:
 
 
 def run(function: Callable[[int, int], None], parts: list[tuple[int, int]]) -> None:
-    """``function(first, last)`` for every part, the last in the calling thread; returns, or raises, when all are done."""
+    """Call ``function(first, last)`` for every part, the last one in the calling thread; return or raise when all are done."""
     waiting: list[Future[None]] = []
     here = [parts[-1]]
     try:
         for part in parts[:-1]:
             try:
                 waiting.append(_executor().submit(function, *part))
-            except RuntimeError:  # the interpreter is shutting down, and starts no threads any more
+            except RuntimeError:  # the interpreter is shutting down and starts no more threads
                 here.append(part)
         for part in here:
             function(*part)
     finally:
-        for future in waiting:  # all of them before any error is raised: they write into the caller's arrays
+        for future in waiting:  # wait for all before raising an error: they write into the caller's arrays
             future.exception()
     for future in waiting:
         future.result()
@@ -82,7 +82,7 @@ def run(function: Callable[[int, int], None], parts: list[tuple[int, int]]) -> N
 
 @cache
 def blas() -> Any:
-    """NumPy's plugin, whose BLAS this is: its product, and the limit of its threads."""
+    """The abilities of NumPy's plugin: its BLAS product and thread limit."""
     return abilities_of(rnncore.get_backend("numpy"))
 
 
@@ -95,7 +95,7 @@ def _executor() -> ThreadPoolExecutor:
 
 
 def _forget() -> None:
-    """After a fork the child has the pool but none of its threads, and a lock that nobody may ever give back."""
+    """Reset after a fork: the child has none of the pool's threads, and the lock may never be released there."""
     global _pool, _lock
     _pool, _lock = None, Lock()
 

@@ -1,10 +1,10 @@
-"""Both scans as one loop in LLVM's terms: tiles of rows by vectors of units, whose sums stay in registers.
+"""Both scans as one LLVM loop over tiles (rows by vectors of units), whose sums stay in registers.
 
-A tile is h_{t-1} of some rows times strips of W, each a vector wide, over all of k. The strips lie one after the other, so that
-every load of W is a whole, aligned vector. The states are read where they are written, in the result.
+A tile multiplies h_{t-1} of some rows by strips of W, each one vector wide, over all k. The strips are stored one after the
+other, so that every load of W is a whole, aligned vector. The states are read from the result, where they were written.
 
-Rows do not know each other, so threads take rows of their own and never wait within a scan. Within a step all rows pass over a
-strip before the next strip is read: W comes once per step from the cache that it fits.
+Rows are independent, so threads have separate rows and never wait within a scan. Within a step all rows use a strip before the
+next strip is read: W is read once per step from the cache that holds it.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from rnncore_numba._lanes import (
     target,
 )
 
-# Rows in a tile, and how many strips it may have, the most first. The sums, the strips and one number of h have to fit the
-# registers: 8 x 3 + 3 + 1 of 32, 4 x 2 + 2 + 1 of 16. Tiles of 8 and of 4 rows have the same strips, and as many sums under
-# way for each number: then it comes out to the same bit in either, and threads may divide a batch between fours of rows.
+# Rows in a tile, and its possible numbers of strips, the largest first. The sums, the strips and one number of h have to fit in
+# the registers: 8 x 3 + 3 + 1 of 32, 4 x 2 + 2 + 1 of 16. Tiles of 8 and 4 rows have the same strips and the same number of
+# partial sums for each result. So their results are bitwise equal, and threads may divide a batch at multiples of 4 rows.
 TILES_OF_32 = ((8, (3, 2, 1)), (4, (3, 2, 1)), (2, (4, 2, 1)), (1, (8, 4, 2, 1)))
 TILES_OF_16 = ((4, (2, 1)), (2, (4, 2, 1)), (1, (8, 4, 2, 1)))
-# So many sums are under way at once where a tile has fewer: two products a cycle, each ready after four.
+# Smaller tiles use partial sums, to have this many in progress: the processor starts two products a cycle and each takes four.
 UNDER_WAY = 8
-# Flush to zero, and denormals are zero, in MXCSR.
+# The bits of MXCSR for "flush to zero" and "denormals are zero".
 FLUSH = 0x8040
 
 
 class Kind(NamedTuple):
-    """Which kernel: "linear" or the name of a nonlinearity, the dtype, and whether the pre-activation is limited."""
+    """A kernel: "linear" or the name of a nonlinearity, the dtype, and whether the pre-activation is clipped."""
 
     function: str
     dtype: str
@@ -47,7 +47,7 @@ class Kind(NamedTuple):
 
 
 class Arguments(NamedTuple):
-    """Addresses and numbers of a scan, rows `first_row` to `last_row`; `d` is that of the linear scan, `clip` a number."""
+    """Addresses and sizes of a scan over rows `first_row` to `last_row`. Only the linear scan reads `d`."""
 
     p: Value
     d: Value
@@ -64,19 +64,19 @@ class Arguments(NamedTuple):
 
 
 def tiles() -> tuple[tuple[int, tuple[int, ...]], ...]:
-    """Those for this processor."""
+    """The tile sizes for this processor."""
     return TILES_OF_32 if many_registers() else TILES_OF_16
 
 
 def emit_scan(builder: Builder, kind: Kind, a: Arguments) -> None:
-    """The scan at the builder's place."""
+    """Emit the scan at the builder's position."""
     _Scan(builder, kind, a).emit()
 
 
 def emit_finish(
     builder: Builder, kind: Kind, product: Value, p: Value, d: Value, out: Value, count: Value, clip: Value
 ) -> None:
-    """``f(p + product)``, or ``d * (p + product)``, of so many numbers: what is left of a step whose product BLAS has made."""
+    """Emit ``f(p + product)`` or ``d * (p + product)`` for `count` numbers: the rest of a step after BLAS's product."""
     v, zero = Lanes(builder, kind.dtype), ir.Constant(I64, 0)
     step = _Finish(v, kind, clip)
     before = _flushed(builder) if kind.function == "linear" else None
@@ -96,21 +96,21 @@ def _finish_at(v: Lanes, step: _Finish, places: list[Value], mask: Value | None)
 
 
 class _Finish:
-    """What becomes of a pre-activation."""
+    """The elementwise end of a step."""
 
     def __init__(self, v: Lanes, kind: Kind, clip: Value) -> None:
         self.v, self.kind, self.linear = v, kind, kind.function == "linear"
         self.limit = (v.splat(v.builder.fneg(clip)), v.splat(clip)) if kind.clipped else None
 
     def function(self, z: Value) -> Value:
-        """f of z within the limit."""
+        """f of the clipped z."""
         if self.limit is not None:
             z = self.v.at_most(self.v.at_least(z, self.limit[0]), self.limit[1])
         return FUNCTIONS[self.kind.function](self.v, z)
 
 
 def _flushed(b: Builder) -> Value | None:
-    """Take subnormal numbers for 0 from here on, where the processor has it as x86 does; where the old setting is kept."""
+    """Flush subnormal numbers to 0 from here on, on x86 only; return the address of the saved setting, or None."""
     if target()[0] not in ("x86_64", "i686"):
         return None
     word = ir.IntType(32)
@@ -158,7 +158,7 @@ class _Scan:
         _restored(b, before)
 
     def _step(self, at: Value, h: Value) -> None:
-        """One step: `at` is its first number in (T, B, H), h the address of the states before it."""
+        """Emit one step: `at` is its offset in (T, B, H), h the address of the states before it."""
         b, a = self.b, self.a
         row = a.first_row
         for rows, widths in tiles():
@@ -173,7 +173,7 @@ class _Scan:
         return self.kind.function in COSTLY
 
     def _rows(self, at: Value, h: Value, row: Value, end: Value, rows: int, widths: tuple[int, ...]) -> None:
-        """Tiles of so many rows, over all strips."""
+        """Emit tiles of `rows` rows over all strips."""
         strip = self.number(0)
         for wide in widths:
             last: list[Value] = []
@@ -230,7 +230,7 @@ class _Scan:
         return z if rows > 1 and self._apart() else self.function(z)
 
     def _activate(self, at: Value, end: Value) -> None:
-        """The function of all numbers of the rows up to `end`: they lie together."""
+        """Apply the nonlinearity to all rows up to `end`, which are contiguous."""
         b, v, a = self.b, self.v, self.a
         i = b.add(at, b.mul(a.first_row, a.width))
         stop = b.add(at, b.mul(end, a.width))

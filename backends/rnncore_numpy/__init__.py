@@ -1,4 +1,4 @@
-"""The NumPy backend: what a plugin is, with nothing left out. ``from rnncore_numpy import RNN`` chooses it by import."""
+"""The NumPy backend, a complete plugin of version 2 of the contract. ``from rnncore_numpy import RNN`` chooses it by import."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def namespace() -> Any:
 
 
 def is_native(x: object, /) -> bool:
-    """Whether x is a plain array; masked arrays and matrices have other rules of arithmetic and are not."""
+    """Whether x is a plain array. Masked arrays and matrices are not: their arithmetic follows other rules."""
     return isinstance(x, np.ndarray) and not isinstance(x, (np.ma.MaskedArray, np.matrix))
 
 
@@ -58,7 +58,7 @@ def read_only(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:
 
 
 def synchronize(device: Any, /) -> None:
-    """Nothing runs behind the caller's back."""
+    """Do nothing: NumPy's work is finished when a call returns."""
 
 
 def scans() -> NumpyScans:

@@ -1,4 +1,4 @@
-"""Both scans for NumPy: the result is allocated once and written in place, step by step, with no temporaries in the loop."""
+"""Both scans for NumPy: allocate the result once and write it step by step, with no temporaries in the loop."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_numpy._threads import SMALL_SCAN, one_thread_for
 
 HostArray = np.ndarray[Any, Any]
-# At one row a step is a few hundred numbers, and what it costs is the calls: np.dot is half a call to np.matmul, and a
-# position is found sooner than a keyword.
+# With one row a step has a few hundred numbers, and the calls dominate its cost: np.dot takes half as long as np.matmul, and
+# positional arguments are faster than keywords.
 _dot, _add, _multiply, _maximum, _minimum = np.dot, np.add, np.multiply, np.maximum, np.minimum
-# A transposed W is read as it stands for fewer rows in all. Copying 128 x 128 takes 6 us, which vectors' products gain back in
-# 45 steps and those of 16 rows in 2; 512 x 512 takes 300 us, 28 products of a vector. From 256 units on a vector's product is
-# no faster with a copy: whole scans take 0.9 to 1.15 of the time, either way (float32, OpenBLAS of NumPy 2.4, Zen 5).
+# With fewer rows in total a transposed W is read without a copy. Copying 128 x 128 takes 6 us, which pays off after 45 products
+# of a vector or 2 of 16 rows; 512 x 512 takes 300 us, as long as 28 products of a vector. From 256 units on a copy does not
+# make a vector's product faster: whole scans take 0.9 to 1.15 times as long with it (float32, OpenBLAS of NumPy 2.4, Zen 5).
 ROWS_WORTH_A_COPY, WIDE = 64, 256
 
 
@@ -28,7 +28,7 @@ class NumpyScans:
     """See :class:`rnncore.backend.Scans`."""
 
     def unsupported(self, request: ScanRequest, /) -> str | None:
-        """Named nonlinearities that NumPy's ufuncs can write in place, in the dtypes its BLAS has."""
+        """Refuse dtypes that BLAS lacks and nonlinearities that NumPy cannot write in place."""
         if request.dtype not in ("float32", "float64"):
             return f"NumPy has no BLAS for {request.dtype}"
         f = request.nonlinearity
@@ -110,7 +110,7 @@ def _linear_steps(u: HostArray, d: HostArray, s: HostArray, m: HostArray, out: H
 
 
 def _laid_out(m: HostArray, steps: int, batch: int, width: int) -> HostArray:
-    """M with its rows one after the other, or as it is where a copy would cost more than the steps gain by it."""
+    """M in C order, or unchanged where a copy would cost more than the steps gain from it."""
     few = steps * batch < ROWS_WORTH_A_COPY or (batch == 1 and width >= WIDE)
     return m if few and m.flags.f_contiguous else np.ascontiguousarray(m)
 
@@ -125,7 +125,7 @@ def _sigmoid(z: HostArray, out: HostArray) -> None:
     np.divide(np.where(z >= 0, z.dtype.type(1), e), np.add(e, 1, z), out)
 
 
-# Each writes f(z) into `out` and may spoil z.
+# Each writes f(z) into `out` and may overwrite z.
 _FUNCTIONS: dict[str, Function] = {
     "tanh": np.tanh,
     "relu": _relu,

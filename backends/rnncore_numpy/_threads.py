@@ -1,7 +1,7 @@
-"""One thread of BLAS while a loop of small products runs.
+"""Limit BLAS to one thread while a loop of small products runs.
 
-A second thread spins between them: on idle cores it saves next to nothing, on busy ones each product waits for a core, and the
-loop was up to twenty times slower. Large products keep the threads that the user gave them.
+A second thread spins between small products. On idle cores it saves next to nothing; on busy ones each product waits for a
+core, and the loop was up to twenty times slower. Large products keep the user's number of threads.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import numpy as np
 __all__ = ["limit_threads", "one_thread_for", "product", "threads"]
 
 HostArray = np.ndarray[Any, Any]
-# Multiplications in one step's product. Below, OpenBLAS does not divide a product (a vector's, one of matrices) ...
+# Multiplications in one step's product. Up to these, OpenBLAS does not divide a product of a vector or of matrices ...
 VECTOR_ALONE, MATRIX_ALONE = 2**13, 2**17
 # ... and from here on two threads are faster than one: 1.5 times at 2**24 on two cores, not at all at 2**20.
 WORTH_THREADS = 2**23
-# A product of all steps stands alone, and its second thread starts from rest: one that takes less than half a millisecond waits
-# for eight where a core is busy.
+# A product over all steps runs once, and its second thread has to be woken: with a busy core, a product of less than half a
+# millisecond waits for eight.
 LONE_PRODUCT_ALONE, LONE_PRODUCT_WORTH_THREADS = 2**18, 2**25
-# Multiplications in a whole scan; below, setting the number of threads would cost more than it saves.
+# Multiplications in a whole scan. Below this, setting the number of threads costs more than it saves.
 SMALL_SCAN = 2**20
 
 _NOTHING: AbstractContextManager[Any] = nullcontext()
 
 
 def one_thread_for(steps: int, batch: int, width: int) -> AbstractContextManager[Any] | None:
-    """The limit to one thread that a scan's loop runs in, or None where it needs none."""
+    """The context that limits a scan's loop to one thread, or None where no limit is needed."""
     product = batch * width * width
     alone = VECTOR_ALONE if batch == 1 else MATRIX_ALONE
     if product <= alone or product >= WORTH_THREADS:
@@ -42,28 +42,28 @@ def one_thread_for(steps: int, batch: int, width: int) -> AbstractContextManager
 
 
 def product(a: HostArray, b: HostArray, whole: bool = True, /) -> HostArray:
-    """a times b by BLAS, with one thread where the product is too small to share."""
+    """Multiply a by b with BLAS, in one thread where the product is too small to divide."""
     if LONE_PRODUCT_ALONE < a.size * b.shape[1] < LONE_PRODUCT_WORTH_THREADS:
         with _ONE:
             return np.dot(a, b)  # type: ignore[no-any-return]
-    return np.dot(a, b)  # type: ignore[no-any-return]  # matmul takes half as long again for small matrices
+    return np.dot(a, b)  # type: ignore[no-any-return]  # np.matmul takes 1.5 times as long for small matrices
 
 
 def limit_threads(count: int) -> AbstractContextManager[Any]:
-    """Hold BLAS to one thread, in the whole process; BLAS keeps its number for any other count."""
+    """Limit BLAS to one thread in the whole process; any other count leaves its number unchanged."""
     return _ONE if count == 1 else _NOTHING
 
 
 def threads() -> int:
-    """The number of threads that the user gives BLAS, also while a loop holds it to one."""
+    """The user's number of threads for BLAS, also while a loop limits it to one."""
     return _ONE.given()
 
 
 class _OneThread:
-    """Sets NumPy's BLAS to one thread from the first loop that enters to the last that leaves, of whatever Python thread.
+    """Keep NumPy's BLAS at one thread from the first loop that enters to the last that leaves, in any Python thread.
 
-    The number is one for the whole process. A number set elsewhere while a loop runs stays; but a
-    ``threadpool_limits`` that another thread opens meanwhile and closes later finds 1, and brings 1 back.
+    The number applies to the whole process. A number set elsewhere while a loop runs is kept. However, a ``threadpool_limits``
+    that another thread opens during a loop and closes after it finds 1, and restores 1.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class _OneThread:
                 if self._inside == 1:
                     for library in libraries:
                         library.set_num_threads(1)
-        except BaseException:  # Ctrl-C falls anywhere, and the with statement leaves only what it has entered
+        except BaseException:  # Ctrl-C can arrive here, and __exit__ runs only after a complete __enter__
             if entered:
                 self._leave()
             raise
@@ -100,17 +100,17 @@ class _OneThread:
 
     def _give_back(self) -> None:
         for library, count in zip(_libraries(), self._before, strict=True):
-            if count != 1 and library.get_num_threads() == 1:  # else somebody has set another since
+            if count != 1 and library.get_num_threads() == 1:  # otherwise it has been changed since
                 library.set_num_threads(count)
 
     def given(self) -> int:
-        """The least number of threads that a library had before anyone entered, or has now."""
+        """The user's number of threads: the smallest over all libraries, from before the limit if one is active."""
         with self._lock:
             counts = self._before if self._inside else [library.get_num_threads() for library in _libraries()]
             return min(counts, default=1)
 
     def forget(self) -> None:
-        """In a forked child: of the threads that were inside none is here, nor the one that may hold the lock."""
+        """Reset in a forked child, which has none of the threads that were inside or may hold the lock."""
         self._lock = threading.Lock()
         if self._inside:
             self._inside = 0
@@ -123,10 +123,10 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Blas:
-    """A library of BLAS and its number of threads.
+    """A BLAS library and its number of threads.
 
-    threadpoolctl looks a function up by its name at every call, which takes as long as a small product does: of OpenBLAS, which
-    NumPy's wheels bring, the two functions are kept.
+    threadpoolctl looks a function up by name at every call, which takes as long as a small product. For OpenBLAS, which NumPy's
+    wheels contain, the two functions are looked up once.
     """
 
     def __init__(self, controller: Any) -> None:
@@ -144,7 +144,7 @@ class _Blas:
 
 @lru_cache(maxsize=1)
 def _libraries() -> tuple[_Blas, ...]:
-    """The BLAS that NumPy calls: its wheel's own, or, where it brought none, every one that is loaded."""
+    """The BLAS libraries that NumPy calls: its wheel's own, or every loaded one if the wheel has none."""
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
     found = [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]

@@ -1,8 +1,8 @@
-"""array-api-strict on devices that are none: what would break on a GPU breaks here, on any machine.
+"""The strict backend: array-api-strict on simulated devices, so that code that would fail on a GPU fails on any machine.
 
-It has nothing but the standard, and its default device is not the host's, so a forgotten ``device=``, a NumPy function or a
-dtype that only NumPy promotes to is an error. :mod:`rnncore_strict._guard` makes an error of every silent way to the host too.
-Slow: for tests. ``from rnncore_strict import RNN`` chooses it by import.
+It has nothing but the standard, and its default device is not the host. A forgotten ``device=``, a NumPy function and a dtype
+promotion that only NumPy has are errors. :mod:`rnncore_strict._guard` also forbids implicit transfers to the host. It is slow
+and meant for tests. ``from rnncore_strict import RNN`` chooses it by import. The plugin implements version 2 of the contract.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ contract_version = 2
 RNN, RNNCell = rnncore.bound_to(name)
 
 HOST = "CPU_DEVICE"
-# The one without float64 behaves like Apple's GPUs, the one without any 64-bit dtype like JAX as it comes.
+# "no_float64" behaves like Apple's GPUs, "no_x64" like JAX with its default settings.
 DEVICES = ("device1", "device2", HOST, "no_float64", "no_x64")
 
 
 def namespace() -> Any:
-    """array-api-strict itself, guarded from here on."""
+    """array-api-strict, with its array class guarded from the first call on."""
     import array_api_strict as xp
 
     from rnncore_strict._guard import install
@@ -43,14 +43,14 @@ def is_native(x: object, /) -> bool:
 
 
 def devices() -> Sequence[Any]:
-    """The fake devices, one that is not the host first."""
+    """The simulated devices; the first one is not the host."""
     import array_api_strict as xp
 
     return tuple(xp.Device(n) for n in DEVICES)
 
 
 def device_name(device: Any, /) -> str:
-    """The name that array-api-strict gives it."""
+    """The device's name in array-api-strict."""
     return str(device._device)
 
 
@@ -60,22 +60,22 @@ def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> Any:
 
 
 def to_numpy(x: Any, /) -> np.ndarray[Any, Any]:
-    """A copy, by way of the host device."""
+    """A copy on the host, transferred explicitly."""
     xp = namespace()
     return np.array(np.from_dlpack(x.to_device(xp.Device(HOST))))
 
 
 def synchronize(device: Any, /) -> None:
-    """Nothing runs behind the caller's back."""
+    """Do nothing: work is finished when a call returns."""
 
 
 def scans() -> None:
-    """None: the reference is what is to be tested here."""
+    """None: this backend tests the reference."""
     return None
 
 
 def unguarded() -> Callable[[], None]:
-    """Take the guard off, for a program that uses array-api-strict for something else too; returns what puts it back."""
+    """Remove the guard, for programs that also use array-api-strict elsewhere; return a function that restores it."""
     from rnncore_strict._guard import install, remove
 
     xp = namespace()

@@ -1,7 +1,8 @@
-"""No way from a device to the host but ``to_device``: array-api-strict lets float(), bool(), int(), print and DLPack through.
+"""Forbid transfers from a device to the host except by ``to_device``.
 
-On a GPU each of these waits for the device, or fails, or is refused inside a compiled function. The methods of the class are
-replaced, so that arrays made anywhere are watched; those on the host device behave as before.
+array-api-strict allows float(), bool(), int(), print and DLPack on any device. On a GPU each of these waits for the device, or
+fails, or is refused inside a compiled function. The methods of the class are replaced, so that all arrays are guarded; those on
+the host device behave as before.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 __all__ = ["ImplicitTransferError", "install", "remove"]
 
-# Not __repr__, by which debuggers and failed assertions show an array: a program prints by __str__ and __format__.
+# __repr__ stays allowed: debuggers and failed assertions use it, while programs print by __str__ and __format__.
 WATCHED = (
     "__bool__",
     "__int__",
@@ -29,11 +30,11 @@ _original: dict[str, Callable[..., Any]] = {}
 
 
 class ImplicitTransferError(TypeError):
-    """An array on a device was about to reach the host in silence."""
+    """An array on a device would have been transferred to the host implicitly."""
 
 
 def install(xp: Any) -> None:
-    """Watch the class of all arrays; once."""
+    """Guard the array class; repeated calls have no effect."""
     kind = xp._array_object.Array
     if _original:
         return
@@ -45,7 +46,7 @@ def install(xp: Any) -> None:
 
 
 def remove(xp: Any) -> None:
-    """Give the class its own methods back."""
+    """Restore the methods of the array class."""
     kind = xp._array_object.Array
     while _original:
         method, original = _original.popitem()
@@ -56,8 +57,8 @@ def _watched(method: str, original: Callable[..., Any]) -> Callable[..., Any]:
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
         if str(self.device._device) != "CPU_DEVICE":
             raise ImplicitTransferError(
-                f"{method} of an array on {self.device}: it would wait for the device and bring the number to the host; "
-                "keep it there, or say so with to_device"
+                f"{method} of an array on {self.device}: it would wait for the device and copy numbers to the host; "
+                "keep the array there, or copy it with to_device"
             )
         return original(self, *args, **kwargs)
 

@@ -1,7 +1,7 @@
 """The contract between rnncore and a backend: two Protocols that a plain module satisfies.
 
-A backend is an Array API namespace and a handful of functions about devices and host arrays. If it wants to be fast it
-also has the two scans; a backend without them is complete, and runs on the reference in :mod:`rnncore.scan`.
+A backend is an Array API namespace and a few functions for devices and host arrays. For speed it can also have the two scans;
+a backend without them is complete and runs on the reference in :mod:`rnncore.scan`.
 
 A plugin registers itself under the entry-point group ``rnncore.backends``::
 
@@ -40,11 +40,12 @@ __all__ = [
     "scan_words",
 ]
 
-# Raised when the contract grows or changes. A plugin of any version in READABLE_VERSIONS is taken as it is.
+# Increased when the contract grows or changes. Plugins of all READABLE_VERSIONS are accepted without changes.
 CONTRACT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 
-# What `Abilities.scans` may name, and the member of a plugin that says so: `scans` is the function that returns its scans.
+# The possible names in `Abilities.scans`. A plugin's member for it is `scan_forms`, since `scans` is the function that returns
+# its scans.
 SCAN_FORMS = ("carry", "ragged", "networks")
 MEMBERS = {"scans": "scan_forms"}
 
@@ -63,7 +64,7 @@ def _none(x: Any, /) -> None:
 
 @dataclass(frozen=True)
 class ScanRequest:
-    """A scan about to be run: enough for a backend to say whether its own code takes it.
+    """Description of a scan, from which a backend decides whether its own code supports it.
 
     Attributes
     ----------
@@ -80,12 +81,12 @@ class ScanRequest:
     nonlinearity : Nonlinearity or None
         The function of a nonlinear scan, its clip included; None for a linear scan.
     carry : tuple of (str, str), or None
-        The form "carry": the name of each factor that is not None, with "unit" for one of shape (H,) and "step" for one of
-        the shape of the first argument. Such as ``(("a", "unit"), ("g", "unit"))`` for a leak. None for another form.
+        For the form "carry": the name of each factor that is not None, with "unit" for shape (H,) and "step" for the shape of
+        the first argument, such as ``(("a", "unit"), ("g", "unit"))`` for a leak. Otherwise None.
     ragged : bool
-        The form "ragged": the scan is given the number of rows of each step.
+        Whether the scan has the form "ragged": it receives the number of rows of each step.
     networks : int or None
-        The form "networks": N, where the first argument is ``(T, N, B, H)``. None for another form.
+        For the form "networks": N, where the first argument is ``(T, N, B, H)``. Otherwise None.
     """
 
     scan: Literal["nonlinear", "linear"]
@@ -111,13 +112,13 @@ class ScanRequest:
 class Scans(Protocol):
     """A backend's own two scans. Time is the leading axis; the result is a new array of the first argument's shape.
 
-    A backend that names forms of a scan in :class:`Abilities` has those of :class:`FormScans`.
+    A backend that names forms of a scan in :class:`Abilities` implements :class:`FormScans`.
 
-    One more name is optional: ``explain(request) -> str``, which of several code paths the scans take for a request and why.
+    One more member is optional: ``explain(request) -> str``, which says which code path the scans use for a request, and why.
     """
 
     def unsupported(self, request: ScanRequest, /) -> str | None:
-        """Why this request cannot be run here, as a sentence, or None if it can."""
+        """Return the reason why this request is not supported, or None if it is."""
         ...
 
     def nonlinear(
@@ -133,7 +134,7 @@ class Scans(Protocol):
     ) -> Array:
         """``h_t = f(p_t + h_{t-1} W_hh^T)``: p (T, B, H), h0 (B, H), w_hh (H, H) to h (T, B, H).
 
-        With ``overwrite`` the result may be stored in p; without it no argument is changed and none is aliased.
+        With ``overwrite`` the result may be stored in p; without it no argument is changed or aliased.
         """
         ...
 
@@ -147,13 +148,13 @@ class Scans(Protocol):
 
 @runtime_checkable
 class FormScans(Scans, Protocol):
-    """The scans of a backend that names forms in :attr:`Abilities.scans`. It needs only the arguments of forms that it names.
+    """The scans of a backend that names forms in :attr:`Abilities.scans`, with the arguments of the named forms.
 
-    The forms may come together; ``unsupported`` may refuse any combination, size or shape.
+    Forms can be combined; ``unsupported`` may refuse any combination, size or shape.
 
-    **carry** (contract version 2): factors, in one of two shapes: (H,), the same at every step and in every row, or the
-    shape of the first argument. A factor of exactly 0 cuts: NaN and infinity behind it count as 0. Formulas and derivatives:
-    :mod:`rnncore.carry`.
+    **carry** (contract version 2): factors of shape (H,), the same at every step and in every row, or of the shape of the
+    first argument. A factor of exactly 0 cuts: NaN and infinity behind it count as 0. See :mod:`rnncore.carry` for formulas and
+    derivatives.
 
     **ragged** (contract version 2): ``rows``, T integers in [0, B], none larger than the one before: at step t the first
     ``rows[t]`` rows run. The batch is sorted by length, the longest sequence first. Past a row's end nothing is read and
@@ -220,35 +221,33 @@ class FormScans(Scans, Protocol):
 
 @dataclass(frozen=True)
 class Abilities:
-    """What a backend can do beyond the required names. Every default promises nothing.
+    """Optional abilities of a backend. By default it has none of them.
 
-    A plugin has what it can do as members of these names, `scans` apart, which is its member ``scan_forms``; it leaves out the
-    rest. :func:`abilities_of` makes the table, once for each engine.
+    A plugin defines its abilities as members of these names (``scan_forms`` for `scans`) and leaves out the others.
+    :func:`abilities_of` collects them, once for each engine.
 
     Attributes
     ----------
     scans : frozenset of str
-        The forms of :class:`FormScans` that its scans take, among :data:`SCAN_FORMS`. The core makes such a request only of a
-        plugin that names it; otherwise the reference runs.
+        The forms of :class:`FormScans` that its scans support, among :data:`SCAN_FORMS`. The reference runs the others.
     writable : bool
-        Arrays can be assigned into, and no transformation follows what is done to them. The core then writes its own results
-        in place.
+        Whether elements of arrays can be assigned, and no transformation such as automatic differentiation follows them. The
+        core then writes its results in place.
     window_numbers : int
-        Elements of each array in one window of a pullback on `writable` arrays: what a cache holds on a host, more where each
-        window costs a launch.
+        Elements per array in one window of a pullback on `writable` arrays: about the size of a cache on a host, larger where
+        each window costs a kernel launch.
     read_only : callable or None
         ``read_only(x)``: a view of x that cannot be written to.
     detach : callable
         ``detach(x)``: the same numbers outside any graph that records operations.
     changes : callable
-        ``changes(x)``: a counter of the changes made to x in place, or None where there is none.
+        ``changes(x)``: a counter of in-place changes to x, or None if there is none.
     mark_like : callable
-        ``mark_like(new, old)``: give `new` what automatic differentiation has noted on `old`, such as ``requires_grad``.
+        ``mark_like(new, old)``: copy the settings of automatic differentiation, such as ``requires_grad``, from `old` to `new`.
     device_name : callable
-        ``device_name(device)``: what users call a device, such as "cuda:0".
+        ``device_name(device)``: the usual name of a device, such as "cuda:0".
     scope : callable or None
-        ``scope(device)``: a context manager around everything the core does on the device, for a library whose current device
-        decides where it works.
+        ``scope(device)``: a context manager around all work of the core on the device, for libraries with a current device.
     product : callable or None
         ``product(a, b, whole)``: a (N, K) times b (K, M), used for the products around the scans of `writable` arrays. `whole`
         is True for a product over all steps of a window, False for a single step's.
@@ -260,15 +259,15 @@ class Abilities:
         ``from_module(module)``: the library's own recurrent module as an :class:`rnncore.RNN` with copies of its weights.
         Raises ArgumentTypeError for any other module.
     from_dlpack : callable or None
-        ``from_dlpack(x)``: an array on the memory of another library's array, without a copy.
+        ``from_dlpack(x)``: an array that shares the memory of another library's array, without a copy.
     precision : callable or None
-        ``precision(device)``: "full", or "tf32" where the user's settings let float32 products round their inputs to 10 bits.
+        ``precision(device)``: "full", or "tf32" if the user's settings allow float32 products to round their inputs to 10 bits.
     limit_threads : callable or None
         ``limit_threads(n)``: a context manager in which the backend's scans and products use at most n threads.
     threads : callable or None
-        ``threads()``: the number of threads the user's settings allow it.
+        ``threads()``: the number of threads that the user's settings allow.
     unusable : callable or None
-        ``unusable()``: why the backend cannot run here, found without importing its library, or None.
+        ``unusable()``: the reason why the backend cannot run here, found without importing its library, or None.
     """
 
     scans: frozenset[str] = frozenset()
@@ -291,7 +290,7 @@ class Abilities:
     unusable: Callable[[], str | None] | None = None
 
 
-# The abilities that version 1 of the contract knew.
+# The abilities in version 1 of the contract.
 VERSION_1 = (
     "writable",
     "window_numbers",
@@ -313,7 +312,7 @@ def scan_words(scans: Scans) -> Callable[[ScanRequest], str] | None:
 
 
 def abilities_of(backend: Any) -> Abilities:
-    """The table of what the backend's optional members promise, by the version of the contract that it was written for."""
+    """The abilities that the backend's members define, as far as its version of the contract has them."""
     known = VERSION_1 if getattr(backend, "contract_version", 1) == 1 else [f.name for f in fields(Abilities)]
     members = {n: getattr(backend, MEMBERS.get(n, n), None) for n in known}
     return Abilities(**{n: member for n, member in members.items() if member is not None})
@@ -321,10 +320,10 @@ def abilities_of(backend: Any) -> Abilities:
 
 @runtime_checkable
 class Backend(Protocol):
-    """What a plugin must have. A module with these names qualifies; there is no base class to inherit.
+    """The required members of a plugin. A module with these names qualifies; there is no base class to inherit.
 
-    All else is optional: ``contract_version``, the :data:`CONTRACT_VERSION` that the plugin was written for, 1 if absent; and
-    the members listed in :class:`Abilities`, each of which is a promise.
+    Optional are ``contract_version``, the :data:`CONTRACT_VERSION` that the plugin was written for (1 if absent), and the
+    members listed in :class:`Abilities`.
     """
 
     @property
@@ -338,7 +337,7 @@ class Backend(Protocol):
         ...
 
     def namespace(self) -> Namespace:
-        """The Array API namespace. The array library is imported here, not before."""
+        """The Array API namespace. The array library is imported here, not earlier."""
         ...
 
     def is_native(self, x: object, /) -> bool:
@@ -346,11 +345,11 @@ class Backend(Protocol):
         ...
 
     def devices(self) -> Sequence[Device]:
-        """The usable devices, the default one first; empty where there is none."""
+        """The usable devices, the default one first; empty if there is none."""
         ...
 
     def asarray(self, x: np.ndarray[Any, Any], /, *, dtype: Any, device: Device) -> Array:
-        """A new array of the namespace's dtype on the device, from host numbers."""
+        """A new array of a dtype of the namespace on the device, from host numbers."""
         ...
 
     def to_numpy(self, x: Array, /) -> np.ndarray[Any, Any]:
@@ -362,5 +361,5 @@ class Backend(Protocol):
         ...
 
     def scans(self) -> Scans | None:
-        """The backend's own scans, or None: then the reference runs."""
+        """The backend's own scans, or None to run the reference."""
         ...

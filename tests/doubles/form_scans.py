@@ -264,7 +264,7 @@ FAULTS = (
     Fault(
         "the core gives a form to scans that do not name it",
         in_core("choose", lambda right, self, r: right(self, PLAIN), engine.Engine),
-        {"RC-KER-009": r"carry is not named, and was given"},
+        {"RC-KER-009": r"carry is not named, but was given"},
     ),
     Fault(
         "the core never gives a form",

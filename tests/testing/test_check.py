@@ -31,7 +31,7 @@ def test_numbers_of_a_group_are_consecutive():
 
 @pytest.mark.slow
 def test_largest_errors_are_well_within_what_is_allowed():
-    """DESIGN.md section 6: a correct backend has a few eps of the 64; more means that a check measures itself."""
+    """A correct backend has a few eps of the allowed 64; more would mean that a check measures its own error."""
     for backend in ("numpy", "torch", "strict"):
         worst = check_backend(backend).worst
         assert worst is not None and 0 < worst.error_eps < 40, worst

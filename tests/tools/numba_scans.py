@@ -11,7 +11,7 @@ from rnncore.nonlinearity.nonlinearity import get_nonlinearity
 SCANS = rnncore_numba.scans()
 FUNCTIONS = ("tanh", "relu", "sigmoid", "identity")
 DTYPES = ("float32", "float64")
-# A sum of products in another order than the oracle's, through a few contracting steps; DESIGN.md section 6 allows 64.
+# A sum of products in another order than the oracle's, through a few contracting steps; the suite allows 64.
 EPS_ALLOWED = 64
 
 

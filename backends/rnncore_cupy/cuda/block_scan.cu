@@ -1,7 +1,7 @@
-// A scan in which one block has all of the matrix and STATES rows of the batch: for widths up to about 256.
+// A scan in which one block holds the whole matrix and STATES rows of the batch, for widths up to about 256.
 //
-// The states go from step to step through shared memory, two copies in turns: a step reads one and writes the other, so that
-// one barrier a step is enough. Blocks have nothing to do with each other, and there may be as many as the batch needs.
+// The states are kept in shared memory in two copies: each step reads one and writes the other, so one barrier per step is
+// enough. Blocks are independent, and there may be as many as the batch needs.
 
 template <class Storage, int STEP, int LANES, int STATES, int KEPT, int THREADS>
 __global__ void __launch_bounds__(THREADS)
@@ -18,14 +18,14 @@ __global__ void __launch_bounds__(THREADS)
     Part<Number, KEPT> part;
     load_part<LANES, KEPT, THREADS>(part, shared_part, matrix, row_stride, column_stride, width, first_row);
 
-    // The first copy is h0, the second is written by the first step; past width and batch both are 0 and stay so.
+    // The first copy is h0, and the first step writes the second. Past width and batch both are 0 and remain 0.
     for (int i = threadIdx.x; i < 2 * STATES * stored_width; i += THREADS) {
         const int b = i / stored_width, k = i % stored_width;
         const bool inside = b < STATES && first_state + b < batch && k < width;
         states[i] = inside ? widen(first[(first_state + b) * width + k]) : Number(0);
     }
 
-    // What this thread finishes of each step: where it is in a step of the result, and in the copy of the states.
+    // The numbers that this thread finishes at each step: their places in the result and in the copy of the states.
     Index place[Mine::COUNT];
     int stored[Mine::COUNT];
     bool mine[Mine::COUNT];
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(THREADS)
 
     int now = 0;
     for (Index step = 0; step < steps; ++step) {
-        // The next step's inputs are on their way while this one multiplies.
+        // Load the next step's inputs while this one multiplies.
         Number next_p[Mine::COUNT], next_d[Mine::COUNT];
         const bool more = step + 1 < steps;
 #pragma unroll
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(THREADS)
             if (mine[i]) {
                 const Storage h = narrow<Storage>(stepped<STEP, Number>(sum[i], p[i], d[i], (Number)clip));
                 out[at + place[i]] = h;
-                next_states[stored[i]] = widen(h);  // rounded to the dtype, as what the next step reads is
+                next_states[stored[i]] = widen(h);  // rounded to the dtype, like the result
             }
         __syncthreads();
         now = 1 - now;

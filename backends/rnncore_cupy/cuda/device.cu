@@ -1,7 +1,7 @@
-// What only a GPU's compiler knows: instructions that have no name in C++, and the block's own memory.
+// GPU-only code: instructions without a name in C++, and the block's shared memory.
 //
-// The tests compile all other files as C++ for the CPU; these five functions have twins there (tests/cuda_on_cpu). Nothing
-// is included: no header of CUDA's has to be found when the source is compiled.
+// The tests compile all other files as C++ for the CPU, with replacements for these five functions (tests/doubles/cuda_on_cpu).
+// Nothing is included, so no CUDA header has to be found at compile time.
 
 __device__ inline float half_to_float(unsigned short bits) {
     float wide;
@@ -15,19 +15,19 @@ __device__ inline unsigned short float_to_half(float x) {
     return bits;
 }
 
-// Counting that publishes: what the block has stored before its last barrier is there for whoever acquires the new value.
+// Add with release semantics: a block that acquires the new value sees everything this block stored before its last barrier.
 __device__ inline void add_release(unsigned long long* counter, unsigned long long more) {
     asm volatile("red.release.gpu.global.add.u64 [%0], %1;" : : "l"(counter), "l"(more) : "memory");
 }
 
-// Whoever sees a counter's value also sees what was stored before it was counted.
+// Load with acquire semantics: the caller also sees everything stored before the counter reached this value.
 __device__ inline unsigned long long load_acquire(const unsigned long long* counter) {
     unsigned long long value;
     asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(value) : "l"(counter) : "memory");
     return value;
 }
 
-// The shared memory that a launch asks for, aligned for four doubles.
+// The shared memory of a launch, aligned for four doubles.
 __device__ inline unsigned char* shared_memory() {
     extern __shared__ __align__(32) unsigned char memory[];
     return memory;

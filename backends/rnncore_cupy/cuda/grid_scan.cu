@@ -1,29 +1,29 @@
-// A scan in which a row of blocks has the matrix between them: for widths up to about 2,700 on a large device.
+// A scan in which a row of blocks shares the matrix, for widths up to about 2,700 on a large device.
 //
 // Block (x, y) has THREADS / LANES * ROWS rows of the matrix and `tile` rows of the batch, in groups of STATES. Blocks with
-// the same y work on the same states: after each step they wait for each other, by a counter in global memory, and read the
-// whole states back from L2. All blocks of the grid must be resident at once; a cooperative launch is refused otherwise.
+// the same y work on the same states: after each step they wait for each other, by a counter in global memory, and read all
+// states back from L2. All blocks of the grid must be resident at once; otherwise the cooperative launch fails.
 
-// So far apart that no two counters share a cache line.
+// Far enough apart that no two counters share a cache line.
 const int COUNTER_SPACING = 16;
 
-// What the block has stored is there for every block that sees the arrival. Release and acquire do all of it: __threadfence
-// is the sequentially consistent fence, which costs more, and a step waits for every cycle of this.
+// A block that sees this arrival also sees everything stored by the arriving block. Release and acquire are enough:
+// __threadfence is a sequentially consistent fence, which is slower, and every step waits for this.
 __device__ inline void arrive(unsigned long long* counter) {
     __syncthreads();
     if (threadIdx.x == 0) add_release(counter, 1ull);
 }
 
-// The counter only grows, so that nobody can miss the moment, and a block may run ahead by one step without harm.
+// The counter only grows, so no block can miss an arrival, and a block may safely run one step ahead.
 __device__ inline void wait_for(const unsigned long long* counter, unsigned long long arrivals) {
     if (threadIdx.x == 0)
         while (load_acquire(counter) < arrivals) continue;
     __syncthreads();
 }
 
-// STATES whole states from global into shared memory, 0 past width and batch. Eight loads are on their way at once: nothing
-// looks at what one has brought before all have been sent. What is past the edge is not loaded from some place inside either:
-// all blocks would ask one bank of L2 for the same few bytes.
+// Copy STATES states from global into shared memory, with 0 past width and batch. Eight loads are in flight at once, as no
+// loaded value is used before all loads are issued. Places past the edge are not loaded from an address inside instead:
+// all blocks would read the same few bytes from one bank of L2.
 template <int STATES, int THREADS, class Number, class Storage>
 __device__ inline void stage(Number* states, const Storage* from, Index first_state, Index end_state, int width,
                              int stored_width) {
@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(THREADS)
     int now = 0;
     for (Index step = 0; step < steps; ++step) {
         for (Index b0 = begin; b0 < end; b0 += STATES) {
-            // This thread's inputs are on their way while it waits for the other blocks, or multiplies.
+            // Load this thread's inputs while it waits for the other blocks or multiplies.
             Index place[Mine::COUNT];
             bool mine[Mine::COUNT];
 #pragma unroll
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(THREADS)
                 if (step > 0) wait_for(counter, (unsigned long long)step * gridDim.x);
                 stage<STATES, THREADS>(current, before, b0, end, width, stored_width);
             }
-            __syncthreads();  // the states are there, and nobody reads the other copy any more
+            __syncthreads();  // the states are there, and no thread reads the other copy any more
             if (b0 + STATES < end) stage<STATES, THREADS>(other, before, b0 + STATES, end, width, stored_width);
             Number sum[STATES * ROWS];
             multiply<LANES, KEPT, THREADS, STATES>(sum, part, current);

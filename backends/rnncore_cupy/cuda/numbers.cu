@@ -1,6 +1,6 @@
-// The numbers: how each dtype is stored, what it is computed in, and the way there and back.
+// Number types: the storage type of each dtype, the type of its arithmetic, and conversions between them.
 //
-// Half and BFloat16 are 16 bits of storage; sums and functions of them are float.
+// Half and BFloat16 are 16-bit storage types; sums and functions of them are computed in float.
 
 typedef long long Index;  // T * B * H may exceed 2^31
 
@@ -29,8 +29,8 @@ template <> __device__ inline Half narrow<Half>(float x) {
     return narrowed;
 }
 
-// To the nearest, ties to even, in integers: adding just under half of the last place carries where it should. NaN is kept
-// apart, as the carry would make infinity or zero of it.
+// Round to nearest, ties to even, in integers: adding just under half of the last place carries where it should. NaN is
+// handled separately, as the carry would turn it into infinity or zero.
 template <> __device__ inline BFloat16 narrow<BFloat16>(float x) {
     const unsigned int bits = __float_as_uint(x);
     const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
@@ -39,7 +39,7 @@ template <> __device__ inline BFloat16 narrow<BFloat16>(float x) {
     return narrowed;
 }
 
-// A load that sees what other blocks have stored before a barrier: from L2, never from this multiprocessor's own L1 cache.
+// A load that sees values stored by other blocks before a barrier: from L2, never from this multiprocessor's L1 cache.
 __device__ inline float load_of_others(const float* x) { return __ldcg(x); }
 __device__ inline double load_of_others(const double* x) { return __ldcg(x); }
 

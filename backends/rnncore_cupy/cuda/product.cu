@@ -1,15 +1,15 @@
 // The product of a few states with a part of the matrix that stays on the multiprocessor for all steps.
 //
 // With A = W for the nonlinear scan and A = M^T for the linear one, both products are sum_k A[j, k] h[k]. A thread has four
-// rows j of A and shares them with LANES - 1 neighbours in its warp, which take the columns in turns of four: quad q of
+// rows j of A and shares them with LANES - 1 neighbours in its warp, which take groups of four columns in turn: quad q of
 // lane l holds columns 4 (q LANES + l) to 4 (q LANES + l) + 3. The first KEPT quads stay in the thread's registers, the
-// others in shared memory. What lies past the matrix is 0, and so is what lies past the states, so that no tile has an edge.
+// others in shared memory. Everything past the matrix and the states is 0, so tiles need no special case at the edges.
 
 const int ROWS = 4;  // of A, for each thread
 const int QUAD = 4;  // columns of it at a time
 
-// What one load of shared memory moves. The threads of a warp find theirs side by side: with whole quads of doubles side by
-// side, every second of eight threads would be on the banks of another.
+// The unit of a load from shared memory. The pieces of a warp's threads are adjacent; with adjacent quads of doubles, every
+// second of eight threads would have a bank conflict with another.
 template <class Number> struct alignas(16) Piece { Number x[16 / sizeof(Number)]; };
 
 template <class Number, int KEPT> struct Part {
@@ -49,7 +49,7 @@ __device__ inline void load_part(Part<Number, KEPT>& part, Piece<Number>* shared
         for (int r = 0; r < ROWS; ++r)
             part.registers[q][r] = matrix_quad<Number>(matrix, row_stride, column_stride, width, first_row + r,
                                                        4 * (q * LANES + lane));
-    // Each thread reads back what it stored itself: no barrier is needed.
+    // No barrier is needed: each thread reads only its own stores.
     const int PIECES = Part<Number, KEPT>::PIECES, SIZE = QUAD / PIECES;
     for (int q = KEPT; q < part.quads; ++q)
         for (int r = 0; r < ROWS; ++r) {
@@ -100,9 +100,9 @@ __device__ inline void multiply(Number (&sum)[STATES * ROWS], const Part<Number,
     }
 }
 
-// Sums over the lanes, shared out: with each exchange a lane keeps one half of its sums and gives the other away, so that
-// SUMS of them cost about SUMS shuffles and not SUMS log2(LANES). What is left is sum[0 ... Owned::COUNT), which are the
-// sums from Owned::first(lane) on. A recursion, so that every index is a constant and the sums can stay in registers.
+// Sum over the lanes and distribute the results: in each exchange a lane keeps one half of its sums and sends the other, so
+// SUMS sums cost about SUMS shuffles and not SUMS log2(LANES). A lane ends with sum[0 ... Owned::COUNT), the results from
+// Owned::first(lane) on. It is recursive so that every index is a constant and the sums can stay in registers.
 template <int SUMS, int LANES, int BIT = 1, class Number> __device__ inline void share_out(Number* sum, int lane) {
     if constexpr (BIT < LANES) {
         if constexpr (SUMS > 1) {
@@ -128,6 +128,6 @@ template <int SUMS, int LANES> struct Owned {
         for (int bit = 1; bit < LANES && bit < SUMS; bit *= 2) index += lane & bit ? SUMS / 2 / bit : 0;
         return index;
     }
-    // With more lanes than sums the last exchanges leave the same sum on several lanes: the lowest has it.
+    // With more lanes than sums the last exchanges leave the same sum on several lanes: the lowest one owns it.
     static __device__ inline bool is_owner(int lane) { return lane < SUMS; }
 };

@@ -1,6 +1,6 @@
-// One step's elementwise half, with the product h W^T or s M given: f(p + product), or d * (u + product).
+// The elementwise part of a step, given the product h W^T or s M: f(p + product), or d * (u + product).
 //
-// The functions are CUDA's accurate ones: tanh.approx has an error of 2^-11, which a recurrence would carry along.
+// The functions are CUDA's accurate ones: tanh.approx has an error of 2^-11, which a recurrence would accumulate.
 
 enum Step { TANH, RELU, SIGMOID, IDENTITY, LINEAR };
 
@@ -8,7 +8,7 @@ template <int STEP, class Number> __device__ inline Number stepped(Number produc
                                                                    Number clip) {
     Number z = source + product;
     if (STEP == LINEAR) return factor * z;
-    // Comparisons with NaN are false: it passes the clip and relu as it is.
+    // Comparisons with NaN are false, so NaN passes through the clip and relu.
     z = z > clip ? clip : (z < -clip ? -clip : z);
     if (STEP == TANH) return tanh(z);
     if (STEP == RELU) return z <= Number(0) ? Number(0) : z;
@@ -20,8 +20,8 @@ template <int STEP, class Number> __device__ inline Number stepped(Number produc
     return z;
 }
 
-// The step alone, for widths whose matrix no multiprocessors can hold between them: the product is cuBLAS's. `product` and
-// `out` may be the same memory, and so may `source` or `factor` and `out`.
+// The elementwise part alone, for matrices too large for the multiprocessors; cuBLAS computes the product. `out` may share
+// memory with `product`, `source` or `factor`.
 template <class Storage, int STEP>
 __global__ void __launch_bounds__(256)
     step_alone(const Storage* product, const Storage* source, const Storage* factor, Storage* out, Index count,

@@ -1,1 +1,1 @@
-"""Jacobians: what a step, or a product of many, does to vectors."""
+"""Jacobians of steps, and of products of many steps."""

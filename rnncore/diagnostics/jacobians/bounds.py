@@ -1,11 +1,11 @@
 """Bounds on a product of Jacobians, from the weights alone or from the slopes of each step.
 
-Certificates, never a verdict: a bound that does not decide says nothing about what the gradient does, which has to be
-measured. For a nonlinear network it is the largest singular value that enters the conditions of Pascanu, Mikolov and Bengio
-(2013), "On the difficulty of training recurrent neural networks", section 2.1, not the spectral radius: there are relu
-networks with spectral radius 0 whose gradient doubles at every step.
+These are certificates, not verdicts: an inconclusive bound says nothing about the gradient, which has to be measured. For a
+nonlinear network the conditions of Pascanu, Mikolov and Bengio (2013), "On the difficulty of training recurrent neural
+networks", section 2.1, use the largest singular value, not the spectral radius: there are relu networks with spectral radius 0
+whose gradient doubles at every step.
 
-W_hh (H, H) is small, and is handled on the host in float64; nothing of the size of a batch is.
+W_hh (H, H) is small and handled on the host in float64; arrays with a batch axis stay on the device.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class Bounds(Stacked):
     Attributes
     ----------
     log_sigma_max, log_spectral_radius, log_det : float
-        Of W_hh. The radius of a nilpotent matrix is 0, so -inf.
+        Of W_hh. The radius of a nilpotent matrix is 0, its logarithm -inf.
     gamma : float or None
-        sup |f'|; None if the user's function does not say.
+        sup |f'|; None if unknown for a custom function.
     vanishes : bool
         sigma_max gamma < 1, Pascanu's sufficient condition: every gradient shrinks at least by that factor at every step.
         False proves nothing.
     may_explode : bool
-        sigma_max gamma > 1, necessary for a gradient to grow without end. True proves nothing. Without gamma nothing is
-        certain: `vanishes` is False and `may_explode` True.
+        sigma_max gamma > 1, a necessary condition for a gradient to grow without bound. True proves nothing. Without gamma
+        nothing is certain: `vanishes` is False and `may_explode` True.
     """
 
     log_sigma_max: float
@@ -79,7 +79,7 @@ def bounds(lane: Lane) -> Bounds:
     Parameters
     ----------
     lane : Lane
-        Only its weights and its nonlinearity are read.
+        Only its weights and its nonlinearity are used.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def bounds(lane: Lane) -> Bounds:
     Raises
     ------
     ArgumentTypeError
-        For anything but a lane.
+        If `lane` is not a lane.
 
     Notes
     -----
@@ -108,7 +108,7 @@ def bounds(lane: Lane) -> Bounds:
     gamma = lane.nonlinearity.gamma
     with lane.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
         w, sigma = lane.matrix, log_sigma_max(lane.matrix)
-        # A strict inequality that no rounding error may decide: an orthogonal matrix of gain 1 proves nothing.
+        # The inequality is strict and must not depend on rounding: an orthogonal matrix of gain 1 proves nothing.
         slack = len(w) * float(np.finfo(np.float64).eps)
         growth = sigma + (-math.inf if gamma == 0 else math.nan if gamma is None else math.log(gamma))
         return Bounds(sigma, log_spectral_radius(w), log_abs_det(w), gamma, growth < -slack, not growth <= slack)
@@ -117,8 +117,8 @@ def bounds(lane: Lane) -> Bounds:
 def span_bounds(found: Jacobian | Lanes[Jacobian], start: int = 0, stop: int | None = None) -> Any:
     """Bound the product of the Jacobians of the steps [start, stop) from both sides.
 
-    Steps outside a row's length take no part; an empty span has 0, the identity's. With the upper ends of
-    `Jacobian.sigma_max`, where it was asked for, the upper bound is tighter, and holds as far as they do.
+    Steps outside a row's length are excluded; the bounds of an empty span are 0. If `Jacobian.sigma_max` was computed, its
+    upper ends make the upper bound tighter; it is correct if they are.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def span_bounds(found: Jacobian | Lanes[Jacobian], start: int = 0, stop: int | N
     Raises
     ------
     ArgumentValueError
-        For a span that is not in the run.
+        If the span is not within the run.
 
     Examples
     --------
@@ -166,15 +166,15 @@ def span_bounds(found: Jacobian | Lanes[Jacobian], start: int = 0, stop: int | N
 def log_spectral_radius(w: Host) -> float:
     """ln of the largest modulus of an eigenvalue of a host matrix (H, H), by products alone.
 
-    Gelfand's formula, ``rho = lim ||W^n||^(1/n)``, on powers that are squared and rescaled: no eigenvalues are computed, so
-    complex pairs, Jordan blocks and nilpotent matrices need no care. -inf for rho = 0, NaN for a matrix that is not finite.
+    Gelfand's formula, ``rho = lim ||W^n||^(1/n)``, with repeatedly squared and rescaled powers. No eigenvalues are computed, so
+    complex pairs, Jordan blocks and nilpotent matrices need no special case. -inf for rho = 0, NaN if W is not finite.
     """
     power = np.asarray(w, dtype=np.float64)
     log = 0.0
     for n in range(SQUARINGS + 1):
         if n:
             power = power @ power
-        # Any norm has the same limit; the largest magnitude first, so that no square leaves the range.
+        # Any norm has the same limit. Divide by the largest magnitude first, so that squares stay in range.
         size = float(np.abs(power).max())
         if not math.isfinite(size):
             return math.nan

@@ -3,9 +3,9 @@
 With d_i = f'(z_i) and r_i = ||row i of W_hh||^2, ``||J||_F^2 = sum_i d_i^2 r_i`` and ``ln |det J| = sum_i ln |d_i| +
 ln |det W_hh|``. chi = ||J||_F^2 / H is the mean squared stretch (Poole et al. 2016, "Exponential expressivity in deep neural
 networks through transient chaos", and Chen, Pennington and Schoenholz 2018, "Dynamical isometry and a mean field theory of
-RNNs"). All slopes enter as ln f'(z): f' itself is 0 in float32 from |z| = 9.1 on with tanh, where J is not.
+RNNs"). All slopes are used as ln f'(z): with tanh, f' itself rounds to 0 in float32 from |z| = 9.1 on, although J is not 0.
 
-The small (H, H) matrices are handled on the host in float64; what has T * B of anything stays on the device.
+The small (H, H) matrices are handled on the host in float64; arrays over all steps and rows stay on the device.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class SigmaMax(Stacked):
     Attributes
     ----------
     value : array (T, B)
-        The largest Ritz value: never more than the true one, but for rounding.
+        The largest Ritz value: at most the true value, up to rounding.
     lower, upper : array (T, B)
-        `lower <= ln sigma_max <= upper`; the upper one is wrong with a probability below `failure` for each step and row.
+        `lower <= ln sigma_max <= upper`; the upper bound is wrong with a probability below `failure` for each step and row.
     failure : float
     """
 
@@ -70,7 +70,7 @@ class Jacobian(Stacked):
         Bracket of ln sigma_max(J_t): the largest row norm, and the smallest of max_i |d_i| sigma_max(W_hh), ||J||_F and
         sqrt(||J||_1 ||J||_inf).
     log_max_slope : array (T, B)
-        ln max_i |d_i|: the largest slope that occurs.
+        ln max_i |d_i|: the largest slope.
     width : int
         Number of units, H.
     valid : array (T, B) of bool
@@ -100,11 +100,11 @@ def jacobian(
     ----------
     lane : Lane
     sigma_max : bool
-        Also the largest singular value itself: O(steps T B H^2).
+        Whether to compute the largest singular value too: O(steps T B H^2).
     rng : int or numpy.random.Generator
-        For its random start.
+        For the random start of `sigma_max`.
     steps : int
-        Steps of Lanczos' method for it; H are enough for any matrix.
+        Steps of Lanczos' method for `sigma_max`; H are enough for any matrix.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def jacobian(
     Raises
     ------
     ArgumentValueError
-        For steps < 1.
+        If steps < 1.
 
     Examples
     --------
@@ -128,7 +128,7 @@ def jacobian(
     """
     if steps < 1:
         raise ArgumentValueError(f"steps: expected a positive int, got {steps!r}")
-    # Numbers that are not finite are a finding, not a warning.
+    # Numbers that are not finite are results here and need no warning.
     with lane.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
         found = _closed_form(lane)
         lower, upper = found["log_lower"], found["log_upper"]
@@ -148,7 +148,7 @@ def _closed_form(lane: Lane) -> dict[str, Host]:
     norms = log_norms(w)
     lower = lane.host(xp.max(log_d + lane.on_device(norms), axis=-1))
     frobenius = log_frobenius(log_d, norms, lane.engine)
-    # The norms of the sums of magnitudes: rows at their own scale, so that one size of row cannot hide another.
+    # The 1- and infinity-norm, each row on its own scale, so that large rows do not hide small ones.
     scale, unit_rows = row_scales(np.abs(w))
     largest, factors = split(log_d + lane.on_device(scale), lane.engine)
     columns = xp.max(xp.matmul(factors, lane.on_device(unit_rows)), axis=-1)
@@ -156,7 +156,7 @@ def _closed_form(lane: Lane) -> dict[str, Host]:
     largest_host = lane.host(largest)
     with np.errstate(divide="ignore"):
         mixed = largest_host + 0.5 * (np.log(lane.host(columns)) + np.log(lane.host(rows)))
-    # A matrix that is exactly zero: -inf - and not -inf + inf.
+    # -inf for a matrix that is exactly zero, not -inf + inf.
     slope_bound = np.where(np.isneginf(max_slope), -np.inf, max_slope + log_sigma_max(w))
     upper = np.minimum(np.minimum(slope_bound, frobenius), mixed)
     det = lane.host(xp.sum(log_d, axis=-1)) + log_abs_det(w)
@@ -167,14 +167,14 @@ def _closed_form(lane: Lane) -> dict[str, Host]:
         "log_det": det,
         "log_chi": chi,
         "isometry_gap": gap,
-        "log_lower": np.minimum(lower, upper),  # they may cross by a rounding error where they are equal
+        "log_lower": np.minimum(lower, upper),  # equal bounds may cross by a rounding error
         "log_upper": upper,
         "log_max_slope": max_slope,
     }
 
 
 def _lanczos(lane: Lane, rng: np.random.Generator, steps: int, lower: Host, upper: Host) -> tuple[Host, Host, Host]:
-    """Run Lanczos' method on J^T J for all steps and rows at once: the value, and the bounds that its coefficients prove.
+    """Run Lanczos' method on J^T J for all steps and rows at once; return the value and its bounds.
 
     The largest Ritz value is at most sigma_max^2. The next vector is p(J^T J) v for the random start v and
     ``p(x) = prod_j (x - theta_j) / beta_j``, and has norm 1, so |p(sigma_max^2)| |<v, top vector>| <= 1; the second factor is
@@ -200,13 +200,13 @@ def _lanczos(lane: Lane, rng: np.random.Generator, steps: int, lower: Host, uppe
         image = image - alpha * v - beta * before
         beta = xp.sqrt(xp.sum(image * image, axis=-1, keepdims=True))
         size = xp.maximum(size, alpha + beta)
-        # An invariant subspace: what is left is rounding. The method ends there, and zeros follow.
+        # At an invariant subspace the rest is rounding. The method ends there, and zeros follow.
         on = beta > ENDED * width * eps * size
         before, v = v, xp.where(on, image / xp.where(on, beta, xp.ones_like(beta)), xp.zeros_like(image))
         alphas.append(alpha[..., 0])
         betas.append(beta[..., 0])
         beta = xp.where(on, beta, xp.zeros_like(beta))
-    # (count, T, B) of numbers, as small as a result.
+    # Only (T, B, count) numbers, about as many as in the result.
     a, b = lane.host(xp.stack(alphas, axis=-1)), lane.host(xp.stack(betas, axis=-1))
     logs, above = _ritz(a, b, width, eps)
     slack = eps * (width + count)  # of rounding, in ln sigma
@@ -221,12 +221,12 @@ def _lanczos(lane: Lane, rng: np.random.Generator, steps: int, lower: Host, uppe
 def _ritz(a: Host, b: Host, width: int, eps: float) -> tuple[Host, Host]:
     """(ln sqrt of the largest Ritz value, ln sqrt of the upper bound) from Lanczos' coefficients (T, B, count)."""
     count = a.shape[-1]
-    # Not finite, or a Jacobian that is exactly 0, which the caller knows.
+    # Not finite, or a Jacobian that is exactly 0, which the caller handles.
     wrong = ~(np.isfinite(a).all(axis=-1) & np.isfinite(b).all(axis=-1)) | (a[..., 0] <= 0)
     a, b = np.where(wrong[..., None], 1.0, a), np.where(wrong[..., None], 1.0, b)
     size = np.maximum.accumulate(a + b, axis=-1)
     ended = b <= ENDED * width * eps * size
-    # Steps after the end are no steps: they take no part in the polynomial.
+    # Steps after the end are excluded from the polynomial.
     part = np.concatenate([np.zeros_like(ended[..., :1]), np.logical_or.accumulate(ended, axis=-1)[..., :-1]], axis=-1)
     matrix = np.zeros((*a.shape, count))
     index = np.arange(count)
@@ -235,13 +235,13 @@ def _ritz(a: Host, b: Host, width: int, eps: float) -> tuple[Host, Host]:
     matrix[..., index[1:], index[:-1]] = off
     theta = np.linalg.eigvalsh(matrix)
     top = np.maximum(theta[..., -1], np.finfo(np.float64).tiny)
-    # Zeros of absent steps are the smallest eigenvalues, as J^T J has none below 0 but for rounding.
+    # The zeros of excluded steps are the smallest eigenvalues, as J^T J has none below 0 up to rounding.
     present = index >= part.sum(axis=-1)[..., None]
     log_beta = np.log(np.maximum(b, ENDED * width * eps * size))
     target = math.log(0.8 * math.sqrt(width) / FAILURE) + np.where(part, 0.0, log_beta).sum(axis=-1)
-    # sigma_max^2 <= ||J||_F^2 <= H^2 in these units, however small the largest Ritz value still is.
+    # sigma_max^2 <= ||J||_F^2 <= H^2 in these units, even if the largest Ritz value is still small.
     low, high = np.full(top.shape, math.log(eps)), np.log(width**2 / top)
-    for _ in range(BISECTIONS):  # of ln (x / theta_1 - 1)
+    for _ in range(BISECTIONS):  # on ln (x / theta_1 - 1)
         middle = 0.5 * (low + high)
         x = top * (1 + np.exp(middle))
         with np.errstate(divide="ignore"):

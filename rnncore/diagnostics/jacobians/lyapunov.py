@@ -1,9 +1,9 @@
-"""The spectrum of Lyapunov exponents of a recurrence along its own trajectory, with an interval.
+"""Lyapunov exponents of a recurrence along its own trajectory, with a confidence interval.
 
 ``lambda_i = lim (1/T) ln sigma_i(J_T ... J_1)`` with ``J_t = dh_t/dh_{t-1} = diag(f'(z_t)) W_hh`` of one layer and
-direction. A frame of k directions is carried forward, each J_t applied from the left as time goes on, and the logarithms of
-what orthonormalising it takes away are averaged. lambda_1 > 0: gradients through time grow without bound, even where all
-states stay bounded (Mikhaeil, Monfared and Durstewitz 2022, "On the difficulty of learning chaotic dynamics with RNNs").
+direction. Each J_t in turn is applied to a frame of k directions, which is orthonormalised repeatedly; the exponents are the
+means of the logarithms of the diagonal factors. lambda_1 > 0 means that gradients through time grow without bound, even if
+all states are bounded (Mikhaeil, Monfared and Durstewitz 2022, "On the difficulty of learning chaotic dynamics with RNNs").
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ WINDOWS = 20
 
 @dataclass(frozen=True)
 class Lyapunov:
-    """Exponents in nats per step, descending as the frame orders them.
+    """Exponents in nats per step, in the frame's order, which is descending in the limit.
 
     Attributes
     ----------
     exponents : host array (k,)
-        The mean over the rows, each weighted by its steps; -inf for a direction that dies.
+        The mean over the rows, each weighted by its steps; -inf for a direction that is mapped to 0.
     interval : host array (2, k)
-        Batch means: Student's interval of the mean over windows and rows. It is right where a window is longer than the
-        trajectory's memory; NaN where there is only one window of one row.
+        Student's interval of the mean over windows and rows (batch means). It is valid if a window is longer than the
+        trajectory's memory; NaN if there is only one window of one row.
     confidence : float
     by_row : host array (B, k)
         NaN for a row without a step after the burn-in.
     windows : host array (n, B, k)
         Finite-time exponents, over consecutive windows of equal length (to one step).
     steps, burn_in : host array (B,) of int
-        What was averaged over, and what was left out before it.
+        Number of averaged steps, and of steps skipped before them.
     sum_residual : host array (B,) or None
-        With all k = H: the sum of the exponents less the mean of ``ln |det J_t|``, 0 but for rounding; the determinant is
-        from z, so what the dtype lost of f' shows here. None where k < H.
+        For k = H: the sum of the exponents minus the mean of ``ln |det J_t|``, 0 up to rounding. The determinant is computed
+        from z, so precision lost in f' shows here. None for k < H.
     kaplan_yorke : float
-        Dimension; NaN where the k exponents do not reach down to it.
+        Kaplan-Yorke dimension; NaN if it needs more than the k exponents.
     entropy_rate : float
-        The sum of the positive exponents (Pesin); a lower bound where all k are positive and k < H.
+        The sum of the positive exponents (Pesin); a lower bound if all k are positive and k < H.
     predictability : float
-        ``ln 2 / lambda_1``: the steps in which an error doubles; inf where it does not.
+        ``ln 2 / lambda_1``: the number of steps in which an error doubles; inf if it does not.
     rows : tuple of int
     layer, direction : int
     """
@@ -86,7 +86,7 @@ def lyapunov(
     rows: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Lyapunov:
-    """Compute the k largest Lyapunov exponents of one recurrence by itself.
+    """Compute the k largest Lyapunov exponents of the recurrence of one lane.
 
     Parameters
     ----------
@@ -94,14 +94,14 @@ def lyapunov(
     k : int
         In [1, width].
     burn_in : int, optional
-        Steps before the average, in which the trajectory and the frame settle; a tenth of each row by default.
+        Steps skipped before averaging, while the trajectory and the frame settle; a tenth of each row by default.
     windows : int
-        Batches of the interval; fewer where the rows are short.
+        Number of windows for the interval; fewer if the rows are short.
     confidence : float
     rows : sequence of int, optional
         Rows of the batch; all by default.
     seed : int
-        Of the first frame.
+        Seed of the first frame.
 
     Returns
     -------
@@ -111,10 +111,10 @@ def lyapunov(
     Raises
     ------
     ArgumentValueError
-        For a k outside [1, width], a row that is not in the run, windows < 1, a confidence outside (0, 1), and
-        a burn-in that leaves a row no step.
+        If k is outside [1, width], a row is not in the run, windows < 1, the confidence is outside (0, 1), or the burn-in
+        leaves a row without steps.
     ArgumentTypeError
-        For a k that is no int.
+        If k is not an int.
 
     Notes
     -----
@@ -124,7 +124,7 @@ def lyapunov(
 
     Examples
     --------
-    A linear network has ln |eigenvalue| of its W_hh:
+    The exponents of a linear network are ln |eigenvalue| of its W_hh:
 
     >>> import numpy as np, rnncore
     >>> from rnncore.diagnostics import record
@@ -188,7 +188,7 @@ def exponents(chain: JacobianChain, k: int, *, burn_in: int = 0, windows: int = 
     """Finite-time exponents of consecutive windows (n, B, k) and over all steps after the burn-in (B, k)."""
     frame = start_frame(chain, k, seed)
     advance(chain, frame, 0, burn_in, lambda r: None)
-    # A direction is dead for good, but what it lost before the average began is not part of it.
+    # Directions that died during the burn-in stay dead, but its factors are not averaged.
     edges = np.round(np.linspace(burn_in, chain.steps, windows + 1)).astype(np.int64)
     sums = np.zeros((windows, chain.rows, k))
 
@@ -204,7 +204,7 @@ def exponents(chain: JacobianChain, k: int, *, burn_in: int = 0, windows: int = 
 def kaplan_yorke(spectrum: Host, *, complete: bool) -> float:
     """``j + (lambda_1 + ... + lambda_j) / |lambda_{j+1}|`` with the largest j whose sum is not negative.
 
-    NaN where the sum of all is not negative and these are not all exponents that there are.
+    NaN if the sum of all is not negative and the spectrum is not complete.
     """
     if np.isnan(spectrum).any():
         return math.nan
@@ -218,7 +218,7 @@ def kaplan_yorke(spectrum: Host, *, complete: bool) -> float:
 
 
 def _interval(samples: Host, mean: Host, confidence: float) -> Host:
-    """Of the mean of independent samples (n, k): (2, k)."""
+    """Confidence interval (2, k) of the mean of independent samples (n, k)."""
     n = len(samples)
     if n < 2:
         return np.full((2, samples.shape[1]), np.nan)

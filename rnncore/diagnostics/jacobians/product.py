@@ -1,10 +1,10 @@
-"""The singular values of a long product of recurrent Jacobians, in logarithms, with the evidence that they are right.
+"""Logarithms of the singular values of a long product of recurrent Jacobians, with evidence of convergence.
 
 ``J_t = dh_t/dh_{t-1} = diag(f'(z_t)) W_hh`` of one layer and direction. A sweep carries k directions through the product by
 the linear scan and orthonormalises them between pieces of time, so the product is Q R with R a product of small triangular
-matrices. The sums of ln diag R of one sweep are not the singular values: the frame it started from was not made of singular
-vectors. Here the singular values of R itself are taken, at any grading, and forward and backward sweeps, each starting
-where the other ended, are repeated until they agree.
+matrices. The sums of ln diag R of one sweep are not the singular values, as its first frame does not consist of singular
+vectors. Instead the singular values of R are computed, for any grading. Forward and backward sweeps, each starting from the
+last frame of the other, are repeated until they agree.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from rnncore.typing import Array, Host
 __all__ = ["Product", "product", "singular_values"]
 
 
-# Directions carried beyond the k asked for: subspace iteration converges with the gap behind them.
+# Directions carried in addition to k: the convergence of subspace iteration depends on the gap after the last one.
 EXTRA = 2
 
 
 @dataclass(frozen=True)
 class Product:
-    """The product ``J_{stop-1} ... J_start`` of each row: natural logarithms, rows in the order asked for.
+    """Natural logarithms of the singular values of ``J_{stop-1} ... J_start``, rows in the requested order.
 
     Attributes
     ----------
     log_singular : host array (B, k)
-        ln of the k largest singular values, descending; -inf for 0 and for what the dtype cannot tell from 0.
+        ln of the k largest singular values, descending; -inf for 0 and for values that the dtype cannot distinguish from 0.
     log_condition : host array (B,)
-        ``ln sigma_1 - ln sigma_k``: the condition number where k is the width.
+        ``ln sigma_1 - ln sigma_k``: the logarithm of the condition number if k is the width.
     sweeps : host array (n, B, k)
-        The estimate of each sweep, forward and backward in turn.
+        The estimates of each sweep, forward and backward in turn.
     disagreement : host array (B, k)
-        Between the last two sweeps.
+        Absolute difference between the last two sweeps.
     converged : host array (B,) of bool
-        Whether that is within `tolerance` for all k.
+        Whether the disagreement is within `tolerance` for all k.
     tolerance : float
     steps : host array (B,) of int
-        The factors of each row's product: a row ends with its length.
+        Number of factors in each row's product, at most the row's length.
     rows : tuple of int
     layer, direction : int
     left, right : array (B, H, k) or None
@@ -81,10 +81,10 @@ def product(
     max_sweeps: int = 10,
     seed: int = 0,
 ) -> Product:
-    """Compute ln of the k largest singular values of ``dh_{stop-1}/dh_{start-1}``, the recurrence's own product.
+    """Compute ln of the k largest singular values of ``dh_{stop-1}/dh_{start-1}`` within one lane.
 
-    What reaches the state through other layers is not in it. In the reverse direction the
-    product is ``J_start ... J_{stop-1}``, in that direction's own time.
+    Paths through other layers are not included. In the reverse direction the product is ``J_start ... J_{stop-1}``, in that
+    direction's own time.
 
     Parameters
     ----------
@@ -92,17 +92,18 @@ def product(
     k : int
         In [1, width].
     span : (int, int), optional
-        Steps [start, stop) of time, the whole of each row by default; a row's padding is never part of it.
+        Steps [start, stop), the whole of each row by default; padding is never included.
     rows : sequence of int, optional
         Rows of the batch; all by default.
     vectors : bool
+        Whether to return singular vectors too.
     tolerance : float, optional
-        Largest disagreement of two sweeps, in nats; by default ``sqrt(eps) max(1, sqrt(steps) / 10)``, since the roundings
-        of the steps add up like a random walk.
+        Largest accepted disagreement of two sweeps, in nats; by default ``sqrt(eps) max(1, sqrt(steps) / 10)``, since rounding
+        errors of the steps accumulate like a random walk.
     max_sweeps : int
         At least 2. A sweep costs about ``min(k + 2, width)`` backward passes of the row.
     seed : int
-        Of the first frame.
+        Seed of the first frame.
 
     Returns
     -------
@@ -112,9 +113,9 @@ def product(
     Raises
     ------
     ArgumentValueError
-        For a k outside [1, width], a row or span that is not in the run, and max_sweeps < 2.
+        If k is outside [1, width], a row or the span is not in the run, or max_sweeps < 2.
     ArgumentTypeError
-        For a k that is no int.
+        If k is not an int.
 
     Notes
     -----
@@ -125,7 +126,7 @@ def product(
 
     Examples
     --------
-    An orthogonal recurrence of gain 0.9 shrinks every direction alike, far below the range of the dtype:
+    An orthogonal recurrence of gain 0.9 shrinks all directions equally, far below the range of the dtype:
 
     >>> import numpy as np, rnncore
     >>> from rnncore.diagnostics import record
@@ -178,7 +179,7 @@ def product(
 def singular_values(
     chain: JacobianChain, k: int, *, tolerance: float, max_sweeps: int = 10, seed: int = 0
 ) -> tuple[Host, Array, Array]:
-    """The estimates of each sweep (n, B, k) over the whole chain, and the vectors (B, H, k), left and right."""
+    """Return the estimates of each sweep (n, B, k) over the whole chain, and the left and right vectors (B, H, k)."""
     engine, xp = chain.engine, chain.engine.xp
     frame = start_frame(chain, min(chain.width, k + EXTRA), seed)
     series: list[Host] = []
@@ -192,7 +193,7 @@ def singular_values(
         agreed = len(series) > 1 and bool((difference(series[-1], series[-2]) <= tolerance).all())
         if agreed or len(series) >= max_sweeps or np.isnan(log).any():
             break
-        # A direction that died within the dtype lives on in the other sweep, where it is a direction like any other.
+        # A direction that underflowed in this sweep may be a normal one in the other.
         frame.alive[:] = True
         backward = not backward
     turned = [xp.matmul(on_device(g[:, :k], engine), v) for g, v in ((out_of, frame.vectors), (into, before))]
@@ -215,6 +216,6 @@ def difference(a: Host, b: Host) -> Host:
 
 
 def _condition(log: Host) -> Host:
-    """ln of the ratio of the first and the last; inf where both are 0."""
+    """ln of the ratio of the first and the last singular value; inf if both are 0."""
     with np.errstate(invalid="ignore"):
         return np.where(log[:, 0] == -np.inf, np.inf, log[:, 0] - log[:, -1])

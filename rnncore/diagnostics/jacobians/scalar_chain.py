@@ -1,8 +1,8 @@
 """The product of the scalar chain rule, ``D_n = f'(z_1) w_1 * f'(z_2) w_2 * ... * f'(z_n) w_n``, in logarithms.
 
-The textbooks' explanation of the vanishing gradient (Hochreiter 1991; Bengio, Simard and Frasconi 1994, "Learning long-term
-dependencies with gradient descent is difficult"): for a network of one unit it is exact. A product in floating point tells
-little: 0.9 * 0.9 * ... sticks at 2.5e-323 and never reaches 0. Sums of ln |f'(z)| + ln |w| neither stick nor overflow.
+This is the textbook explanation of the vanishing gradient (Hochreiter 1991; Bengio, Simard and Frasconi 1994, "Learning
+long-term dependencies with gradient descent is difficult"), which is exact for a network of one unit. A floating-point product
+is misleading: 0.9 * 0.9 * ... stays at 2.5e-323 and never reaches 0. Sums of ln |f'(z)| + ln |w| have the full range.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ DTYPES = ("float32", "float64")
 
 @dataclass(frozen=True)
 class Crossings:
-    """The first n, counted from 1, at which |D_n| leaves a dtype's range; None where it never does.
+    """The first n, counted from 1, at which |D_n| passes a limit of a dtype; None if it never does.
 
     Attributes
     ----------
     below_eps : int or None
-        Too small to change a number of size 1 that it is added to.
+        Below eps: too small to change a number of size 1 when added to it.
     below_normal : int or None
-        Below the smallest normal number: digits are lost, then all of it.
+        Below the smallest normal number: it loses digits and then underflows.
     above_max : int or None
-        Overflow.
+        Above the largest number: overflow.
     """
 
     below_eps: int | None
@@ -46,12 +46,12 @@ class Crossings:
 
 @dataclass(frozen=True)
 class Chain:
-    """D_1 ... D_N.
+    """The products D_1 to D_N.
 
     Attributes
     ----------
     log : host array (N,) of float64
-        ln |D_n|; -inf from the first factor that is exactly 0 on.
+        ln |D_n|; -inf from the first factor of exactly 0 on.
     sign : host array (N,) of float64
         -1, 0 or 1; NaN from the first NaN on.
     gamma : float or None
@@ -67,12 +67,12 @@ class Chain:
 
 
 def chain(z: Any, w: Any, nonlinearity: Any = "tanh") -> Chain:
-    """D_n for all n at once.
+    """Compute D_n for all n at once.
 
     Parameters
     ----------
     z : array or sequence of float (N,)
-        Pre-activations, of any backend; a sequence of numbers is taken in float64.
+        Pre-activations, of any backend; a sequence of numbers is converted to float64.
     w : float, or array or sequence of float (N,)
     nonlinearity : str or Nonlinearity
 
@@ -84,7 +84,7 @@ def chain(z: Any, w: Any, nonlinearity: Any = "tanh") -> Chain:
     Raises
     ------
     ShapeError
-        If z is not a vector, or w neither a number nor a vector of the same length.
+        If z is not a vector, or w is neither a number nor a vector of the same length.
 
     Examples
     --------
@@ -112,9 +112,9 @@ def chain(z: Any, w: Any, nonlinearity: Any = "tanh") -> Chain:
 
 
 def chain_of_record(record: Record, layer: int = 0, direction: int = 0) -> list[Chain]:
-    """The chain of each row of a network of one unit, over its own length: |D_n| = |dh_n/dh_0|.
+    """Compute the chain of each row of a layer with one unit, over the row's length: |D_n| = |dh_n/dh_0|.
 
-    In the direction's own time: the reverse direction begins at a row's end.
+    It follows the direction's own time: the reverse direction begins at a row's end.
 
     Parameters
     ----------
@@ -124,12 +124,12 @@ def chain_of_record(record: Record, layer: int = 0, direction: int = 0) -> list[
     Returns
     -------
     list of Chain
-        One for each row, of as many factors as the row has steps.
+        One for each row, with one factor for each of its steps.
 
     Raises
     ------
     ArgumentValueError
-        If the layer has more units than one, or there is no such layer or direction.
+        If the layer has more than one unit, or there is no such layer or direction.
 
     Examples
     --------
@@ -158,7 +158,7 @@ def _factors(z: Array, f: Nonlinearity, xp: Namespace) -> Array:
     """ln |f'(z)| and the sign of f'(z), stacked."""
     log = f.log_derivative(z, xp=xp)
     slope = f.derivative(z, xp=xp)
-    # f' may have rounded to 0 where ln |f'| is finite: nearer to the origin on the same side it has the same sign.
+    # f' may round to 0 where ln |f'| is finite: take the sign nearer to the origin on the same side.
     for shrink in (2.0, 16.0, 1024.0):
         slope = xp.where(slope == 0, f.derivative(z / shrink, xp=xp), slope)
     sign = xp.where(log == -float("inf"), xp.zeros_like(slope), xp.sign(slope))
@@ -167,7 +167,7 @@ def _factors(z: Array, f: Nonlinearity, xp: Namespace) -> Array:
 
 def _product(log_slope: Host, sign: Host, w: Host, gamma: float | None) -> Chain:
     with np.errstate(divide="ignore", invalid="ignore"):
-        # Extended precision where the machine has it: 10,000 additions in float64 would cost four digits.
+        # Use extended precision if available: 10,000 additions in float64 would lose four digits.
         log = np.cumsum(log_slope + np.log(np.abs(w)), dtype=np.longdouble).astype(np.float64)
         signs = np.cumprod(sign * np.sign(w))
     return Chain(log, signs, gamma, {name: _crossings(log, np.finfo(name)) for name in DTYPES})

@@ -1,8 +1,8 @@
-"""Directions carried through a long product of recurrent Jacobians, in pieces that lose neither digits nor range.
+"""Carry directions through a long product of recurrent Jacobians, in pieces that keep accuracy and range.
 
-A :class:`JacobianChain` applies the Jacobians ``J_t = diag(f'(z_t)) W_hh`` to vectors, by the linear scan; a :class:`Frame`
-is a few orthonormal directions on their way through it. Between two pieces of time they are orthonormalised, and the triangular
-factor that this takes away is handed on, so that the product of the Jacobians is the frame times the product of the factors.
+A :class:`JacobianChain` applies the Jacobians ``J_t = diag(f'(z_t)) W_hh`` to vectors, by the linear scan. A :class:`Frame`
+holds a few orthonormal directions. After each piece of time they are orthonormalised and the triangular factor is passed to
+the caller: the product of the Jacobians is the frame times the product of the factors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Frame", "JacobianChain", "advance", "chains", "orthonormal", "start_
 
 FIRST_PIECE = 4
 LONGEST_PIECE = 64
-# Pieces between two questions to the host, and the numbers that wait on the device for it.
+# Pieces between two transfers to the host, and the largest number of elements of their factors on the device.
 PIECES = 16
 WAITING = 2**22
 
@@ -39,9 +39,9 @@ class JacobianChain:
     ----------
     steps, rows, width : int
     push : callable
-        ``push(v, a, b)``: v (B, k, H) of row vectors to ``J_{b-1} ... J_a v`` and, (B,), the largest magnitude on the way.
+        ``push(v, a, b)``: ``J_{b-1} ... J_a v`` of row vectors v (B, k, H), and the largest magnitude on the way (B,).
     pull : callable
-        ``pull(v, a, b)``: the same of the transpose, ``J_a^T ... J_{b-1}^T v``.
+        ``pull(v, a, b)``: the same for the transpose, ``J_a^T ... J_{b-1}^T v``.
     """
 
     steps: int
@@ -72,8 +72,8 @@ class JacobianChain:
             return xp.reshape(s[0 if reverse else -1, ...], (rows, k, width)), largest(s, k)
 
         def pull(v: Array, a: int, b: int) -> tuple[Array, Array]:
-            # v^T J = (v * d) W: the factor d comes before W, so v enters as the source of the piece's last step, and the W
-            # of its first step follows after the scan.
+            # v^T J = (v * d) W: d is applied before W, so v is the source of the piece's last step, and the W of its first
+            # step is applied after the scan.
             k = int(v.shape[1])
             d_ab = slopes(k, a, b)
             source = xp.reshape(v, (1, rows * k, width))
@@ -87,7 +87,7 @@ class JacobianChain:
 
     @staticmethod
     def of_matrices(m: Array, *, engine: Engine) -> JacobianChain:
-        """Any matrices: m (T, B, H, H)."""
+        """A chain of arbitrary matrices m (T, B, H, H)."""
         steps, rows, width, _ = (int(n) for n in m.shape)
         xp = engine.xp
 
@@ -110,14 +110,14 @@ class JacobianChain:
 
 @dataclass
 class Frame:
-    """k orthonormal vectors for each row as they travel: what a sweep carries from one span to the next.
+    """k orthonormal vectors for each row: the state of a sweep.
 
     Attributes
     ----------
     vectors : array (B, k, H)
-        Zero in place of a vector that died, or any that is orthogonal to the others.
+        A dead direction is replaced by zero or by any vector orthogonal to the others.
     alive : host array (B, k) of bool
-        Whether the direction has survived: not multiplied by 0, nor by less than the dtype can tell from it.
+        Whether the direction is alive: not multiplied by 0 or by a number that the dtype cannot distinguish from 0.
     piece : int
         Steps between two orthonormalisations, a power of 2.
     """
@@ -128,13 +128,13 @@ class Frame:
 
     @property
     def width(self) -> int:
-        """k."""
+        """Number of directions, k."""
         return int(self.vectors.shape[1])
 
 
 def start_frame(chain: JacobianChain, k: int, seed: int) -> Frame:
-    """Random orthonormal directions, the same for every row and on every backend."""
-    # Not the unit vectors: a product may map one of them to 0, or not mix them at all, and hide what the others do.
+    """Draw random orthonormal directions, the same for every row and on every backend."""
+    # Not unit vectors: a product may map one of them to 0 or not mix them, which would hide other singular values.
     q = np.linalg.qr(np.random.default_rng(seed).standard_normal((chain.width, k)))[0].T
     whole = np.broadcast_to(q, (chain.rows, k, chain.width))
     return Frame(on_device(whole, chain.engine), np.ones((chain.rows, k), dtype=bool))
@@ -145,9 +145,9 @@ def advance(
 ) -> None:
     """Carry the frame over steps [start, stop), forward by ``J_t`` from the left or backward by ``J_t^T``.
 
-    `take` is given the triangular factor (B, k, k) of every piece, in the order of the sweep. The pieces are as long as
-    the frame keeps three quarters of its digits and its range in each: a group of pieces runs without a question to the
-    host, and again with shorter ones where the factors say that it lost more.
+    `take` receives the triangular factor (B, k, k) of every piece, in the order of the sweep. A piece is as long as the frame
+    keeps three quarters of its digits and stays in range. A group of pieces runs without transfers to the host, and is repeated
+    with shorter pieces if the factors show a larger loss.
     """
     engine, xp = chain.engine, chain.engine.xp
     eps = EPS[engine.dtype_name]
@@ -179,7 +179,7 @@ def advance(
             alive &= _resolve(r, eps, chain.width)
             worst = max(worst, _lost(r, s, alive, allowed, reach))
         if worst > 1 and frame.piece > 1:
-            # As long as the rate found here would allow, with a margin: the next group may be a little worse.
+            # As long as the measured rate allows, with a margin: the next group may be slightly worse.
             frame.piece = min(frame.piece // 2, 1 << max(0, int(math.log2(max(1.0, 0.8 * frame.piece / worst)))))
             continue
         for r in r_host:
@@ -190,14 +190,14 @@ def advance(
 
 
 def orthonormal(v: Array, *, xp: Namespace, engine: Engine, extension: bool = True) -> tuple[Array, Array]:
-    """``v = R^T q`` for v (B, k, H): q with orthonormal rows, R (B, k, k) upper triangular, which is QR of the transpose.
+    """Factorise ``v = R^T q`` for v (B, k, H): q with orthonormal rows and R (B, k, k) upper triangular (QR of the transpose).
 
-    By ``linalg.qr`` where the namespace has it; else, or without `extension`, by Gram-Schmidt, twice for each vector
-    ("twice is enough", Giraud, Langou, Rozloznik and van den Eshof 2005, "Rounding error analysis of the classical
-    Gram-Schmidt orthogonalization process"), which leaves 0 where a vector has nothing of its own.
+    Uses ``linalg.qr`` if the namespace has it; otherwise, or without `extension`, Gram-Schmidt, twice for each vector ("twice
+    is enough", Giraud, Langou, Rozloznik and van den Eshof 2005, "Rounding error analysis of the classical Gram-Schmidt
+    orthogonalization process"), which gives 0 for a vector that depends linearly on the others.
     """
     if extension and hasattr(xp, "linalg") and hasattr(xp.linalg, "qr"):
-        half = engine.dtype_name in ("float16", "bfloat16")  # of which linear algebra packages have none
+        half = engine.dtype_name in ("float16", "bfloat16")  # which linear algebra packages lack
         wide = find_dtype("float32", xp=xp, device=engine.device) if half else engine.dtype
         q, r = xp.linalg.qr(xp.matrix_transpose(xp.astype(v, wide) if half else v))
         q = xp.matrix_transpose(q)
@@ -226,7 +226,7 @@ def orthonormal(v: Array, *, xp: Namespace, engine: Engine, extension: bool = Tr
 
 
 def chains(lane: Lane, span: tuple[int, int] | None, rows: Sequence[int]) -> list[tuple[list[int], JacobianChain]]:
-    """One chain for the rows that have the same steps in the span, with their places among `rows`."""
+    """Build one chain for each group of rows that have the same steps in the span, with their positions in `rows`."""
     for row in rows:
         if not 0 <= row < lane.batch:
             raise ArgumentValueError(f"rows: expected ints in [0, {lane.batch - 1}], got {row}")
@@ -247,7 +247,7 @@ def chains(lane: Lane, span: tuple[int, int] | None, rows: Sequence[int]) -> lis
 
 
 def _resolve(r: Host, eps: float, width: int) -> Host:
-    """Set to 0, in place, what is rounding in the rows of directions without anything of their own; (B, k): which have."""
+    """Set rounding errors in the rows of linearly dependent directions to 0, in place; return which are independent (B, k)."""
     length = np.sqrt((r * r).sum(axis=1))
     none = 4 * math.sqrt(width) * eps * length
     own = ~(np.abs(np.diagonal(r, axis1=1, axis2=2)) <= none)
@@ -256,11 +256,11 @@ def _resolve(r: Host, eps: float, width: int) -> Host:
 
 
 def _lost(r: Host, size: Host, alive: Host, allowed: float, reach: float) -> float:
-    """How much of the allowed loss of digits and of range one piece used: more than 1 is too much."""
+    """The loss of digits and of range in one piece, as a fraction of the allowed loss: more than 1 is too much."""
     with np.errstate(divide="ignore", invalid="ignore"):
         own = np.where(alive, np.log(np.abs(np.diagonal(r, axis1=1, axis2=2))), np.inf).min(axis=1)
         top = np.log(size)
         spread = np.where(alive.any(axis=1), top - own, 0.0)
         far = np.where(size > 0, np.abs(top), 0.0)
-    # NaN is no piece's fault: it stays, and shows in the result.
+    # A shorter piece does not avoid NaN, so it stays in the result.
     return float(max(np.nan_to_num(spread / allowed, nan=0.0).max(), np.nan_to_num(far / reach, nan=0.0).max()))

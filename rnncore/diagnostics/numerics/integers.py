@@ -1,7 +1,7 @@
-"""Exact sums of products of floats, by integers that neither round nor overflow, and why the sum in floats overflowed.
+"""Exact sums of products of floats in integer arithmetic, and the reason why the sum in floats overflowed.
 
-Every float64 is an integer times 2^-1074, so a product of two is one times 2^-2148, and Python's integers hold it and any sum
-of such products.
+Every float64 is an integer times 2^-1074, so a product of two is an integer times 2^-2148. Python's integers represent it, and
+any sum of such products, exactly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ UNIT_BITS = 1074
 
 @dataclass(frozen=True)
 class Share:
-    """One part of a sum: its name, the names of its terms, and the terms as whole numbers of 2^-2148."""
+    """One part of a sum: its name, the names of its terms, and the terms as integer multiples of 2^-2148."""
 
     label: str
     labels: list[str]
@@ -32,13 +32,13 @@ class Share:
 
     @classmethod
     def of_products(cls, label: str, term: str, a: Host, b: Host) -> Share:
-        """The terms a_i b_i; `term` is their name with {0} for i."""
+        """A share of the terms a_i b_i; `term` is their name with {0} for i."""
         terms = [whole(v) * whole(w) for v, w in zip(a.tolist(), b.tolist(), strict=True)]
         return cls(label, [term.format(i) for i in range(len(terms))], terms)
 
     @classmethod
     def of_numbers(cls, label: str, labels: list[str], numbers: Sequence[float]) -> Share:
-        """Terms that are no products."""
+        """A share of single numbers, not products."""
         return cls(label, labels, [whole(v) << UNIT_BITS for v in numbers])
 
     @property
@@ -89,7 +89,7 @@ def log_of(n: int, factors: int) -> float:
 
 
 def overflow_limit(engine: Engine, factors: int) -> int:
-    """The magnitude from which on a result rounds to infinity in the network's dtype: half a step above the largest."""
+    """The smallest magnitude that rounds to infinity in the network's dtype: half a step above its largest number."""
     info = engine.xp.finfo(engine.dtype)
     top, eps = float(info.max), float(info.eps)
     half_step = whole(top / (2 - eps) * eps) // 2

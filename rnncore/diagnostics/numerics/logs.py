@@ -12,7 +12,7 @@ from rnncore.typing import Array, Host
 
 
 def row_scales(w: Host) -> tuple[Host, Host]:
-    """(ln of each row's largest magnitude, the rows divided by it): -inf and a row of zeros for a row of zeros."""
+    """Return (ln of each row's largest magnitude, the rows divided by it); -inf and zeros for a row of zeros."""
     largest = np.abs(w).max(axis=1)
     usable = (largest > 0) & np.isfinite(largest)
     with np.errstate(divide="ignore"):
@@ -28,7 +28,7 @@ def log_frobenius(log_d: Array, log_rows: Host, engine: Engine) -> Host:
 
 
 def log_norms(w: Host) -> Host:
-    """ln of the 2-norm of each row of a host matrix, whatever its scale: (H,)."""
+    """ln of the 2-norm of each row of a host matrix, at any scale: (H,)."""
     scale, unit = row_scales(w)
     with np.errstate(divide="ignore"):
         return np.where(np.isneginf(scale), -np.inf, scale + 0.5 * np.log((unit * unit).sum(axis=1)))
@@ -41,7 +41,7 @@ def log_sum(logs: Host) -> float:
 
 
 def log_sigma_max(w: Host) -> float:
-    """ln of the largest singular value of a host matrix; NaN for one that is not finite."""
+    """ln of the largest singular value of a host matrix; NaN if it is not finite."""
     largest = float(np.abs(w).max())
     if not math.isfinite(largest):
         return math.nan
@@ -51,15 +51,15 @@ def log_sigma_max(w: Host) -> float:
 
 
 def log_abs_det(w: Host) -> float:
-    """ln |det| of a host matrix; -inf for a singular one, NaN for one that is not finite."""
+    """ln |det| of a host matrix; -inf if it is singular, NaN if it is not finite."""
     if not np.isfinite(w).all():
         return math.nan
-    scale, unit = row_scales(w)  # rows of very different size would underflow beside each other
+    scale, unit = row_scales(w)  # small rows could underflow next to large ones
     return float(scale.sum()) + float(np.linalg.slogdet(unit)[1])
 
 
 def split(logs: Array, engine: Engine) -> tuple[Array, Array]:
-    """(the largest over the last axis, exp(logs - largest)): all factors 0 where the largest is -inf."""
+    """Return (the largest over the last axis, exp(logs - largest)); all factors are 0 where the largest is -inf."""
     xp = engine.xp
     largest = xp.max(logs, axis=-1)
     usable = xp.isfinite(largest)

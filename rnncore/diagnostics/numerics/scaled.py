@@ -1,8 +1,8 @@
-"""Sequences of vectors beyond the range of any dtype: each vector carries the logarithm of its scale.
+"""Sequences of vectors beyond the range of any dtype: each vector has the logarithm of its scale.
 
 A :class:`Scaled` is ``values * exp(log)``, with one scale for each step and row. :func:`linear` is the linear scan on such
-sequences: it runs the backend's own scan over a piece of time, keeps the steps that stay within a safe range, and runs the
-rest again with another scale. The work is that of one scan, and the host is asked once for each piece.
+sequences: it runs the backend's scan over a piece of time, keeps the steps within a safe range, and repeats the others with
+another scale. The work is about that of one scan, with one transfer to the host for each piece.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from rnncore.diagnostics.numerics.device import on_device, take_rows
 from rnncore.network.engine import Engine
 from rnncore.typing import Array, Host
 
-# Numbers are rescaled before they leave [1 / SAFE, SAFE]: far from both ends of the dtype, so that what is added to them
-# and is too small for the dtype is too small to matter.
+# Numbers are rescaled before they leave [1 / SAFE, SAFE]. This is far from both ends of the dtype's range, so that added
+# numbers that underflow are negligible.
 SAFE = {"float64": 1e100, "float32": 1e12, "float16": 1e1, "bfloat16": 1e12}
 FIRST_PIECE = 32
 LONGEST_PIECE = 1024
-# A source that is smaller than this power of SAFE in units of the scale is not on it; smaller ones are looked for only
-# where there is no state: a scale that is kept may be STAYS above the first source and the largest a whole SAFE.
+# A source smaller than 1 / SAFE to this power, in units of the scale, is lost. This matters only without a state. A smaller
+# power would not do: a kept scale may be SAFE^STAYS above the first source, and the largest source another factor SAFE.
 TWICE = 2.0
-# A scale serves while the numbers stay within this power of SAFE of it.
+# A scale is kept while the numbers are within this power of SAFE of it.
 STAYS = 0.25
 
 
@@ -44,7 +44,7 @@ class Scaled:
 
 
 def from_array(x: Array) -> Scaled:
-    """Plain numbers."""
+    """Plain numbers as a :class:`Scaled` of scale 1."""
     return Scaled(x, np.zeros(tuple(x.shape[:2])))
 
 
@@ -53,7 +53,7 @@ def log_norm(x: Scaled, *, engine: Engine) -> Host:
     squares = _squares(x.values, engine)
     with np.errstate(divide="ignore", invalid="ignore"):
         ln = np.ascontiguousarray(0.5 * np.log(squares) + x.log)
-    # A square leaves the range long before the number does: what may have done so is looked at again.
+    # A square leaves the range long before the number does: recompute the uncertain ones on their own scale.
     unsure = ~((squares >= _smallest_sure(x.values, engine)) & (squares < np.inf))
     if unsure.any():
         zero = unsure & (squares == 0) & _all_zero(x.values, engine)
@@ -66,7 +66,7 @@ def log_norm(x: Scaled, *, engine: Engine) -> Host:
 
 
 def add(a: Scaled, b: Scaled, *, engine: Engine) -> Scaled:
-    """The sum, on the larger of the two scales."""
+    """Add two sequences, on the larger of the two scales."""
     if np.array_equal(a.log, b.log):
         return Scaled(a.values + b.values, a.log)
     size_a, size_b = log_norm(a, engine=engine), log_norm(b, engine=engine)
@@ -76,12 +76,12 @@ def add(a: Scaled, b: Scaled, *, engine: Engine) -> Scaled:
 
 
 def times(x: Scaled, matrix: Array, *, engine: Engine) -> Scaled:
-    """Every vector times a matrix (H, K), from the right."""
+    """Multiply every vector by a matrix (H, K), from the right."""
     return Scaled(engine.product(x.values, matrix), x.log)
 
 
 def divided(s: Scaled, d: Array, *, engine: Engine) -> Scaled | None:
-    """s / d, which undoes the last product of a linear scan; None where d is not positive, or too near to 0 for that."""
+    """s / d, which undoes the last product of a linear scan; None if some d is not positive or is too close to 0."""
     xp = engine.xp
     ends = engine.backend.to_numpy(xp.stack([xp.min(d), xp.max(d)], axis=0))
     if not (ends[0] > 1 / SAFE[engine.dtype_name] and ends[1] < SAFE[engine.dtype_name]):
@@ -99,9 +99,9 @@ def linear(
     first: Scaled | None = None,
     size_of_u: Host | None = None,
 ) -> Scaled:
-    """``s_t = d_t * (u_t + s_{t-1} M)``, from state 0 or `first` (1, B, H); with `reverse`, s_{t+1} takes its place.
+    """``s_t = d_t * (u_t + s_{t-1} M)``, from state 0 or `first` (1, B, H); with `reverse`, s_{t+1} replaces s_{t-1}.
 
-    u and d are (T, B, H), m is (H, H). `size_of_u` is :func:`log_norm` of u, from whoever has it already.
+    u and d are (T, B, H), m is (H, H). `size_of_u` is :func:`log_norm` of u, if it is already known.
     """
     xp = engine.xp
     steps, batch = int(d.shape[0]), int(d.shape[1])
@@ -121,13 +121,13 @@ def linear(
         count = _before_the_state_is_dwarfed(ahead, size, math.log(safe))
         a, b = (b - count, b) if reverse else (a, a + count)
         largest = np.maximum(size, source_log[a:b].max(axis=0, initial=-np.inf))
-        # A scale is kept for as long as it serves: most runs need none at all, and their numbers stay as they are.
+        # Keep a scale while it works: most runs need none at all, and their numbers are not changed.
         far = np.isfinite(largest) & (np.abs(largest - state_log) > room)
         scale = np.where(far, largest, state_log)
         piece_of_u = Scaled(u.values[a:b, ...], u.log[a:b])
         sources = _on_scale(piece_of_u, np.broadcast_to(scale, (count, batch)), source_log[a:b], engine)
         begin = _on_scale(Scaled(state, state_log), scale, size, engine)
-        with np.errstate(all="ignore"):  # what leaves the dtype's range is thrown away below, and run again
+        with np.errstate(all="ignore"):  # steps out of range are discarded below and repeated
             s = engine.linear(sources, d[a:b, ...], begin, m, reverse=reverse)
         sizes = _sizes(s, engine)
         lost = source_log[a:b] < scale - TWICE * math.log(safe)
@@ -137,7 +137,7 @@ def linear(
         logs[(b - kept if reverse else a) : (b if reverse else a + kept)] = scale
         state, state_log = s[0 if reverse else -1, ...], scale
         done += kept
-        # A piece that was cut short says how far one can go; one that was not may be longer.
+        # After a shortened piece, use its length; otherwise try a longer one.
         piece = max(1, kept) if kept < count else min(2 * max(piece, count), LONGEST_PIECE)
     if not parts:
         return Scaled(xp.zeros_like(d), logs)
@@ -147,25 +147,25 @@ def linear(
 
 
 def _before_the_state_is_dwarfed(ahead: Host, size: Host, room: float) -> int:
-    """How many steps until a source so large comes that the state, on its scale, would be lost: at least one."""
-    # A state of 0 is made by the first source, which may be as small beside those that follow.
+    """Number of steps, at least one, before a source so large that the state would underflow on its scale."""
+    # A state of 0 begins with the first source, which may be equally small next to later ones.
     begun = ahead[np.argmax(np.isfinite(ahead), axis=0), np.arange(ahead.shape[1])]
     size = np.where(np.isfinite(size), size, begun)
-    # Of that first step the state is lost rightly: what is added to it there is all that its dtype can hold.
+    # If it is the first step, losing the state is correct: it is negligible next to the source in this dtype.
     dwarfed = (np.isfinite(size) & (ahead > size + room)).any(axis=1)
     first = int(np.argmax(dwarfed)) if dwarfed.any() else len(ahead)
     return max(1, first)
 
 
 def _safe_steps(sizes: Host, lost: Host, alive: Host, safe: float) -> int:
-    """How many of the steps, in the order in which they ran, may be kept: at least one.
+    """Number of steps, in running order, that can be kept: at least one.
 
-    `lost` says where a source is below the scale's range, `alive` which rows had a state to begin with.
+    `lost` marks sources below the scale's range, `alive` the rows that had a state at the beginning.
     """
-    # A fall to exactly 0 from a safe size is a zero factor, not an underflow, and may stay. So may NaN: no scale made it.
+    # A drop to exactly 0 from a safe size is a zero factor, not an underflow, and is kept. So is NaN, which no scale avoids.
     before = np.concatenate([np.ones((1, sizes.shape[1])), sizes[:-1]])
     small = (sizes < 1 / safe) & ~((sizes == 0) & ((before >= 1 / safe) | (before == 0)))
-    # After such a zero a small source is all that there is, and needs a scale of its own.
+    # After such a zero the state is a small source alone, which needs its own scale.
     before[0] = alive
     wrong = (small | (sizes > safe) | (lost & (before == 0))).any(axis=1)
     first = int(np.argmax(wrong)) if wrong.any() else len(sizes)
@@ -173,20 +173,20 @@ def _safe_steps(sizes: Host, lost: Host, alive: Host, safe: float) -> int:
 
 
 def _squares(values: Array, engine: Engine) -> Host:
-    """Sums of squares over the last axis: host (T, B) of float64, as right as the dtype's range lets them be."""
+    """Sums of squares over the last axis, as accurate as the dtype's range allows: host (T, B) of float64."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return engine.backend.to_numpy(engine.xp.vecdot(values, values)).astype(np.float64)
 
 
 def _all_zero(values: Array, engine: Engine) -> Host:
-    """Whether a vector is of zeros: host (T, B) of bool."""
+    """Whether all numbers of a vector are 0: host (T, B) of bool."""
     xp = engine.xp
     both = engine.backend.to_numpy(xp.stack([xp.max(values, axis=-1), xp.min(values, axis=-1)], axis=0))
     return np.asarray((both == 0).all(axis=0))
 
 
 def _smallest_sure(values: Array, engine: Engine) -> float:
-    """The smallest sum of squares that nothing is missing from: squares below the normal range are an eps of it."""
+    """The smallest accurate sum of squares: squares below the normal range add at most an eps to it."""
     info = engine.xp.finfo(engine.dtype)
     return float(info.smallest_normal) * int(values.shape[-1]) / float(info.eps)
 
@@ -200,12 +200,12 @@ def _sizes(values: Array, engine: Engine) -> Host:
 
 
 def _log_norm_on_own_scale(values: Array, engine: Engine) -> Host:
-    """ln of the norm of every vector, each divided by its largest magnitude before it is squared: host (T, B)."""
+    """ln of the norm of every vector, divided by its largest magnitude before squaring: host (T, B)."""
     xp = engine.xp
     largest = xp.max(xp.abs(values), axis=-1)
     usable = xp.logical_and(largest > 0, xp.isfinite(largest))
     unit = xp.where(usable, largest, xp.ones_like(largest))
-    # Twice by the root: a library may divide by way of the reciprocal, which is no normal number where `unit` is the largest.
+    # Divide twice by the root: a library may divide by the reciprocal, which is subnormal for the largest `unit`.
     root = xp.expand_dims(1 / xp.sqrt(unit), axis=-1)
     scaled = values * root * root
     squares = xp.sum(scaled * scaled, axis=-1)
@@ -225,16 +225,16 @@ def _log_largest(values: Array, engine: Engine) -> Host:
 
 
 def _on_scale(x: Scaled, log: Host, size: Host, engine: Engine) -> Array:
-    """The values in units of exp(log), given ln of their norm; zeros have no scale, and stay."""
+    """The values in units of exp(log), given ln of their norm; vectors of zeros are unchanged."""
     difference = np.where(np.isfinite(size) & np.isfinite(log), x.log - log, 0.0)
     return rescaled(x.values, difference, engine=engine)
 
 
 def rescaled(values: Array, log: Host, *, engine: Engine) -> Array:
-    """values (T, B, H) times exp(log), host (T, B)."""
+    """Multiply values (T, B, H) by exp(log), with log on the host (T, B)."""
     if not log.any():
         return values
     safe = bool((np.abs(log) < math.log(SAFE[engine.dtype_name])).all())
-    # In two factors: the scale alone may lie outside of the dtype where the product does not.
+    # In two factors: the scale alone may be out of the dtype's range although the product is not.
     factor = on_device(np.exp(log if safe else log / 2)[..., None], engine)
     return values * factor if safe else values * factor * factor

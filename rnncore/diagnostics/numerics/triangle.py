@@ -1,8 +1,8 @@
-"""A product of small triangular factors, however graded, and its singular values to nearly full relative accuracy.
+"""Products of small triangular factors of any grading, and their singular values to nearly full relative accuracy.
 
-Host numbers in float64: every row of the product is a logarithm and a unit vector, so that neither a thousand small factors
-nor a row that is 1e-1000 of another is lost. The singular values are those of one-sided Jacobi, which is accurate for each
-value however graded the rows are (Demmel and Veselic 1992, "Jacobi's method is more accurate than QR").
+Host numbers in float64. Every row of the product is a logarithm and a unit vector. So neither a thousand small factors nor a
+row that is 1e-1000 times another underflows. One-sided Jacobi computes each singular value accurately for any grading of the
+rows (Demmel and Veselic 1992, "Jacobi's method is more accurate than QR").
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ JACOBI_SWEEPS = 40
 
 
 class Triangle:
-    """The product of triangular factors, ``diag(exp(log)) unit``: every row on a scale of its own, (B, k) and (B, k, k)."""
+    """The product of triangular factors as ``diag(exp(log)) unit``, each row with its own scale: (B, k) and (B, k, k)."""
 
     def __init__(self, rows: int, k: int) -> None:
         self.log = np.zeros((rows, k))
@@ -33,11 +33,11 @@ class Triangle:
         self.log, self.unit = _normal(scale, (np.sign(r) * terms) @ self.unit)
 
     def singular(self) -> tuple[Host, Host, Host]:
-        """ln of the singular values (B, k), descending, and the vectors as rows (B, k, k): left ones and right ones.
+        """Return ln of the singular values (B, k), descending, and the left and right vectors as rows (B, k, k).
 
-        One-sided Jacobi on the rows. In the units of the longer row, with r <= 1 the ratio of the lengths and g the cosine,
-        ``tan = 2 r g / (1 - r^2 + sqrt((1 - r^2)^2 + 4 r^2 g^2))``; tan / r, which is what the shorter row takes of the
-        longer, stays in range where r underflows.
+        Uses one-sided Jacobi on the rows. In units of the longer row, with r <= 1 the ratio of the lengths and g the cosine,
+        ``tan = 2 r g / (1 - r^2 + sqrt((1 - r^2)^2 + 4 r^2 g^2))``. tan / r, the multiple of the longer row that is subtracted
+        from the shorter one, stays in range where r underflows.
         """
         log, unit = self.log.copy(), self.unit.copy()
         rows, k = log.shape
@@ -58,7 +58,7 @@ class Triangle:
 
 
 def _rotate(log: Host, unit: Host, turned: Host, pair: Host) -> float:
-    """Make the rows of disjoint pairs (2, n) orthogonal, in place; the largest cosine that was found."""
+    """Make the rows of disjoint pairs (2, n) orthogonal, in place; return the largest cosine before."""
     swap = log[:, pair[1]] > log[:, pair[0]]
     p, q = np.where(swap, pair[1], pair[0]), np.where(swap, pair[0], pair[1])
     b = np.arange(len(log))[:, None]
@@ -80,7 +80,7 @@ def _rotate(log: Host, unit: Host, turned: Host, pair: Host) -> float:
 
 
 def _normal(log: Host, rows: Host) -> tuple[Host, Host]:
-    """Rows of length 1, and their lengths moved into the logarithms; what is left of two equal rows is 0."""
+    """Normalise the rows and move their lengths into the logarithms; set the rounding error left of equal rows to 0."""
     size = np.sqrt((rows * rows).sum(axis=-1))
     none = ~(size > 4 * rows.shape[-1] * EPS) & ~np.isnan(size)
     safe = np.where(none, 1.0, size)
@@ -89,7 +89,7 @@ def _normal(log: Host, rows: Host) -> tuple[Host, Host]:
 
 
 def _rounds(k: int) -> list[Host]:
-    """Every pair of k once, in rounds of disjoint ones: a round-robin tournament."""
+    """All pairs of k, each once, in rounds of disjoint pairs (a round-robin tournament)."""
     seats = list(range(k + k % 2))
     out = []
     for _ in range(len(seats) - 1):

@@ -1,18 +1,19 @@
-"""Mean-field theory of a wide random network: how large its states become, and by how much a random vector is stretched.
+"""Mean-field theory of a wide random network: the size of its states and the stretch of a random vector.
 
 With W_hh ~ N(0, g^2 / H) the pre-activations are Gaussian with the variance
 
     q = g^2 E f(sqrt(q) x)^2 + v,    x ~ N(0, 1),
 
-v that of the input's share W_ih x + b, and a random vector is stretched at each step by chi = g^2 E f'(sqrt(q) x)^2 in mean
-square: ln(chi) / 2 nats per step, the largest Lyapunov exponent (Molgedey, Schuchhardt and Schuster 1992, "Suppressing chaos in
-neural networks by noise"). chi = 1 is critical: Sompolinsky, Crisanti and Sommers (1988), "Chaos in random neural networks";
-Poole et al. (2016); Schoenholz et al. (2017), "Deep information propagation"; Chen, Pennington and Schoenholz (2018).
-A W_hh that is g times an orthogonal matrix has the same q and chi, so the same critical g; what differs is the spread of the
-singular values about them.
+where v is the variance of the input's part W_ih x + b. At each step a random vector is stretched by chi = g^2 E f'(sqrt(q) x)^2
+in mean square, or by ln(chi) / 2 nats: the largest Lyapunov exponent (Molgedey, Schuchhardt and Schuster 1992, "Suppressing
+chaos in neural networks by noise"). chi = 1 is critical: Sompolinsky, Crisanti and Sommers (1988), "Chaos in random neural
+networks"; Poole et al. (2016); Schoenholz et al. (2017), "Deep information propagation"; Chen, Pennington and Schoenholz
+(2018). If W_hh is g times an orthogonal matrix, q and chi are the same, and so is the critical g; only the spread of the
+singular values differs.
 
-The integrals are done by Gauss-Legendre quadrature on geometric pieces with the Gaussian as weight: a Gauss-Hermite rule of any
-affordable order misses slopes narrower than its nodes, which saturating functions have at large q. On the host in float64.
+The integrals use Gauss-Legendre quadrature on geometric pieces with the Gaussian as weight. A Gauss-Hermite rule of any
+affordable order misses slopes narrower than its nodes, which saturating functions have at large q. All computations are on the
+host in float64.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ __all__ = [
     "state",
 ]
 
-# Of each piece; pieces halve towards 0 down to 2**-60, where a slope as narrow as a q of 1e36 makes is still seen.
+# The rule for each piece. Pieces halve towards 0 down to 2**-60, which resolves slopes as narrow as those at q = 1e36.
 NODE, WEIGHT = np.polynomial.legendre.leggauss(24)
 REACH = 12.0  # P(|x| > 12) < 4e-33
 HALVINGS = 60
 LARGEST_Q = 1e24
 SMALLEST_Q = 1e-40
-# Of chi - 1: a root nearer than that is a rounding error, as with relu, where chi nears 1 from below and never reaches it.
+# Rounding error of chi - 1, below which it has no root: with relu, chi approaches 1 from below and never reaches it.
 ROUNDING = 1e-12
 LIMIT_TOLERANCE = 1e-9
 BISECTIONS = 200
@@ -57,16 +58,16 @@ PER_DOUBLING = 4
 
 @dataclass(frozen=True)
 class MeanField:
-    """The state of the theory at one gain.
+    """The fixed point of the theory at one gain.
 
     Attributes
     ----------
     q : float
-        Variance of the pre-activations; inf where it grows without end.
+        Variance of the pre-activations; inf if it grows without bound.
     chi : float
-        Mean-square stretch per step of a random vector.
+        Mean-square stretch of a random vector per step.
     rate : float
-        ln(chi) / 2, nats per step: what the theory predicts for ln ||J^T g|| / ||g||; -inf for chi = 0.
+        ln(chi) / 2 in nats per step: the prediction for ln (||J^T g|| / ||g||); -inf for chi = 0.
     """
 
     q: float
@@ -74,20 +75,20 @@ class MeanField:
 
     @property
     def rate(self) -> float:
-        """Nats per step."""
+        """Predicted growth of a random vector, in nats per step."""
         return 0.5 * math.log(self.chi) if self.chi > 0 else -math.inf
 
 
 @dataclass(frozen=True)
 class CriticalGain:
-    """Where chi = 1 is first reached as g grows from 0.
+    """The smallest gain g at which chi = 1.
 
     Attributes
     ----------
     g : float or None
-        The standard deviation of W_hh times sqrt(H), or the factor of an orthogonal matrix; None where there is none.
+        The standard deviation of W_hh times sqrt(H), or the factor of an orthogonal matrix; None if there is none.
     q : float or None
-        inf where chi reaches 1 only in the limit, as with relu and any input.
+        inf if chi reaches 1 only in the limit, as with relu and any input.
     """
 
     g: float | None
@@ -95,19 +96,19 @@ class CriticalGain:
 
 
 def critical_gain(nonlinearity: Nonlinearity, input_variance: float = 0.0) -> CriticalGain:
-    """The smallest g with chi = 1 at its own q.
+    """Compute the smallest g with chi = 1 at its own q.
 
     Parameters
     ----------
     nonlinearity : Nonlinearity
-        A named one, or a user's own that NumPy can evaluate.
+        A named one, or a custom one that NumPy can evaluate.
     input_variance : float
         v, the mean square of ``W_ih x + b``.
 
     Returns
     -------
     CriticalGain
-        g and q are None where no gain has chi = 1; q is inf where chi reaches 1 only in the limit of large q.
+        g and q are None if no gain has chi = 1; q is inf if chi reaches 1 only in the limit of large q.
 
     Raises
     ------
@@ -125,7 +126,7 @@ def critical_gain(nonlinearity: Nonlinearity, input_variance: float = 0.0) -> Cr
 
 
 def mean_field(nonlinearity: Nonlinearity, g: float, input_variance: float = 0.0, *, start: float = 1.0) -> MeanField:
-    """q and chi at a gain; of several stable q, the one that is reached from `start`.
+    """Compute q and chi at a gain; if there are several stable q, the one reached from `start`.
 
     Examples
     --------
@@ -146,7 +147,7 @@ class Moments:
     evaluate: Callable[[Host], tuple[Host, Host]]
 
     def __call__(self, q: float) -> tuple[float, float]:
-        """(E f^2, E f'^2)."""
+        """Return (E f^2, E f'^2) at q."""
         root = math.sqrt(q)
         x, weights = self._rule if not root else self._with_kinks(root)
         value, slope = self.evaluate(root * x)
@@ -154,12 +155,12 @@ class Moments:
 
     @cached_property
     def quiet(self) -> bool:
-        """f(0) = 0: without input, the state 0 persists."""
+        """Whether f(0) = 0, so that a state of 0 persists without input."""
         return float(self.evaluate(np.zeros(1))[0][0]) == 0
 
     @cached_property
     def on_grid(self) -> tuple[tuple[float, float, float], ...]:
-        """(q, E f^2, E f'^2) over all q that are looked at; those of a named function are made once."""
+        """(q, E f^2, E f'^2) on a grid of q, cached for named functions."""
         if self.f.is_custom:
             return _grid_of(self)
         return _named_grid(self.f.name, self.f.alpha, self.f.beta, self.f.clip)
@@ -192,7 +193,7 @@ def _plain_rule() -> tuple[Host, Host]:
 
 
 def _edges() -> Host:
-    """Of the pieces: halved towards 0, and nowhere wider than what the Gaussian itself needs."""
+    """Edges of the pieces: halved towards 0, and nowhere wider than the Gaussian requires."""
     half = np.concatenate([REACH * 2.0 ** np.arange(-HALVINGS, -4), np.linspace(REACH / 16, REACH, 16)])
     return np.concatenate([-half[::-1], [0.0], half])
 
@@ -205,7 +206,7 @@ def _gauss(edges: Host) -> tuple[Host, Host]:
 
 
 def kinks(f: Nonlinearity) -> list[float]:
-    """Where the slope of a named function jumps, as far as it is known."""
+    """The z at which the slope of a function jumps, as far as they are known."""
     found = [-f.clip, f.clip] if f.clip is not None else []
     if f.is_custom:
         return found
@@ -219,13 +220,13 @@ def kinks(f: Nonlinearity) -> list[float]:
 
 
 def on_host(f: Nonlinearity) -> Callable[[Host], tuple[Host, Host]]:
-    """f and f' by NumPy."""
+    """A function that evaluates f and f' with NumPy."""
     xp: Namespace = get_backend("numpy").namespace()
     return lambda z: (np.asarray(f(z, xp=xp)), np.asarray(f.derivative(z, xp=xp)))
 
 
 def state(moments: Moments, g: float, v: float, start: float) -> MeanField:
-    """:func:`mean_field` of what has been evaluated already."""
+    """:func:`mean_field` from given moments."""
 
     def excess(q: float) -> float:
         return g * g * moments(q)[0] + v - q
@@ -233,7 +234,7 @@ def state(moments: Moments, g: float, v: float, start: float) -> MeanField:
     q = start if math.isfinite(start) and start > 0 else 1.0
     q = min(max(q, v, SMALLEST_Q), LARGEST_Q)
     rising = excess(q) > 0
-    # Towards the next fixed point on the side to which the map moves; then between the last two.
+    # Step in the direction of the map until it passes a fixed point; then search between the last two.
     factor, other = (2.0 if rising else 0.5), q
     while SMALLEST_Q <= other <= LARGEST_Q and ((e := excess(other)) > 0) == rising and e != 0:
         q, other = other, other * factor
@@ -246,7 +247,7 @@ def state(moments: Moments, g: float, v: float, start: float) -> MeanField:
 
 
 def critical(moments: Moments, v: float) -> CriticalGain:
-    """:func:`critical_gain` by way of q: each q > v belongs to one g^2 = (q - v) / E f^2, and chi to both."""
+    """:func:`critical_gain` as a search over q: each q > v determines g^2 = (q - v) / E f^2, and so chi."""
 
     def gain(q: float) -> float:
         square = moments(q)[0]
@@ -254,10 +255,10 @@ def critical(moments: Moments, v: float) -> CriticalGain:
 
     def excess(q: float) -> float:
         square, slope = moments(q)
-        return (q - v) * slope - square * (1 + ROUNDING)  # the sign of chi - 1, without a quotient
+        return (q - v) * slope - square * (1 + ROUNDING)  # has the sign of chi - 1, without a division
 
     if v == 0 and moments.quiet:
-        # Nothing but the weights feeds the state, which stays 0 up to the critical gain.
+        # Without input the state is 0 up to the critical gain.
         slope = moments(SMALLEST_Q)[1]
         return CriticalGain(slope**-0.5, 0.0) if slope > 0 else _beyond(moments, v, gain, excess)
     return _beyond(moments, v, gain, excess)
@@ -266,7 +267,7 @@ def critical(moments: Moments, v: float) -> CriticalGain:
 def _beyond(
     moments: Moments, v: float, gain: Callable[[float], float], excess: Callable[[float], float]
 ) -> CriticalGain:
-    """The smallest gain among the crossings of chi = 1 at q > v; the limit of large q where there is none."""
+    """The smallest gain among the crossings of chi = 1 at q > v, or the limit of large q if there is none."""
     grid = [(q, square, slope) for q, square, slope in moments.on_grid if q > v]
     signs = [(q - v) * slope - square * (1 + ROUNDING) > 0 for q, square, slope in grid]
     # At q = v itself there is no recurrence, and chi is 0.
@@ -287,10 +288,10 @@ def _beyond(
 
 
 def _root(function: Callable[[float], float], a: float, b: float) -> float:
-    """A change of sign between a and b, both positive, in the logarithm of q.
+    """Find a change of sign between a and b, both positive, in the logarithm of q.
 
     Chandrupatla (1997), "A new hybrid quadratic/bisection algorithm for finding the zero of a nonlinear function without
-    using derivatives": inverse quadratic interpolation where it can be trusted, else bisection.
+    using derivatives": inverse quadratic interpolation where it is safe, else bisection.
     """
     x1, x2 = math.log(a), math.log(b)
     f1, f2 = function(a), function(b)

@@ -1,4 +1,4 @@
-"""CARRY: both scans with factors for leaks, resets, padding and dropout of the state; NETS: scans of several networks at once.
+"""CARRY: both scans with factors for leaks, resets, padding and dropout; NETS: scans of several networks at once.
 
 Each rule is checked on the reference in the backend's namespace, and on the backend's own scans if they name the form.
 """
@@ -48,7 +48,7 @@ def linear_with_carry(s: Subject) -> None:
                 s.compare(what("x", path, reverse, factors), got, want, tolerance="gradients")
 
 
-@check("RC-CARRY-003", "the gradient of the nonlinear scan with carry: of p, h0, W and each factor, in its own shape")
+@check("RC-CARRY-003", "the gradients of the nonlinear scan with carry: p, h0, W and each factor, in its own shape")
 def gradient_with_carry(s: Subject) -> None:
     for factors in FACTOR_SHAPES:
         case = CarryCase(s, factors)
@@ -136,7 +136,7 @@ def a_leak_decays(s: Subject) -> None:
         s.compare(what("h", path, True), _states(case, engine, "identity", True), want[::-1], tolerance="states")
 
 
-@check("RC-CARRY-008", "after a reset (a = i = 0) nothing is left of what was before it, were it NaN or infinite")
+@check("RC-CARRY-008", "after a reset (a = i = 0) earlier steps have no effect, even if they are NaN or infinite")
 def a_reset_forgets(s: Subject) -> None:
     for bad in (0.0, np.nan, np.inf):
         for reverse in BOTH_WAYS:
@@ -161,7 +161,7 @@ def a_reset_forgets(s: Subject) -> None:
                     s.compare(f"dh0 {where}", found.h0, np.zeros(FULL[1:]), tolerance="exact")
 
 
-@check("RC-CARRY-009", "in padding (a = 1, g = 0) the state stays to the bit, p is not read, and its gradient is 0")
+@check("RC-CARRY-009", "in padding (a = 1, g = 0) the state does not change by a bit, p is not read, its gradient is 0")
 def padding_keeps_the_state(s: Subject) -> None:
     valid = np.arange(STEPS)[:, None, None] < np.asarray(LENGTHS)[None, :, None]
     for bad in (0.0, np.nan, np.inf):
@@ -188,7 +188,7 @@ def padding_keeps_the_state(s: Subject) -> None:
                 s.compare(f"dp past the end {where}", np.where(valid, 0.0, s.host(found.p)), np.zeros(FULL),
                           tolerance="exact")  # fmt: skip
                 s.compare(f"dW {where}", found.w_hh, want["w"], tolerance="gradients")
-                # Of f at a step that is not read nothing is known: its product with g = 0 is 0, and so is the cotangent of g.
+                # f of a step that is not read is undefined, so only finiteness is required of dg in the padding.
                 d_g = s.host(found.carry and found.carry.g)
                 s.expect(np.isfinite(d_g).all(), f"dg {where}: expected numbers, got {d_g[~np.isfinite(d_g)][:1]}")
                 inside = np.where(valid, summed(want["g"], d_g), 0.0)
@@ -217,7 +217,7 @@ def carry_edges(s: Subject) -> None:
                     s.compare(what(f"x of {shape}", path, reverse), got, want, tolerance="gradients")
 
 
-@check("RC-CARRY-011", "the scans with carry change no argument, and with leave to overwrite only p or c")
+@check("RC-CARRY-011", "the scans with carry change no argument; with overwrite they may change only p or c")
 def carry_leaves_its_arguments(s: Subject) -> None:
     for factors in FACTOR_SHAPES[:2]:
         for path, engine in engines(s, "carry"):
@@ -242,7 +242,7 @@ def carry_leaves_its_arguments(s: Subject) -> None:
                         s.compare(what(name, path, False), array, case.numbers[name], tolerance="exact")
 
 
-@check("RC-NETS-001", "the scans of four networks at once, each with its own matrix, are those of each network alone")
+@check("RC-NETS-001", "the scans of four networks at once, each with its own matrix, equal those of each network alone")
 def networks_alone(s: Subject) -> None:
     p, d, h0, w = _networks(s)
     for reverse in BOTH_WAYS:

@@ -1,4 +1,4 @@
-"""KER: which code runs, and whether what a backend declares about its scans is true."""
+"""KER: the choice of the code that runs a scan, and the backend's declarations about its scans."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Spy:
 
 
 class _Recorder:
-    """Scans that take every request, remember it with the options that came, and run the reference."""
+    """Scans that accept every request, record it with its options, and run the reference."""
 
     def __init__(self, xp: Any) -> None:
         self._xp = xp
@@ -78,7 +78,7 @@ class _Recorder:
 
 
 class _With:
-    """A backend with other scans, and `forms` that they name."""
+    """A backend with its scans replaced, and optionally the forms that it names."""
 
     def __init__(self, backend: Backend, scans: Any, forms: frozenset[str] | None = None) -> None:
         self._backend, self._own = backend, scans
@@ -157,7 +157,7 @@ def refusals_are_honoured(s: Subject) -> None:
     spy, backend = _spied(s, reason=REASON)
     case = Case.make(s)
     output, _ = case.model(backend=backend, kernel="auto")(case.give(case.x), case.give_state(case.h0))
-    s.expect(not spy.runs, f"refused, but run: {spy.runs}")
+    s.expect(not spy.runs, f"the scans ran a refused request: {spy.runs}")
     s.compare("output", output, case.truth().output, tolerance="states")
     model = case.model(backend=backend, kernel="require")
     error = s.raises(KernelUnsupportedError, "kernel='require' of a refused request", lambda: model(case.give(case.x)))
@@ -230,7 +230,7 @@ def reference_is_right(s: Subject) -> None:
 
 @check(
     "RC-KER-009",
-    "scans get no form that their backend does not name: the reference runs, and 'require' is an error",
+    "scans receive only forms that their backend names: otherwise the reference runs, and 'require' is an error",
     once=True,
 )
 def forms_that_are_not_named(s: Subject) -> None:
@@ -239,13 +239,13 @@ def forms_that_are_not_named(s: Subject) -> None:
         backend = _With(s.backend, recorder, frozenset(SCAN_FORMS) - {form})
         for k in range(2):
             _in_form(s, _engine(s, backend, "auto"), form)[k]()
-            s.expect(not recorder.options, f"{form} is not named, and was given: {recorder.options}")
+            s.expect(not recorder.options, f"{form} is not named, but was given: {recorder.options}")
             required = _in_form(s, _engine(s, backend, "require"), form)[k]
             error = s.raises(KernelUnsupportedError, f"kernel='require' of the form {form}", required)
             s.expect(form in str(error), f"the error does not name the form {form}: {error}")
 
 
-@check("RC-KER-010", "scans get the forms that their backend names, with a request that says which", once=True)
+@check("RC-KER-010", "scans receive the forms that their backend names, with a request that describes them", once=True)
 def forms_that_are_named(s: Subject) -> None:
     for form in SCAN_FORMS:
         for factors, kind in ((FACTOR_SHAPES[1], "unit"), (FACTOR_SHAPES[3], "step")):
@@ -273,7 +273,7 @@ def forms_that_are_named(s: Subject) -> None:
 
 @check(
     "RC-KER-011",
-    "of the forms that a backend names, what `unsupported` does not refuse works, alone and together",
+    "scans run every request in a named form that `unsupported` accepts, for each form and for all together",
     needs=("forms",),
     dtypes=FLOATS,
 )

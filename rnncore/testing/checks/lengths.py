@@ -1,4 +1,4 @@
-"""LEN: sequences of different lengths in a network; RAGGED: scans given the number of rows at each step.
+"""LEN: sequences of different lengths in a network; RAGGED: scans with a number of rows for each step.
 
 Padding is never read, and is 0 in every result. RAGGED is checked on the reference in the backend's namespace, and on the
 backend's own scans if they name the form.
@@ -21,7 +21,7 @@ from rnncore.testing.tools.subject import Subject
 from rnncore.typing import Host
 
 BOTH_WAYS = (False, True)
-# Rows of 6 steps, 4 and 0, the longest first, and how many run at each step.
+# Rows of 6, 4 and 0 steps, the longest first, and the number of rows that run at each step.
 ENDS = (6, 4, 0)
 ROWS = (2, 2, 2, 2, 1, 1)
 
@@ -111,11 +111,11 @@ def bad_lengths(s: Subject) -> None:
     model, x = case.model(), case.give(case.x)
     for bad in (STEPS + 1, -1):
         error = s.raises(ArgumentValueError, f"a length of {bad}", lambda n=bad: model(x, None, [STEPS, n, 2]))  # type: ignore[misc]
-        s.expect("lengths[1]" in str(error) and str(bad) in str(error), f"the error names neither: {error}")
+        s.expect("lengths[1]" in str(error) and str(bad) in str(error), f"the error does not name both: {error}")
 
 
 class _Listening:
-    """A backend that remembers the least index that was sent to the device."""
+    """A backend that records the smallest index sent to the device."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend, self.least = backend, 0
@@ -154,7 +154,7 @@ def ragged_nonlinear(s: Subject) -> None:
                 s.compare(what(f"h with {bad} in the padding", path, reverse), got, want, tolerance="states")
 
 
-@check("RC-RAGGED-002", "the linear scan with rows, which makes the gradient of p and the tangent of the states")
+@check("RC-RAGGED-002", "the linear scan with rows, which gives the gradient of p and the tangent of the states")
 def ragged_linear(s: Subject) -> None:
     zero, one = np.zeros(FULL), np.ones(FULL)
     for bad in (0.0, np.nan):
@@ -169,7 +169,7 @@ def ragged_linear(s: Subject) -> None:
                 s.compare(what(f"s with {bad} in the padding", path, reverse), got, want, tolerance="gradients")
 
 
-@check("RC-RAGGED-003", "the gradient of p and the tangent of h with rows are those of each sequence alone")
+@check("RC-RAGGED-003", "with rows, the gradient of p and the tangent of h equal those of each sequence alone")
 def ragged_derivatives(s: Subject) -> None:
     f = as_nonlinearity("tanh")
     for reverse in BOTH_WAYS:

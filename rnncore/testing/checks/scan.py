@@ -29,27 +29,27 @@ class Scan:
         self.u, self.d = s.draw(steps, batch, width), s.draw(steps, batch, width, scale=0.5)
 
     def run_nonlinear(self, f: Nonlinearity, *, reverse: bool = False, kernel: Any = None) -> Array:
-        """Run the nonlinear scan."""
+        """Run the nonlinear scan on the backend."""
         s = self.s
         with s.scope():
             p, h0, w = s.give(self.p), s.give(self.h0), s.give(self.w)
             return s.engine(kernel).nonlinear(p, h0, w, nonlinearity=f, reverse=reverse)
 
     def run_linear(self, *, reverse: bool = False) -> Array:
-        """Run the linear scan."""
+        """Run the linear scan on the backend."""
         s = self.s
         with s.scope():
             return s.engine().linear(s.give(self.u), s.give(self.d), s.give(self.h0), s.give(self.w), reverse=reverse)
 
     def nonlinear(self, name: str = "tanh", *, reverse: bool = False, clip: float | None = None) -> None:
-        """Compare the nonlinear scan."""
+        """Compare the nonlinear scan with the oracle."""
         got = self.run_nonlinear(as_nonlinearity(name, clip=clip), reverse=reverse)
         limit = np.inf if clip is None else clip
         want = nonlinear_scan(self.p, self.h0, self.w, name, reverse=reverse, clip=limit)
         self.s.compare(f"h ({name}{', reverse' if reverse else ''})", got, want, tolerance="states")
 
     def linear(self, *, reverse: bool = False) -> None:
-        """Compare the linear scan."""
+        """Compare the linear scan with the oracle."""
         want = linear_scan(self.u, self.d, self.h0, self.w, reverse=reverse)
         got = self.run_linear(reverse=reverse)
         self.s.compare(f"s{' (reverse)' if reverse else ''}", got, want, tolerance="gradients")
@@ -222,7 +222,7 @@ def scans_take_views(s: Subject) -> None:
     s.compare("s", r, linear_scan(scan.p, scan.d, scan.h0, scan.w, reverse=True), tolerance="gradients")
 
 
-@check("RC-SCAN-023", "the linear scan is causal: a source reaches only later steps", tolerance="exact")
+@check("RC-SCAN-023", "the linear scan is causal: a source affects only its own and later steps", tolerance="exact")
 def linear_is_causal(s: Subject) -> None:
     for reverse in (False, True):
         scan = Scan(s)

@@ -1,1 +1,1 @@
-"""What checks are written with: the oracle, cases, requests, and watches on a library."""
+"""Tools for writing checks: the oracle, cases, requests, and ways to watch a library."""

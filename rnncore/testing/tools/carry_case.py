@@ -1,4 +1,4 @@
-"""Arguments of both scans in the form "carry", for the checks of it."""
+"""Arguments of both scans in the form "carry", for its checks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ __all__ = ["FACTOR_SHAPES", "CarryCase", "carry_of", "engines", "summed", "what"
 Shape: TypeAlias = tuple[int, ...] | None
 
 FULL = (STEPS, BATCH, WIDTH)
-# Shapes of a, g and i, None for a factor left at its default: all that broadcast, those of leaks, resets, padding and dropout
-# among them.
+# Shapes of a, g and i, None for a factor at its default. They include those of leaks, resets, padding and dropout.
 FACTOR_SHAPES: tuple[tuple[Shape, Shape, Shape], ...] = (
     (FULL, FULL, FULL),
     ((WIDTH,), (WIDTH,), None),
@@ -57,7 +56,7 @@ class CarryCase:
         return {name: self.s.give(x) for name, x in (self.numbers if numbers is None else numbers).items()}
 
     def full(self) -> dict[str, Host]:
-        """All arguments of the oracle's nonlinear scan: each factor as (T, B, H), its default where it has none."""
+        """All arguments of the oracle's nonlinear scan: each factor or its default as (T, B, H)."""
         found = {name: self.numbers[name] for name in ("p", "h0", "w")}
         for name, default in (("a", 0.0), ("g", 1.0), ("i", 1.0)):
             found[name] = np.array(np.broadcast_to(self.numbers.get(name, np.asarray(default)), self.shape))
@@ -69,7 +68,7 @@ class CarryCase:
         return {"c": full["p"], "o": full["g"], "i": full["i"], "a": full["a"], "x0": full["h0"], "m": full["w"]}
 
     def dots(self) -> dict[str, Host]:
-        """Tangents of the numbers."""
+        """Draw tangents of the numbers."""
         return {name: self.s.draw(*x.shape, scale=0.5) for name, x in self.numbers.items()}
 
     def full_dots(self, dots: Mapping[str, Host]) -> dict[str, Host]:
@@ -93,13 +92,13 @@ def engines(s: Subject, *forms: str) -> list[tuple[str, Engine]]:
 
 
 def what(name: str, path: str, reverse: bool, factors: Sequence[Shape] | None = None) -> str:
-    """The name of a result, and of what made it."""
+    """The name of a result, with the path, direction and factors that produced it."""
     end = "" if factors is None else f", factors {factors}"
     return f"{name} ({path}{', reverse' if reverse else ''}{end})"
 
 
 def summed(x: Host, like: Host) -> Host:
-    """x summed over the axes along which an array of the shape of `like` was broadcast."""
+    """Sum x over the axes along which an array of the shape of `like` was broadcast."""
     lead = x.ndim - like.ndim
     axes: Any = tuple(k for k in range(x.ndim) if k < lead or (like.shape[k - lead] == 1 and x.shape[k] != 1))
     return np.asarray(x.sum(axis=axes)).reshape(like.shape)

@@ -1,4 +1,4 @@
-"""A network with everything that a call and its derivatives need, the truth about it, and the comparison of the two."""
+"""A network with all arguments of a call and its derivatives, and comparisons of both with the oracle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rnncore.typing import Array, Host
 
 __all__ = ["BATCH", "INPUT", "LENGTHS", "LONG", "STEPS", "WIDTH", "Case", "methods_asked"]
 
-# Few shapes, and the same ones throughout: a library that compiles for each shape would else spend its time on that.
+# A few shapes throughout, because some libraries compile for each shape.
 STEPS, BATCH, INPUT, WIDTH = 6, 3, 4, 5
 LONG = 100
 LENGTHS = (4, 0, 6)
@@ -30,10 +30,10 @@ def _itself(x: Array) -> Array:
 
 @dataclass
 class Case:
-    """Random weights of spectral radius about 1, inputs, states, cotangents and tangents; all of them host numbers.
+    """Random weights of spectral radius about 1, inputs, states and cotangents, all of them host numbers.
 
-    h0, d_h_n and h0_dot are one (D, B, H_k) for each layer, whatever the layout of the call. `view` is what becomes of
-    every array before a call gets it.
+    h0 and d_h_n have one (D, B, H_k) for each layer, for any layout of the call. `view` is applied to every array before it is
+    passed to a call.
     """
 
     s: Subject
@@ -66,7 +66,7 @@ class Case:
         batch: int = BATCH,
         inputs: int = INPUT,
     ) -> Case:
-        """Draw one."""
+        """Draw a case."""
         if not batched:
             batch = 1
         widths = (hidden,) * layers if isinstance(hidden, int) else tuple(hidden)
@@ -88,7 +88,7 @@ class Case:
         return self.s.rnn(self.spec, self.params, **options)
 
     def give(self, x: Host) -> Array:
-        """(T, B, .) in the layout of the call."""
+        """Convert (T, B, .) to the layout of the call."""
         if not self.batched:
             x = x[:, 0]
         elif self.spec.batch_first:
@@ -96,21 +96,21 @@ class Case:
         return self.view(self.s.give(x))
 
     def give_state(self, rows: Sequence[Host]) -> Any:
-        """One (D, B, H_k) for each layer in the shape of h0."""
+        """Convert one (D, B, H_k) for each layer to the shape of h0."""
         rows = list(rows) if self.batched else [r[:, 0] for r in rows]
         if self.spec.uniform:
             return self.view(self.s.give(np.concatenate(rows)))
         return [self.view(self.s.give(r)) for r in rows]
 
     def back(self, x: Array) -> Host:
-        """The layout of the call to (T, B, .)."""
+        """Convert the layout of the call to (T, B, .)."""
         host = self.s.host(x)
         if not self.batched:
             return host[:, None]
         return np.swapaxes(host, 0, 1) if self.spec.batch_first else host
 
     def back_state(self, state: Any) -> list[Host]:
-        """The shape of h0 to one (D, B, H_k) for each layer."""
+        """Convert the shape of h0 to one (D, B, H_k) for each layer."""
         directions = self.spec.num_directions
         if self.spec.uniform:
             host = self.s.host(state)
@@ -122,7 +122,7 @@ class Case:
     # --- the truth, and the comparisons ------------------------------------------------------------------------------
 
     def truth(self, *, truncate: int | None = None, masks: Sequence[Host] = (), **cotangents: Any) -> Solution:
-        """The oracle's answer."""
+        """The oracle's solution."""
         chosen = {"d_output": self.d_output, "d_h_n": self.d_h_n, **cotangents}
         return solve(
             self.params,
@@ -137,7 +137,7 @@ class Case:
         )
 
     def check_forward(self, model: RNN | None = None) -> None:
-        """Output and h_n."""
+        """Compare output and h_n."""
         model = self.model() if model is None else model
         output, h_n = model(self.give(self.x), self.give_state(self.h0), self.lengths)
         want = self.truth()
@@ -147,7 +147,7 @@ class Case:
     def check_gradients(
         self, *, output: bool = True, h_n: bool = True, masks: Sequence[Host] = (), rng: Any = None, **options: Any
     ) -> None:
-        """Every gradient a pullback returns, for the cotangents of output, of h_n, or of both."""
+        """Compare every gradient of a pullback, for the cotangents of output, of h_n, or of both."""
         s, model = self.s, self.model()
         call = {"lengths": self.lengths, **({"training": True, "rng": rng} if masks else {})}
         got_output, got_h_n, pullback = model.vjp(self.give(self.x), self.give_state(self.h0), **call, **options)
@@ -170,7 +170,7 @@ class Case:
             s.compare(f"dL/d{key}", grads.params[key], value, tolerance="gradients")
 
     def check_tangents(self) -> None:
-        """Forward mode: the tangents of output and h_n for tangents of everything."""
+        """Compare the tangents of output and h_n in forward mode, for tangents of all arguments."""
         s, spec = self.s, self.spec
         dots = {k: s.draw(*v.shape, scale=0.5) for k, v in self.params.items()}
         x_dot, h0_dot = s.draw(*self.x.shape), [s.draw(*h.shape) for h in self.h0]
@@ -197,7 +197,7 @@ class Case:
         self._compare_states("tangent of h_n", tangents.h_n, want_h_n, "gradients")
 
     def results(self, model: RNN | None = None, **options: Any) -> dict[str, Any]:
-        """Everything a call and its pullback return, by name, as arrays of the backend."""
+        """All results of a call and its pullback, by name, as arrays of the backend."""
         model = self.model() if model is None else model
         output, h_n, pullback = model.vjp(self.give(self.x), self.give_state(self.h0), lengths=self.lengths, **options)
         grads = pullback(self.give(self.d_output), self.give_state(self.d_h_n))
@@ -210,7 +210,7 @@ class Case:
         return found
 
     def _compare_states(self, what: str, got: Any, want: Sequence[Host], tolerance: str) -> None:
-        # Against the largest number of all layers: a gradient that is 0 in one of them is no unit to measure in.
+        # Relative to the largest number of all layers, since the gradient of one layer can be 0.
         scale = max((float(np.abs(rows).max(initial=0.0)) for rows in want), default=0.0)
         for k, (found, rows) in enumerate(zip(self.back_state(got), want, strict=True)):
             floor = max(scale, 1.0) if tolerance == "states" else scale
@@ -223,7 +223,7 @@ class Case:
 
 
 def methods_asked(s: Subject, *methods: str) -> list[str]:
-    """Which of these methods of the arrays' class all kinds of calls use, on the reference and on the backend's scans."""
+    """The names among `methods` of the array class that calls of all kinds use, on the reference and the backend's scans."""
     case, asked = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS), list[str]()
     x, h0 = case.give(case.x), case.give_state(case.h0)
     d_output, d_h_n = case.give(case.d_output), case.give_state(case.d_h_n)

@@ -1,8 +1,8 @@
-"""Reference results in float64, one row and one step at a time, sharing no code with the library.
+"""Reference results in float64, one row and one step at a time, without code of the library.
 
-Written as differently from the library as possible: no scan, no products over all steps, no padding (each row stops at its own
-end), and functions of z defined again. Backpropagation is Werbos 1990, step by step; the tests of this project compare it with
-central differences and with PyTorch.
+It is written as differently from the library as possible: no scan, no products over all steps, no padding (each row stops at
+its own end), and its own definitions of the nonlinearities. Backpropagation is Werbos 1990, step by step; tests compare it
+with central differences and with PyTorch.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _softplus(z: Host) -> Host:
     return np.logaddexp(0.0, z)
 
 
-# f and f' of ONNX's defaults for alpha and beta, by another formula than the library's wherever there is one.
+# f and f' with ONNX's defaults for alpha and beta, by a formula that differs from the library's wherever possible.
 FUNCTIONS: Mapping[str, tuple[Function, Function]] = {
     "tanh": (np.tanh, lambda z: 1 / np.cosh(z) ** 2),
     "relu": (lambda z: np.maximum(z, 0.0), lambda z: np.where(z > 0, 1.0, 0.0)),
@@ -188,13 +188,13 @@ def linear_carry_tangent(given: Given, dots: Given, *, reverse: bool = False) ->
 
 
 def _gated(factor: Host, x: Host) -> Host:
-    """factor * x, and 0 where the factor is 0, whatever x is."""
+    """factor * x, and 0 where the factor is 0, for any x."""
     return np.where(factor == 0, 0.0, factor * x)
 
 
 @dataclass
 class Solution:
-    """Everything of one network and one batch.
+    """All results of one network for one batch.
 
     h and z are [layer][direction] (T, B, H_k), 0 past a row's end; h_n and h0 [layer] (D, B, H_k).
     """
@@ -221,7 +221,7 @@ def solve(
     masks: Sequence[Host] = (),
     truncate: int | None = None,
 ) -> Solution:
-    """Forward and backward: x (T, B, I), h0[layer] (D, B, H_k), cotangents in the shapes of what they belong to."""
+    """Solve forward and backward: x (T, B, I), h0[layer] (D, B, H_k), each cotangent in the shape of its result."""
     steps, batch, _ = x.shape
     ends = [steps] * batch if lengths is None else list(lengths)
     layers, directions = len(h0), len(h0[0])
@@ -325,7 +325,7 @@ def solve_tangent(
     lengths: Sequence[int] | None = None,
     clip: float = math.inf,
 ) -> tuple[Host, list[Host]]:
-    """The tangents of output and h_n, step by step."""
+    """Compute the tangents of output and h_n, step by step."""
     steps, batch, _ = x.shape
     ends = [steps] * batch if lengths is None else list(lengths)
     f, df = FUNCTIONS[name]

@@ -1,4 +1,4 @@
-"""Requests for the checks of a backend's ``unsupported``: every function, empty and single axes, both directions, each form."""
+"""Requests for checks of ``unsupported``: every function, empty and single axes, both directions, each form."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rnncore.typing import Device
 
 __all__ = ["form_requests", "requests", "serpentine"]
 
-# Shapes of the checks of scans, which a library has compiled already.
+# The shapes of the checks of scans, for which a library has already compiled code.
 SHAPES = ((6, 3, 5), (1, 1, 1), (0, 3, 5), (6, 0, 5))
 CLIP = 0.5
-# Factors of a leak, of every unit at every step, and none at all.
+# Factors of a leak, of all kinds, of one kind, and none.
 FACTORS: dict[str, tuple[Any, ...]] = {
     "nonlinear": (
         (("a", "unit"), ("g", "unit")),
@@ -35,14 +35,14 @@ FEW = 4  # tanh, relu, the logistic function and the identity
 
 
 def requests(dtype: str, device: Device, make: Callable[..., Nonlinearity]) -> Iterator[ScanRequest]:
-    """(T, B, H) x direction x function, a clipped one and a user's own included; and the linear scan."""
+    """Requests over (T, B, H), direction and function, including a clipped and a custom one; and for the linear scan."""
     functions = [make(name) for name in NONLINEARITIES]
     functions += [make("tanh", clip=CLIP), serpentine()]
     half = dtype in FLOATS[:2]
     for k, (steps, batch, width) in enumerate(SHAPES):
         for reverse in (False, True):
             yield ScanRequest("linear", steps, batch, width, dtype, device, reverse)
-            # In half precision a few functions forwards are enough: a kernel has those, and another for each is the fault.
+            # In half precision a few functions, forwards, are enough: those are the functions that kernels have.
             asked = functions[:1] if k or (half and reverse) else functions[:FEW] if half else functions
             for f in asked:
                 yield ScanRequest("nonlinear", steps, batch, width, dtype, device, reverse, f)
@@ -51,7 +51,7 @@ def requests(dtype: str, device: Device, make: Callable[..., Nonlinearity]) -> I
 def form_requests(
     forms: Collection[str], dtype: str, device: Device, make: Callable[..., Nonlinearity]
 ) -> Iterator[ScanRequest]:
-    """(T, B, H) x direction x scan for each of these forms, and all of them at once; factors of either shape and of none."""
+    """Requests over (T, B, H), direction and scan, for each form and for all together, with factors of both shapes and none."""
     functions = [make(name) for name in NONLINEARITIES[:FEW]]
     for k, (steps, batch, width) in enumerate(SHAPES):
         for reverse in (False, True):
@@ -72,7 +72,7 @@ def form_requests(
 
 
 def serpentine() -> Nonlinearity:
-    """z / (1 + z^2), a user's function that stays bounded and needs nothing but operators."""
+    """z / (1 + z^2), a bounded custom function that needs only operators."""
     return custom_nonlinearity(_function, _derivative, name="serpentine", gamma=1.0)
 
 

@@ -1,4 +1,4 @@
-"""The rules of a check: its tolerances and the capabilities it may need."""
+"""Rules of the conformance suite: its tolerances, its capabilities, and the description of a check."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a result may be from the truth: so many eps of the dtype, of the largest number of the reference.
+    """Largest allowed error: `eps` times the eps of the dtype, relative to the largest number of the reference.
 
-    `floor` is the smallest scale: 1 for states of bounded functions, which are what an eps is measured against there.
+    `floor` is the smallest scale; it is 1 for states of bounded functions, so that their errors are absolute.
     """
 
     eps: float
@@ -19,7 +19,8 @@ class Tolerance:
     why: str
 
 
-# DESIGN.md section 6: outside chaos the worst correct result is 10 eps, the smallest planted fault 400.
+# At a spectral radius of at most 1.2 a network is not chaotic. There the worst error of a correct result is 10 eps, and the
+# smallest error of a planted fault 400.
 TOLERANCES: Mapping[str, Tolerance] = {
     "exact": Tolerance(0.0, 0.0, "the same operations in the same order, or no arithmetic at all"),
     "states": Tolerance(64.0, 1.0, "a state of a bounded function, spectral radius at most 1.2"),
@@ -27,13 +28,13 @@ TOLERANCES: Mapping[str, Tolerance] = {
     "half": Tolerance(
         16.0, 1.0, "16-bit storage: a few roundings of a state, products as the library accumulates them"
     ),
-    "difference": Tolerance(2.0**27, 0.0, "central differences in float64 see about half of the digits: 3e-8"),
+    "difference": Tolerance(2.0**27, 0.0, "central differences in float64 have about half of the digits: 3e-8"),
     "none": Tolerance(0.0, 0.0, "no number is compared"),
 }
 
 
-# What a check may need, and what it means that a backend lacks it. Each follows from a declaration that others can read:
-# a name of the contract, or the dtypes that the namespace's own inspection API lists for the device.
+# Capabilities that a check may need, and the reason reported if a backend lacks one. Each follows from a public declaration:
+# a member of the contract, or the dtypes that the namespace's inspection API lists for the device.
 CAPABILITIES: Mapping[str, str] = {
     "float32": "the namespace lists no float32 for this device",
     "float64": "the namespace lists no float64 for this device",
@@ -41,15 +42,15 @@ CAPABILITIES: Mapping[str, str] = {
     "bfloat16": "the namespace has no bfloat16",
     "scans": "the backend has no scans of its own (scans() is None)",
     "no_scans": "the backend has scans of its own",
-    "forms": "the backend's scans take no other form than the plain one (scan_forms)",
-    "writable": "the backend does not say that its arrays can be assigned into (writable)",
+    "forms": "the backend's scans have the plain form only (scan_forms)",
+    "writable": "the backend does not declare its arrays writable (writable)",
     "read_only": "the backend makes no read-only views (read_only)",
-    "grad": "the backend names no reverse mode of its library's own (grad)",
-    "jit": "the backend names no compiler of its library's own (jit)",
+    "grad": "the backend declares no reverse mode of its library (grad)",
+    "jit": "the backend declares no compiler of its library (jit)",
     "two_devices": "the backend has one device",
-    "addressable": "the library does not tell where an array lies, and to_numpy copies: sharing cannot be seen",
-    "watchable": "the arrays' class cannot be changed for a check to look at it; its arrays are the host's",
-    "open": "the backend is an object whose functions cannot be replaced for a check to look at them",
+    "addressable": "the library does not expose addresses of arrays, and to_numpy copies: shared memory cannot be detected",
+    "watchable": "the methods of the array class cannot be replaced to watch them; its arrays are on the host",
+    "open": "the functions of the backend cannot be replaced to watch them",
     "registered": "the backend is not installed under its name",
     "lacks_a_dtype": "the device has every floating dtype",
 }
@@ -71,17 +72,17 @@ class Check:
     id : str
         Stable: ``RC-GROUP-NNN``. Never used again for another rule.
     rule : str
-        What must be so, in one line.
+        The requirement, in one line.
     run : callable
-        Takes a Subject; raises :class:`CheckFailed` where the rule does not hold.
+        Takes a Subject; raises :class:`CheckFailed` if the rule does not hold.
     needs : tuple of str
-        Names in :data:`CAPABILITIES`; a backend that lacks one is not asked.
+        Names in :data:`CAPABILITIES`; the check is skipped for a backend that lacks one.
     tolerance : str
         A name in :data:`TOLERANCES`, for comparisons that name no other.
     dtypes : tuple of str
-        It is run in each of these that the device has.
+        The check runs in each of these dtypes that the device has.
     once : bool
-        Only in the first of them: for a rule in which precision plays no part.
+        Whether it runs only in the first of them: for rules that do not depend on precision.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""What a check is given: a backend, a device and a dtype, with the few things that every check does with them."""
+"""The argument of a check: a backend, a device and a dtype, with operations that every check uses."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from rnncore.typing import Array, Device, Host, KernelMode, Namespace
 
 __all__ = ["Measured", "Subject", "capabilities"]
 
-# What one unit in the last place is. TF32 keeps ten bits of the inputs of a product.
+# The distance from 1 to the next number. TF32 keeps ten bits of the inputs of a product.
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "tf32": 2.0**-10}
-# What can be told apart from 0 in the smallest dtype: the scale of an array of exact zeros.
+# The scale of an array of exact zeros: a number that is distinct from 0 in float32.
 SMALLEST_SCALE = 1e-30
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One comparison: the largest error in eps of what it was measured against, and what was allowed."""
+    """One comparison: the largest error in eps of the reference's scale, and the allowed one."""
 
     what: str
     eps: float
@@ -45,13 +45,13 @@ class Subject:
     ----------
     backend, device, dtype_name
     kernel : {"auto", "reference", "require"}
-        How the check's networks run their scans, unless a check says otherwise.
+        How the check's networks run their scans, unless a check overrides it.
     check : Check
-        The one that is running: its id is the seed, its tolerance the default.
+        The running check: its id is the seed, its tolerance the default.
     capabilities : frozenset of str
     measured : list of Measured
     precision : {"full", "tf32"}
-        The backend's word on float32 products.
+        The precision of float32 products, as the backend reports it.
     """
 
     backend: Backend
@@ -70,7 +70,7 @@ class Subject:
 
     @cached_property
     def dtype(self) -> Any:
-        """The namespace's own dtype."""
+        """The dtype as an object of the namespace."""
         return floating_dtypes(xp=self.xp, device=self.device)[self.dtype_name]
 
     @cached_property
@@ -80,7 +80,7 @@ class Subject:
 
     @property
     def eps(self) -> float:
-        """The unit of errors: the dtype's, or that of the products the user's settings ask for."""
+        """The unit of errors: the eps of the dtype, or of TF32 if the user's settings allow it."""
         if self.dtype_name == "float32" and self.precision == "tf32":
             return EPS["tf32"]
         return EPS[self.dtype_name]
@@ -88,35 +88,35 @@ class Subject:
     # --- numbers in and out ------------------------------------------------------------------------------------------
 
     def draw(self, *shape: int, scale: float = 1.0) -> Host:
-        """Normal numbers that float16 and bfloat16 hold exactly, so that no precision sees another problem."""
+        """Draw normal numbers that float16 and bfloat16 represent exactly, so that every precision gets the same problem."""
         drawn = self.rng.standard_normal(shape) * scale
         mantissa, exponent = np.frexp(drawn)
         return np.ldexp(np.round(mantissa * 2.0**7) / 2.0**7, exponent)
 
     def weights(self, width: int, radius: float = 1.0) -> Host:
-        """A random (H, H) whose spectral radius is about `radius`, beyond which a trajectory is no longer comparable."""
+        """Draw a random (H, H) matrix with a spectral radius of about `radius`."""
         return self.draw(width, width, scale=radius / math.sqrt(width))
 
     def give(self, numbers: Any, dtype: Any = None) -> Array:
-        """Host numbers as an array of the backend."""
+        """Convert host numbers to an array of the backend."""
         host = np.asarray(numbers, dtype="f8") if dtype is None else np.asarray(numbers)
         return self.backend.asarray(host, dtype=self.dtype if dtype is None else dtype, device=self.device)
 
     def host(self, x: Array) -> Host:
-        """An array's numbers in float64: a copy."""
+        """Copy an array's numbers to the host, in float64."""
         return np.array(self.backend.to_numpy(x), dtype="f8")
 
     def engine(self, kernel: KernelMode | None = None) -> Engine:
-        """Where scans run."""
+        """The engine that runs the check's scans."""
         mode = self.kernel if kernel is None else kernel
         return make_engine(self.backend, device=self.device, dtype=self.dtype, kernel=mode)
 
     def scope(self) -> Any:
-        """The backend's own context, for what a check does with arrays itself."""
+        """The backend's context, for a check's own array operations."""
         return device_scope(self.backend, self.device)
 
     def rnn(self, spec: RNNSpec, params: Mapping[str, Host], **options: Any) -> RNN:
-        """A model with these numbers."""
+        """A model with these parameters."""
         options = {"backend": self.backend, "device": self.device, "dtype": self.dtype, **options}
         kernel = options.pop("kernel", self.kernel)
         return RNN.from_spec(spec, dict(params), kernel=kernel, **options)
@@ -126,7 +126,7 @@ class Subject:
     def compare(
         self, what: str, got: Array | Host, want: Host, *, tolerance: str | None = None, floor: float | None = None
     ) -> None:
-        """got must be want: the same shape, NaN and infinity in the same places, the rest within the tolerance."""
+        """Require the same shape, NaN and infinity in the same places, and all other numbers within the tolerance."""
         rule = TOLERANCES[self.check.tolerance if tolerance is None else tolerance]
         found = got if isinstance(got, np.ndarray) and not self.backend.is_native(got) else self.host(got)
         found, want = np.asarray(found, dtype="f8"), np.asarray(want, dtype="f8")
@@ -151,16 +151,16 @@ class Subject:
             )
 
     def same(self, what: str, a: Array, b: Array) -> None:
-        """Two arrays of the backend must hold the same bits, NaN included."""
+        """Require that two arrays of the backend hold the same numbers exactly, NaN included."""
         self.compare(what, a, self.host(b), tolerance="exact")
 
     def expect(self, holds: Any, otherwise: str) -> None:
-        """Fail with `otherwise` unless it holds."""
+        """Fail with the message `otherwise` unless `holds` is true."""
         if not holds:
             raise CheckFailed(otherwise)
 
     def raises(self, kind: type[Exception], what: str, ask: Callable[[], Any]) -> Exception:
-        """`ask` must raise this kind of error."""
+        """Require that `ask()` raises this kind of error, and return it."""
         try:
             got = ask()
         except kind as error:
@@ -173,7 +173,7 @@ class Subject:
 
 
 def capabilities(backend: Backend, device: Device, *, registered: bool) -> frozenset[str]:
-    """What the backend declares for this device, by its own contract and its namespace's inspection API."""
+    """The capabilities that the backend declares for this device, by the contract and its namespace's inspection API."""
     xp = backend.namespace()
     dtypes = floating_dtypes(xp=xp, device=device)
     found = set(dtypes)
@@ -194,14 +194,14 @@ def capabilities(backend: Backend, device: Device, *, registered: bool) -> froze
         seen = tells_where(backend, x), can_be_patched(type(x), "__matmul__"), can_be_patched(backend, "synchronize")
     except KeyboardInterrupt:
         raise
-    except BaseException:  # asarray or to_numpy is at fault: the checks that need them are to say so
+    except BaseException:  # asarray or to_numpy is at fault, which the checks that need them report
         seen = (True, True, True)
     found |= {name for name, yes in zip(("addressable", "watchable", "open"), seen, strict=True) if yes}
     return frozenset(found)
 
 
 def precision_of(backend: Backend, device: Device) -> str:
-    """ "full" or "tf32", by the backend's own word."""
+    """Return "full" or "tf32", as the backend reports it."""
     ask = abilities_of(backend).precision
     return "full" if ask is None else str(ask(device))
 
@@ -212,5 +212,5 @@ def _first(bad: Host) -> list[int]:
 
 
 def _at(x: Host, at: list[int]) -> Any:
-    # A single number has no index; where no entry differs by itself, there is none to show.
+    # A single number has no index; without an index there is no entry to show.
     return float(x[tuple(at)]) if at or x.ndim == 0 else "other numbers"

@@ -1,7 +1,7 @@
-"""Who looks at what a backend does: a stand-in that counts what crosses between host and device, and whose memory overlaps.
+"""Watch a backend: count transfers between host and device, and detect arrays that share memory.
 
-To see it, methods of the arrays' class and functions of the library are replaced while a check looks, one check at a time in
-a process, and only what the checking thread does is counted.
+Methods of the array class and functions of the library are replaced while a check watches. This happens for one check at a
+time in a process, and only calls from the checking thread are counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rnncore.typing import Array
 
 __all__ = ["Watched", "can_be_patched", "noted", "overlaps", "patched", "tells_where"]
 
-# Ways by which an array's numbers reach the host, or are waited for, without the backend being asked, in any library.
+# Methods in any library that transfer an array's numbers to the host, or wait for them, without the backend's functions.
 SILENT = (
     "__bool__",
     "__int__",
@@ -43,7 +43,7 @@ SILENT = (
 WAITS = ("block_until_ready",)
 # kDLCPU and kDLCUDAHost in the DLPack standard.
 HOST_DEVICES = (1, 3)
-# Functions of libraries that do the same, looked for in the library's module and in the one its arrays' class is from.
+# Functions of libraries that do the same, in the library's top module and in the module of its array class.
 FUNCTIONS = ("allclose", "array_equal", "async_eval", "block_until_ready", "device_get", "equal", "eval", "synchronize")
 
 Wrap = Callable[[str, Callable[..., Any]], Callable[..., Any]]
@@ -53,7 +53,7 @@ _patching = threading.RLock()
 
 @contextmanager
 def patched(target: Any, names: Iterable[str], wrap: Wrap) -> Iterator[list[str]]:
-    """Replace attributes of a class, module or object for a while; yields the names of those that could be replaced."""
+    """Temporarily replace attributes of a class, module or object; yield the names of those that could be replaced."""
     with _patching:
         own = dict(getattr(target, "__dict__", {}))
         replaced: list[str] = []
@@ -72,12 +72,12 @@ def patched(target: Any, names: Iterable[str], wrap: Wrap) -> Iterator[list[str]
             for name in replaced:
                 if name in own:
                     setattr(target, name, own[name])
-                else:  # it was inherited, or a method of the object's class
+                else:  # inherited, or a method of the object's class
                     delattr(target, name)
 
 
 def noted(calls: list[str]) -> Wrap:
-    """Wraps a function so that each call of it leaves its name in `calls`."""
+    """A wrapper that appends a function's name to `calls` at each call."""
 
     def wrap(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -90,24 +90,24 @@ def noted(calls: list[str]) -> Wrap:
 
 
 def can_be_patched(target: Any, name: str) -> bool:
-    """Whether a check can look at what is asked of it."""
+    """Whether an attribute can be replaced, so that a check can watch it."""
     with patched(target, (name,), lambda _, original: original) as replaced:
         return bool(replaced)
 
 
 class Watched:
-    """A backend that passes everything on, and counts; as a context it also watches the arrays and their library.
+    """A backend that forwards and counts every call; as a context it also watches the arrays and their library.
 
     Attributes
     ----------
     given : int
         Arrays sent to the device by ``asarray``.
     taken : list of str
-        What brought numbers to the host: "to_numpy", or the method or function that did.
+        The transfers to the host: "to_numpy", or the name of the method or function.
     waits : int
         Calls of ``synchronize`` and of the array's own waiting methods.
 
-    A class that cannot be changed (NumPy's) is watched by the contract's functions only: its arrays are the host's.
+    For an array class that cannot be changed (NumPy's) only the contract's functions are watched: its arrays are on the host.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -118,7 +118,7 @@ class Watched:
         self.clear()
 
     def clear(self) -> None:
-        """Count from 0."""
+        """Reset the counts to 0."""
         self.given, self.waits = 0, 0
         self.taken: list[str] = []
 
@@ -170,7 +170,7 @@ class Watched:
         return counted
 
     def _quietly(self, ask: Callable[[], Any]) -> Any:
-        """What the contract's own functions do inside is theirs."""
+        """Call `ask` without counting the transfers inside it."""
         self._inside += 1
         try:
             return ask()
@@ -179,7 +179,7 @@ class Watched:
 
 
 def overlaps(backend: Backend, a: Array, b: Array) -> bool:
-    """Whether two arrays share memory, as far as the library lets anyone see where an array lies."""
+    """Whether two arrays share memory, as far as the library exposes addresses."""
     if a is b:
         return True
     span_a, span_b = _span(a), _span(b)
@@ -189,18 +189,18 @@ def overlaps(backend: Backend, a: Array, b: Array) -> bool:
 
 
 def tells_where(backend: Backend, x: Array) -> bool:
-    """Whether anyone can see where an array lies: by its interface, or because its host numbers are a view of it."""
+    """Whether the address of an array is visible, by its interface or because its host numbers are a view of it."""
     return _span(x) is not None or np.shares_memory(backend.to_numpy(x), backend.to_numpy(x))
 
 
 def _reaches_the_host(name: str, array: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     given = [*args, *kwargs.values()]
-    if name == "__dlpack__":  # which also hands arrays to another library on their own device
+    if name == "__dlpack__":  # also used to pass arrays to another library on the same device
         where = kwargs.get("dl_device") or array.__dlpack_device__()
         return int(where[0]) in HOST_DEVICES
-    if name == "to":  # which also changes dtypes
+    if name == "to":  # also changes dtypes
         return any(isinstance(a, str) or type(a).__name__ == "device" for a in given)
-    if name == "__getitem__":  # by a mask: how many it selects has to be known
+    if name == "__getitem__":  # a mask transfers the number of selected elements
         return any(
             str(getattr(k, "dtype", "")).endswith("bool") for a in given for k in (a if isinstance(a, tuple) else (a,))
         )
@@ -208,7 +208,7 @@ def _reaches_the_host(name: str, array: Any, args: tuple[Any, ...], kwargs: dict
 
 
 def _span(x: Array) -> tuple[str, int, int] | None:
-    """(device, first byte, byte past the last) of a device array that tells; None otherwise."""
+    """(device, first byte, byte past the last) of a device array that exposes its address, else None."""
     described = getattr(x, "__cuda_array_interface__", None)
     if not isinstance(described, dict):
         return None

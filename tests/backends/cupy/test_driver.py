@@ -48,8 +48,8 @@ NO_DEVICE = {100: (b"CUDA_ERROR_NO_DEVICE", b"no CUDA-capable device is detected
             "CUDA cannot be used: cuDeviceGetCount: CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected",
         ),
         (Driver(init=34), "CUDA cannot be used: cuInit: CUDA error 34"),
-        (Driver(devices=0), "CUDA cannot be used: its driver counts no device"),
-        (object(), "CUDA cannot be used: its driver is not one: 'object' object has no attribute 'cuInit'"),
+        (Driver(devices=0), "CUDA cannot be used: its driver reports no device"),
+        (object(), "CUDA cannot be used: its driver is not a CUDA driver: 'object' object has no attribute 'cuInit'"),
     ],
 )
 def test_the_driver_is_quoted(monkeypatch, driver, words):

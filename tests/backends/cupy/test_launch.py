@@ -126,7 +126,7 @@ def test_every_plan_has_its_reason():
             H100,
         ): "8 x 16 blocks on 132 multiprocessors, each with 64 rows of the matrix and 4 of 64 rows of the batch",
         (8192, 1, H100): "a matrix of width 8192 is more than its 132 multiprocessors hold",
-        (1024, 4096, H100): "the products of 4096 rows are what takes the time",
+        (1024, 4096, H100): "the products of 4096 rows dominate",
         (512, 1, replace(H100, cooperative=False)): "the device has no cooperative launch",
     }
     for (width, batch, limits), reason in words.items():

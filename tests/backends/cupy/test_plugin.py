@@ -224,7 +224,7 @@ def test_from_dlpack_refuses_what_is_on_the_host():
     ):
         plugin.from_dlpack(np.ones(3))
     for x, got in (([1.0], "list"), (None, "NoneType"), (1.0, "float")):
-        with pytest.raises(ArgumentTypeError, match=f"that speaks DLPack, got {got}"):
+        with pytest.raises(ArgumentTypeError, match=f"that supports DLPack, got {got}"):
             plugin.from_dlpack(x)
 
 

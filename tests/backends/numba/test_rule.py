@@ -29,7 +29,7 @@ def test_the_rule(shape, blas, threads):
     assert _rule.plan(*shape, 4) == (blas, threads)
     words = SCANS.explain(request(*shape))
     assert ("BLAS" in words) == blas
-    assert ("rows of its own" in words) == (threads > 1)
+    assert ("rows divided among threads" in words) == (threads > 1)
 
 
 @pytest.mark.parametrize("shape", [(40, 2, 24), (1, 1, 200), (60, 16, 160)])
@@ -55,7 +55,7 @@ def test_what_is_explained_is_what_runs(shape, monkeypatch):
     words = scans.explain(request(*shape))
     scans.nonlinear(p, h0, w, nonlinearity=get_nonlinearity("tanh"), reverse=False)
     assert ("BLAS" in words) == ("finish" in ran) == ("pack" not in ran)
-    assert ("2 may be used now" in words) == (parts == [2])
+    assert ("2 allowed now" in words) == (parts == [2])
 
 
 def test_rnn_explain_tells_the_way_and_the_reason():
