@@ -209,6 +209,10 @@ class Case:
                 found |= {f"{name}[{k}]": rows for k, rows in enumerate(state)}
         return found
 
+    def numbers(self, model: RNN | None = None) -> dict[str, Host]:
+        """:meth:`results` on the host."""
+        return {k: self.s.host(v) for k, v in self.results(model).items()}
+
     def _compare_states(self, what: str, got: Any, want: Sequence[Host], tolerance: str) -> None:
         # Against the largest number of all layers: a gradient that is 0 in one of them is no unit to measure in.
         scale = max((float(np.abs(rows).max(initial=0.0)) for rows in want), default=0.0)
