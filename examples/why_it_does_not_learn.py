@@ -12,18 +12,30 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-import rnncore
-from rnncore import init
+from rnncore import RNN, get_backend, init
+from rnncore.commands.demo.digits import (
+    accuracy,
+    batch_of,
+    fit,
+    loss_and_d_logits,
+    loss_and_gradients,
+    new_readout,
+    split_digits,
+)
 from rnncore.diagnostics import GradientNorms, Report, diagnose
 from rnncore.diagnostics.verdict.verdict import Remedy
-from rnncore.optim import SGD, Adam, clip_grad_norm
+from rnncore.optim import SGD, Adam
+from rnncore.typing import Host
 
-HIDDEN, CLASSES, BATCH, EPOCHS = 64, 10, 32, 15
-Host = np.ndarray[Any, Any]
+HIDDEN, BATCH, EPOCHS = 64, 32, 15
+NUMPY = get_backend("numpy")
+
+# Training and held-out digits: pixels (N, 64) in [0, 1], and labels (N,).
+Data: TypeAlias = tuple[tuple[Host, Host], tuple[Host, Host]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,7 @@ class Setup:
     init: Mapping[str, Any] = field(default_factory=dict)
     max_norm: float = math.inf
     clip_at_quantile: bool = False
-    input_scale: float = 1 / 16
+    input_scale: float = 1.0
 
 
 SETUPS = (
@@ -61,19 +73,9 @@ SETUPS = (
         lambda: Adam(1e-3),
         {"weight_hh": init.orthogonal(1.0)},
         max_norm=1.0,
-        input_scale=255 / 16,
+        input_scale=255.0,
     ),
 )
-
-
-@dataclass(frozen=True)
-class Data:
-    """Pixels (N, 64) from 0 to 16, as in scikit-learn, and labels (N,)."""
-
-    train_x: Host
-    train_y: Host
-    test_x: Host
-    test_y: Host
 
 
 @dataclass(frozen=True)
@@ -101,66 +103,6 @@ class Story:
         return self.repaired_accuracies[0]
 
 
-def digits(limit: int | None = None) -> Data:
-    """Split into training and held-out data, with the same share of every digit."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-    from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
-
-    pixels, labels = load_digits(return_X_y=True)
-    parts = train_test_split(pixels[:limit], labels[:limit], test_size=0.25, stratify=labels[:limit], random_state=0)
-    return Data(parts[0], parts[2], parts[1], parts[3])
-
-
-def sequences(pixels: Host, scale: float) -> Host:
-    """Reshape (N, 64) to (64, N, 1): one pixel per step."""
-    return np.asarray(pixels.T[:, :, None] * scale, dtype=np.float32)
-
-
-class Classifier:
-    """An RNN with a softmax of its last state."""
-
-    def __init__(self, setup: Setup, rng: np.random.Generator):
-        self.rnn = rnncore.RNN(
-            1, HIDDEN, nonlinearity=setup.nonlinearity, init=setup.init, rng=rng, backend="numpy", dtype="float32"
-        )
-        self.scale = setup.input_scale
-        weight = rng.standard_normal((CLASSES, HIDDEN)) / math.sqrt(HIDDEN)
-        self.readout = {"out_weight": weight.astype(np.float32), "out_bias": np.zeros(CLASSES, np.float32)}
-
-    def logits(self, h: Host) -> Host:
-        """Logits (N, 10) from the last state (N, 64)."""
-        return np.asarray(h @ self.readout["out_weight"].T + self.readout["out_bias"])
-
-    def d_logits(self, h: Host, labels: Host) -> tuple[float, Host]:
-        """The mean cross-entropy, and its gradient."""
-        logits = self.logits(h)
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        target = np.eye(CLASSES, dtype=np.float32)[labels]
-        return -float((log_p * target).sum()) / len(labels), (np.exp(log_p) - target) / np.float32(len(labels))
-
-    def gradients(self, pixels: Host, labels: Host) -> tuple[float, dict[str, Host]]:
-        """The loss of a batch, and the gradients of all parameters."""
-        _, h_n, pullback = self.rnn.vjp(sequences(pixels, self.scale))
-        loss, d_logits = self.d_logits(h_n[0], labels)
-        grads = pullback(d_h_n=(d_logits @ self.readout["out_weight"])[None])
-        of_readout = {"out_weight": d_logits.T @ h_n[0], "out_bias": d_logits.sum(axis=0)}
-        return loss, {**grads.params, **of_readout}
-
-    def diagnose(self, pixels: Host, labels: Host) -> Report:
-        """Diagnose the network on this batch with this loss."""
-
-        def cotangent(output: Host, h_n: Host) -> tuple[None, Host]:
-            return None, (self.d_logits(h_n[0], labels)[1] @ self.readout["out_weight"])[None]
-
-        return diagnose(self.rnn, sequences(pixels, self.scale), cotangent)
-
-    def accuracy(self, pixels: Host, labels: Host) -> float:
-        """The fraction of correct labels."""
-        _, h_n = self.rnn(sequences(pixels, self.scale))
-        return float((self.logits(h_n[0]).argmax(axis=1) == labels).mean())
-
-
 def apply(setup: Setup, remedy: Remedy) -> Setup:
     """Apply a remedy with its number to the setup. Only these remedies can occur here."""
     if remedy.parameter == "weight_hh gain" and remedy.value is not None:
@@ -174,42 +116,41 @@ def apply(setup: Setup, remedy: Remedy) -> Setup:
 
 def train(setup: Setup, data: Data, epochs: int, seed: int = 0) -> tuple[float, Report]:
     """Train, and return the held-out accuracy, and the report on the first batch before training."""
-    rng = np.random.default_rng(seed)
-    model = Classifier(setup, rng)
-    batches = np.array_split(rng.permutation(len(data.train_y)), -(-len(data.train_y) // BATCH))
-    report = model.diagnose(data.train_x[batches[0]], data.train_y[batches[0]])
+    rng, xp = np.random.default_rng(seed), NUMPY.namespace()
+    rnn = RNN(1, HIDDEN, nonlinearity=setup.nonlinearity, init=setup.init, rng=rng, backend="numpy", dtype="float32")
+    readout = new_readout(rnn, HIDDEN, rng, NUMPY)
+    (x, y), held_out = data
+    parts = np.array_split(rng.permutation(len(y)), -(-len(y) // BATCH))
+    batches = [batch_of(x[rows] * setup.input_scale, y[rows], rnn, NUMPY) for rows in parts]
+
+    def cotangent(output: Host, h_n: Host) -> tuple[None, Host]:
+        d_logits = loss_and_d_logits(h_n[0], readout, batches[0][1], xp)[1]
+        return None, (d_logits @ readout["readout_weight"])[None]
+
+    report = diagnose(rnn, batches[0][0], cotangent)
     max_norm = setup.max_norm
     if setup.clip_at_quantile:  # one pass without updates, to measure the norms
         norms = GradientNorms()
-        for rows in batches:
-            norms.add(model.gradients(data.train_x[rows], data.train_y[rows])[1])
+        for batch in batches:
+            norms.add(loss_and_gradients(rnn, readout, batch, xp)[1])
         max_norm = norms.summary().recommended[1]
-    optimiser = setup.optimiser()
-    first = optimiser.lr
-    for epoch in range(epochs):
-        optimiser.lr = first * (1 - epoch / epochs)
-        for k in rng.permutation(len(batches)):
-            rows = batches[k]
-            loss, grads = model.gradients(data.train_x[rows], data.train_y[rows])
-            if not math.isfinite(loss):
-                return math.nan, report
-            grads, _ = clip_grad_norm(grads, max_norm)
-            stepped = optimiser.step({**model.rnn.params, **model.readout}, grads)
-            model.readout = {name: stepped.pop(name) for name in model.readout}
-            model.rnn.set_params(stepped)
-    return model.accuracy(data.test_x, data.test_y), report
+    for _, loss in fit(rnn, readout, batches, setup.optimiser(), max_norm, epochs, rng, xp):
+        if not math.isfinite(loss):
+            return math.nan, report
+    test = batch_of(held_out[0] * setup.input_scale, held_out[1], rnn, NUMPY)
+    return accuracy(rnn, readout, test, xp, NUMPY), report
 
 
 def tell(setup: Setup, data: Data, epochs: int, seeds: int = 1) -> Story:
     """Train the setup unchanged, then with every remedy of its report, from the same seed."""
     told = []
     for seed in range(seeds):
-        accuracy, before = train(setup, data, epochs, seed)
+        right, before = train(setup, data, epochs, seed)
         repaired = setup
         for remedy in before.verdict.remedies:
             repaired = apply(repaired, remedy)
-        repaired_accuracy, after = train(repaired, data, epochs, seed)
-        told.append((repaired, before, after, accuracy, repaired_accuracy))
+        repaired_right, after = train(repaired, data, epochs, seed)
+        told.append((repaired, before, after, right, repaired_right))
     first = told[0]
     return Story(setup, *first[:3], tuple(t[3] for t in told), tuple(t[4] for t in told))
 
@@ -248,8 +189,8 @@ def main(arguments: list[str] | None = None) -> list[Story]:
     options = parser.parse_args(arguments)
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    data, stories = digits(options.digits), []
-    # One thread: the products are small, and the numbers are the same in every run.
+    data, stories = split_digits(options.digits), []
+    # One thread: the products are small, and the numbers are then the same in every run.
     with threadpool_limits(1), np.errstate(over="ignore", invalid="ignore"):
         for setup in SETUPS:
             story = tell(setup, data, options.epochs, options.seeds)

@@ -190,9 +190,3 @@ def _physical_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not a POSIX system: the address space is the only known limit
         return sys.maxsize
-
-
-def check_flag(name: str, value: Any) -> None:
-    """Raise unless the value is True or False."""
-    if not isinstance(value, bool):
-        raise ArgumentTypeError(f"{name}: expected True or False, got {value!r}")

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypedDict, Unpack
 
-from rnncore.arguments import Rng, check_flag, check_mapping, describe
+from rnncore.arguments import Rng, check_mapping, describe, flag
 from rnncore.backend.arrays import check_floating, device_of
 from rnncore.backend.registry import backend_of, selected_backend
 from rnncore.errors import ShapeError, StateDictError
@@ -84,7 +84,7 @@ def bind(
     shapes = spec.parameter_shapes()
     for name, shape in shapes.items():
         engine.check(name, params[name], shape)
-    check_flag("check_finite", check_finite)
+    flag("check_finite", check_finite)
     return Network(spec, {n: params[n] for n in shapes}, engine, check_finite)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from rnncore.arguments import closest, positive_int
+from rnncore.arguments import closest, integer, positive_int
 from rnncore.diagnostics.faults.first import nonfinite
 from rnncore.diagnostics.findings.findings import Subject
 from rnncore.diagnostics.foreign import as_rnn, detached
@@ -110,10 +110,7 @@ def diagnose(
     check_level(level)
     if dependency_length is not None:
         dependency_length = positive_int("dependency_length", dependency_length)
-    if isinstance(rng, bool) or not isinstance(rng, (int, np.integer)):
-        raise ArgumentTypeError(f"rng: expected an int >= 0, got {rng!r}")
-    if rng < 0:
-        raise ArgumentValueError(f"rng: expected an int >= 0, got {rng}")
+    rng = integer("rng", rng, "an int >= 0", lambda n: n >= 0)
     rnn, x, h0 = as_rnn(rnn), detached(x), detached(h0)
     cotangent = cotangent if callable(cotangent) else detached(cotangent)
     _check_budget(rnn, x, level, max_bytes)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rnncore.arguments import check_flag, check_mapping, describe
+from rnncore.arguments import check_mapping, describe, flag
 from rnncore.backend.arrays import device_name, dtype_name, find_device, find_dtype
 from rnncore.backend.contract import Backend
 from rnncore.backend.registry import get_backend, owner_name, resolve_backend
@@ -29,7 +29,7 @@ class Parameterised:
     _network: Network
 
     def _bind(self, spec: RNNSpec, host: Mapping[str, Host], engine: Engine, check_finite: bool) -> None:
-        check_flag("check_finite", check_finite)
+        flag("check_finite", check_finite)
         self._network = Network(spec, {k: engine.give(v) for k, v in host.items()}, engine, check_finite)
 
     @classmethod

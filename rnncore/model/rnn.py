@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rnncore import io
-from rnncore.arguments import Rng, as_generator, check_flag, check_mapping, describe, positive_int
+from rnncore.arguments import Rng, as_generator, check_mapping, describe, flag, integer, positive_int
 from rnncore.backend.contract import Backend, ScanRequest
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, StateDictError
 from rnncore.init import draw
@@ -333,12 +333,9 @@ class RNN(Parameterised):
         True
         """
         network, spec = self._network, self.spec
-        expected = f"layer: expected an int in [0, {spec.num_layers - 1}], got {layer!r}"
-        if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)):
-            raise ArgumentTypeError(expected)
-        if not 0 <= layer < spec.num_layers:
-            raise ArgumentValueError(expected)
-        check_flag("reverse", reverse)
+        last = spec.num_layers - 1
+        layer = integer("layer", layer, f"an int in [0, {last}]", lambda n: 0 <= n <= last)
+        flag("reverse", reverse)
         if reverse and not spec.bidirectional:
             raise ArgumentValueError("reverse: the network has one direction only")
         own = RNNSpec(spec.layer_input_size(layer), (spec.hidden_sizes[layer],), spec.nonlinearity, spec.bias)

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rnncore.arguments import Rng, as_generator, check_bytes, check_mapping, elements, positive_int
+from rnncore.arguments import Rng, as_generator, check_bytes, check_mapping, elements, flag, positive_int
 from rnncore.backend.arrays import check_finite, host_lengths
-from rnncore.errors import ArgumentTypeError, ArgumentValueError, StateDictError
+from rnncore.errors import ArgumentValueError, StateDictError
 from rnncore.network import layout, stack
 from rnncore.network.bound import Network
 from rnncore.network.engine import Engine
@@ -190,8 +190,7 @@ def _prepared(
     counts = host_lengths(lengths, batch=shape.batch, steps=shape.steps)
     if rng is not None:
         rng = as_generator(rng)
-    if not isinstance(training, bool):
-        raise ArgumentTypeError(f"training: expected True or False, got {training!r}")
+    flag("training", training)
     widest = max(spec.hidden_sizes) * spec.num_directions
     item = FLOAT64_BYTES if engine.dtype_name == "float64" else 4
     check_bytes(f"output of {shape.steps} steps", elements((shape.steps, shape.batch, widest)), item)

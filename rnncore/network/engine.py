@@ -10,15 +10,14 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any, cast, get_args
 
 from rnncore import scan
-from rnncore.arguments import check_shape
+from rnncore.arguments import check_shape, one_of
 from rnncore.backend.arrays import check_array, dtype_name
 from rnncore.backend.contract import Abilities, Backend, FormScans, ScanRequest, Scans, abilities_of, scan_words
 from rnncore.carry import Carry, spread
-from rnncore.errors import ArgumentTypeError, KernelUnsupportedError, ShapeError, UnknownNameError
+from rnncore.errors import KernelUnsupportedError, ShapeError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore.typing import Array, Device, Host, KernelMode, Namespace
 
@@ -306,15 +305,7 @@ def make_engine(backend: Backend, *, device: Device, dtype: Any, kernel: KernelM
 
 def check_kernel_mode(kernel: Any) -> KernelMode:
     """Return a valid kernel mode, or raise with the closest match."""
-    modes: tuple[KernelMode, ...] = get_args(KernelMode)
-    if not isinstance(kernel, str):
-        raise ArgumentTypeError(f"kernel: expected one of {', '.join(modes)}, got {kernel!r}")
-    for mode in modes:
-        if kernel == mode:
-            return mode
-    close = get_close_matches(kernel, modes, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise UnknownNameError(f"kernel: expected one of {', '.join(modes)}, got {kernel!r}{hint}")
+    return cast("KernelMode", one_of("kernel", kernel, get_args(KernelMode)))
 
 
 @dataclass(frozen=True)

@@ -157,11 +157,14 @@ class Report:
 
     def to_html(self) -> str:
         """Convert to one self-contained HTML page, without scripts, light or dark like the reader's system."""
+        from rnncore.diagnostics.report.html import page  # slow, like plain
+
         rows = "\n".join(_row(o) for o in sorted(self.outcomes, key=lambda o: ORDER.index(o.status)))
-        title = html.escape(f"Conformance of {self.backend} on {self.device}")
+        title = f"Conformance of {self.backend} on {self.device}"
         heading = "\n".join(f"<p>{html.escape(line)}</p>" for line in self.heading)
-        verdict = "ok" if self.ok else "failed"
-        return PAGE.format(title=title, verdict=verdict, summary=html.escape(self.summary), heading=heading, rows=rows)
+        verdict, summary = "ok" if self.ok else "failed", html.escape(self.summary)
+        body = BODY.format(title=html.escape(title), verdict=verdict, summary=summary, heading=heading, rows=rows)
+        return page(title, STYLE, body)
 
 
 ORDER: tuple[Status, ...] = ("failed", "expected to fail", "passed", "skipped")
@@ -169,36 +172,23 @@ ORDER: tuple[Status, ...] = ("failed", "expected to fail", "passed", "skipped")
 MARKS = {"passed": "passed", "skipped": "skipped", "expected to fail": "xfailed", "failed": "FAILED"}
 WITHIN_ROUNDING = 1000.0
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --line: #8884; --good: #1a7f37; --bad: #cf222e; --quiet: #777; }}
-@media (prefers-color-scheme: dark) {{ :root {{ --good: #3fb950; --bad: #ff7b72; --quiet: #999; }} }}
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 76rem; padding: 0 1rem; }}
-h1 {{ font-size: 1.35rem; margin: 0 0 .4rem; }}
-.summary {{ font-weight: 600; }}
-.summary.ok, .passed b {{ color: var(--good); }}
-.summary.failed, .failed b {{ color: var(--bad); }}
-.skipped b, p, .reason {{ color: var(--quiet); }}
-table {{ border-collapse: collapse; width: 100%; }}
-td, th {{ border-top: 1px solid var(--line); padding: .3rem .5rem; text-align: left; vertical-align: top; }}
-td.id {{ font-family: ui-monospace, monospace; white-space: nowrap; }}
-td.eps {{ text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }}
-.reason {{ overflow-wrap: anywhere; }}
-@media (max-width: 44rem) {{
-  thead {{ display: none; }}
-  tr {{ display: block; border-top: 1px solid var(--line); padding: .4rem 0; }}
-  td {{ display: inline-block; border: 0; padding: .1rem .5rem .1rem 0; }}
-  td.rule {{ display: block; }}
-}}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
+STYLE = """
+.summary { font-weight: 600; }
+.summary.ok, .passed b { color: var(--good); }
+.summary.failed, .failed b { color: var(--bad); }
+.skipped b, p, .reason { color: var(--quiet); }
+td, th { text-align: left; }
+td.id { font-family: ui-monospace, monospace; white-space: nowrap; }
+td.eps { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+@media (max-width: 44rem) {
+  thead { display: none; }
+  tr { display: block; border-top: 1px solid var(--line); padding: .4rem 0; }
+  td { display: inline-block; border: 0; padding: .1rem .5rem .1rem 0; }
+  td.rule { display: block; }
+}
+"""
+
+BODY = """<h1>{title}</h1>
 <p class="summary {verdict}">{summary}</p>
 {heading}
 <table>
@@ -206,10 +196,7 @@ td.eps {{ text-align: right; white-space: nowrap; font-variant-numeric: tabular-
 <tbody>
 {rows}
 </tbody>
-</table>
-</body>
-</html>
-"""
+</table>"""
 
 
 def _row(o: Outcome) -> str:

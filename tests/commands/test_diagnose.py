@@ -15,14 +15,12 @@ import rnncore
 from rnncore.commands.cli import main
 from rnncore.diagnostics.run import diagnose
 from tests.diagnostics.monitor.networks import B, H, I, T, X, numbers
+from tests.tools.command import PLAIN, read_all
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-PLAIN = {k: v for k, v in os.environ.items() if k not in {"FORCE_COLOR", "TTY_COMPATIBLE", "RNNCORE_BACKEND"}}
 
 
 @pytest.fixture(scope="module")
@@ -296,12 +294,7 @@ def test_progress_only_where_there_is_a_terminal(folder, tmp_path):
     environment = {**PLAIN, "TERM": "xterm"}
     with subprocess.Popen(call, stdout=subprocess.PIPE, stderr=child, cwd=folder, env=environment) as process:
         os.close(child)
-        shown = b""
-        try:
-            while piece := os.read(parent, 65536):
-                shown += piece
-        except OSError:  # Linux's way of saying that the other end has closed
-            pass
+        shown = read_all(parent)
         written = process.stdout.read()
     os.close(parent)
     assert b"reading" in shown or b"diagnosing" in shown

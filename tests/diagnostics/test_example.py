@@ -70,10 +70,10 @@ def test_the_input_is_scaled_by_the_recommended_number_and_the_gain_is_for_what_
 
 
 def test_every_seed_has_its_own_report_and_its_own_remedies(example):
-    story = example.tell(example.SETUPS[2], example.digits(200), 1, seeds=2)
+    story = example.tell(example.SETUPS[2], example.split_digits(200), 1, seeds=2)
     assert len(story.accuracies) == len(story.repaired_accuracies) == 2
     assert story.accuracy == story.accuracies[0] and story.repaired_accuracy == story.repaired_accuracies[0]
-    alone = example.tell(example.SETUPS[2], example.digits(200), 1)
+    alone = example.tell(example.SETUPS[2], example.split_digits(200), 1)
     assert alone.accuracies == story.accuracies[:1] and alone.repaired_accuracies == story.repaired_accuracies[:1]
 
 

@@ -12,11 +12,8 @@ from rnncore.errors import ArgumentValueError, FileFormatError
 from rnncore.io import header
 from tests.tools.weights_files import (
     CONFIG,
-    assert_little_memory,
-    assert_refused,
-    bombs,
     description,
-    hostile,
+    hostile_tests,
     nested,
     small,
     st_meta,
@@ -139,12 +136,4 @@ DESCRIPTION_FILES = {
     for name, (change, reason) in TEXT_CASES.items()
 }
 
-
-@hostile(DESCRIPTION_FILES)
-def test_a_hostile_description_is_refused(tmp_path, suffix, make, reason):
-    assert_refused(tmp_path, suffix, make, reason)
-
-
-@bombs(DESCRIPTION_FILES)
-def test_a_hostile_description_takes_no_memory(tmp_path, suffix, make, reason):
-    assert_little_memory(tmp_path, suffix, make)
+test_a_hostile_description_is_refused, test_a_hostile_description_takes_no_memory = hostile_tests(DESCRIPTION_FILES)

@@ -2,17 +2,7 @@
 
 import numpy as np
 
-from tests.tools.weights_files import (
-    assert_little_memory,
-    assert_refused,
-    bombs,
-    hostile,
-    npy,
-    npy_claim,
-    npy_header,
-    z,
-    z_array,
-)
+from tests.tools.weights_files import hostile_tests, npy, npy_claim, npy_header, z, z_array
 
 NPY_CASES = {
     "description of floats": (z(lambda e: e.update({"rnncore.npy": npy(np.ones(3))})), "uint8"),
@@ -75,12 +65,4 @@ NPY_CASES = {
 
 NPY_FILES = {name: ("npz", *case) for name, case in NPY_CASES.items()}
 
-
-@hostile(NPY_FILES)
-def test_a_hostile_npy_is_refused(tmp_path, suffix, make, reason):
-    assert_refused(tmp_path, suffix, make, reason)
-
-
-@bombs(NPY_FILES)
-def test_a_hostile_npy_takes_no_memory(tmp_path, suffix, make, reason):
-    assert_little_memory(tmp_path, suffix, make)
+test_a_hostile_npy_is_refused, test_a_hostile_npy_takes_no_memory = hostile_tests(NPY_FILES)

@@ -7,13 +7,10 @@ import numpy as np
 
 import rnncore
 from tests.tools.weights_files import (
-    assert_little_memory,
-    assert_refused,
     assert_same,
-    bombs,
     description,
     host,
-    hostile,
+    hostile_tests,
     npy,
     npy_claim,
     small,
@@ -227,12 +224,4 @@ NPZ_CASES = {
 
 NPZ_FILES = {name: ("npz", *case) for name, case in NPZ_CASES.items()}
 
-
-@hostile(NPZ_FILES)
-def test_a_hostile_npz_is_refused(tmp_path, suffix, make, reason):
-    assert_refused(tmp_path, suffix, make, reason)
-
-
-@bombs(NPZ_FILES)
-def test_a_hostile_npz_takes_no_memory(tmp_path, suffix, make, reason):
-    assert_little_memory(tmp_path, suffix, make)
+test_a_hostile_npz_is_refused, test_a_hostile_npz_takes_no_memory = hostile_tests(NPZ_FILES)

@@ -10,12 +10,9 @@ import safetensors.torch
 import torch
 
 from tests.tools.weights_files import (
-    assert_little_memory,
-    assert_refused,
     assert_same,
-    bombs,
     host,
-    hostile,
+    hostile_tests,
     nested,
     small,
     st_join,
@@ -152,12 +149,4 @@ ST_CASES = {
 
 SAFETENSORS_FILES = {name: ("safetensors", *case) for name, case in ST_CASES.items()}
 
-
-@hostile(SAFETENSORS_FILES)
-def test_a_hostile_safetensors_is_refused(tmp_path, suffix, make, reason):
-    assert_refused(tmp_path, suffix, make, reason)
-
-
-@bombs(SAFETENSORS_FILES)
-def test_a_hostile_safetensors_takes_no_memory(tmp_path, suffix, make, reason):
-    assert_little_memory(tmp_path, suffix, make)
+test_a_hostile_safetensors_is_refused, test_a_hostile_safetensors_takes_no_memory = hostile_tests(SAFETENSORS_FILES)

@@ -30,14 +30,20 @@ def on_a_terminal(*arguments, stream, env=()):
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: child}
     with subprocess.Popen(command, stdin=child, env=environment, **streams) as process:
         os.close(child)
-        shown = b""
-        try:
-            while piece := os.read(parent, 65536):
-                shown += piece
-        except OSError:  # Linux's way of saying that the other end has closed
-            pass
+        shown = read_all(parent)
         other = process.stdout or process.stderr
         written = other.read()
     os.close(parent)
     assert process.returncode == 0
     return shown.decode(), written.decode()
+
+
+def read_all(parent):
+    """What a terminal shows until its other end closes."""
+    shown = b""
+    try:
+        while piece := os.read(parent, 65536):
+            shown += piece
+    except OSError:  # Linux's way of saying that the other end has closed
+        pass
+    return shown

@@ -205,3 +205,17 @@ def assert_little_memory(tmp_path, suffix, make):
         assert tracemalloc.get_traced_memory()[1] < MEMORY_LIMIT
     finally:
         tracemalloc.stop()
+
+
+def hostile_tests(cases):
+    """Make two tests of these files: each is refused, and those that claim to be large take no memory."""
+
+    @hostile(cases)
+    def refused(tmp_path, suffix, make, reason):
+        assert_refused(tmp_path, suffix, make, reason)
+
+    @bombs(cases)
+    def take_no_memory(tmp_path, suffix, make, reason):
+        assert_little_memory(tmp_path, suffix, make)
+
+    return refused, take_no_memory

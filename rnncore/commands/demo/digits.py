@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from rnncore.backend.contract import Backend
 from rnncore.model.rnn import RNN
-from rnncore.typing import Array, Namespace
+from rnncore.optim.clipping import clip_grad_norm
+from rnncore.optim.optimisers import SGD, Adam
+from rnncore.typing import Array, Host, Namespace
 
 CLASSES = 10
 TEST_SHARE = 0.25
@@ -32,6 +35,13 @@ def split_digits(samples: int | None) -> tuple[tuple[Any, Any], tuple[Any, Any]]
     return (train_x, train_y), (test_x, test_y)
 
 
+def batch_of(pixels: Host, labels: Host, rnn: RNN, plugin: Backend) -> Batch:
+    """Convert digits (N, 64) and labels to the inputs (64, N, 1) of the network, and targets (N, 10)."""
+    host = pixels.T[:, :, np.newaxis], np.eye(CLASSES)[labels]
+    inputs, targets = (plugin.asarray(a, dtype=rnn.dtype, device=rnn.device) for a in host)
+    return inputs, targets
+
+
 def new_readout(rnn: RNN, hidden_size: int, rng: np.random.Generator, plugin: Backend) -> Params:
     """Draw the weights of the softmax."""
     drawn = {
@@ -48,19 +58,54 @@ def log_probabilities(h: Array, readout: Params, xp: Namespace) -> Array:
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=-1, keepdims=True))
 
 
+def loss_and_d_logits(h: Array, readout: Params, targets: Array, xp: Namespace) -> tuple[float, Array]:
+    """Return the mean cross-entropy of the last states (B, H), and its gradient by the logits (B, 10)."""
+    log_p = log_probabilities(h, readout, xp)
+    return -float(xp.sum(log_p * targets)) / targets.shape[0], (xp.exp(log_p) - targets) / targets.shape[0]
+
+
 def loss_and_gradients(rnn: RNN, readout: Params, batch: Batch, xp: Namespace) -> tuple[float, Params]:
     """Return the mean cross-entropy of a batch and its gradients. Only the loss leaves the device."""
     x, targets = batch
     output, _, pullback = rnn.vjp(x)
     h = output[-1, ...]
-    log_p = log_probabilities(h, readout, xp)
-    d_logits = (xp.exp(log_p) - targets) / targets.shape[0]
+    loss, d_logits = loss_and_d_logits(h, readout, targets, xp)
     grads = pullback(d_h_n=xp.expand_dims(xp.matmul(d_logits, readout["readout_weight"]), axis=0))
     of_readout = {
         "readout_weight": xp.matmul(xp.matrix_transpose(d_logits), h),
         "readout_bias": xp.sum(d_logits, axis=0),
     }
-    return -float(xp.sum(log_p * targets)) / targets.shape[0], {**grads.params, **of_readout}
+    return loss, {**grads.params, **of_readout}
+
+
+def fit(
+    rnn: RNN,
+    readout: Params,
+    batches: Sequence[Batch],
+    optimiser: SGD | Adam,
+    max_norm: float,
+    epochs: int,
+    rng: np.random.Generator,
+    xp: Namespace,
+) -> Iterator[tuple[int, float]]:
+    """Train ``rnn`` and ``readout`` in place; yield the epoch, from 1, and the loss of each batch.
+
+    The learning rate decays linearly to 0, and gradients are clipped at ``max_norm``. A loss that is NaN or infinite is
+    the last one.
+    """
+    first_lr = optimiser.lr
+    for epoch in range(1, epochs + 1):
+        optimiser.lr = first_lr * (1 - (epoch - 1) / epochs)
+        for k in rng.permutation(len(batches)):
+            loss, grads = loss_and_gradients(rnn, readout, batches[k], xp)
+            if math.isfinite(loss):
+                clipped, _ = clip_grad_norm(grads, max_norm)
+                stepped = optimiser.step({**rnn.params, **readout}, clipped)
+                readout.update({name: stepped.pop(name) for name in readout})
+                rnn.set_params(stepped)
+            yield epoch, loss
+            if not math.isfinite(loss):
+                return
 
 
 def accuracy(rnn: RNN, readout: Params, batch: Batch, xp: Namespace, plugin: Backend) -> float:

@@ -19,12 +19,12 @@ import numpy as np
 from rnncore.backend.contract import Backend
 from rnncore.backend.registry import get_backend
 from rnncore.commands.demo.digits import (
-    CLASSES,
     Batch,
     Params,
     accuracy,
+    batch_of,
+    fit,
     log_probabilities,
-    loss_and_gradients,
     new_readout,
     split_digits,
 )
@@ -32,8 +32,7 @@ from rnncore.commands.demo.recipes import RECIPES, Recipe
 from rnncore.diagnostics.gradient.flow import flow
 from rnncore.diagnostics.recording import record
 from rnncore.model.rnn import RNN
-from rnncore.optim.clipping import clip_grad_norm
-from rnncore.typing import Host, Namespace
+from rnncore.typing import Namespace
 
 STEPS = 64
 HIDDEN_SIZE = 64
@@ -124,15 +123,10 @@ def run_demo(
     probe = RNN(1, HIDDEN_SIZE, backend=plugin.name, dtype="float32", rng=seed)
     (train_x, train_y), (test_x, test_y) = split_digits(samples)
 
-    def batch(x: Host, y: Host) -> Batch:
-        host = np.eye(CLASSES)[y], x.T[:, :, np.newaxis]
-        targets, inputs = (plugin.asarray(a, dtype=probe.dtype, device=probe.device) for a in host)
-        return inputs, targets
-
     parts = np.array_split(np.random.default_rng(seed).permutation(len(train_y)), -(-len(train_y) // BATCH_SIZE))
-    batches = [batch(train_x[rows], train_y[rows]) for rows in parts]
-    held_out = batch(test_x, test_y)
-    measured = batch(test_x[:MEASURED], test_y[:MEASURED])
+    batches = [batch_of(train_x[rows], train_y[rows], probe, plugin) for rows in parts]
+    held_out = batch_of(test_x, test_y, probe, plugin)
+    measured = batch_of(test_x[:MEASURED], test_y[:MEASURED], probe, plugin)
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     output, h_n = probe(held_out[0])
@@ -171,30 +165,19 @@ def _run(
     rnn = RNN(1, HIDDEN_SIZE, nonlinearity=recipe.nonlinearity, init=recipe.init, **options)
     readout = new_readout(rnn, HIDDEN_SIZE, rng, plugin)
     start = gradient_norms(rnn, readout, measured, xp)
-    losses: list[float] = []
-    optimiser, stopped = recipe.optimiser(), ""
-    first_lr = optimiser.lr
-    for epoch in range(1, epochs + 1):
-        optimiser.lr = first_lr * (1 - (epoch - 1) / epochs)
-        seen: list[float] = []
-        for k in rng.permutation(len(batches)):
-            loss, grads = loss_and_gradients(rnn, readout, batches[k], xp)
-            if not math.isfinite(loss):
-                stopped = f"loss {loss} in epoch {epoch}, batch {len(seen) + 1}"
-                break
-            clipped, _ = clip_grad_norm(grads, recipe.max_norm)
-            stepped = optimiser.step({**rnn.params, **readout}, clipped)
-            readout = {name: stepped.pop(name) for name in readout}
-            rnn.set_params(stepped)
-            seen.append(loss)
-            if on_batch is not None:
-                on_batch(recipe.name, epoch, loss)
-        if stopped:
+    seen: list[list[float]] = [[] for _ in range(epochs)]
+    stopped = ""
+    for epoch, loss in fit(rnn, readout, batches, recipe.optimiser(), recipe.max_norm, epochs, rng, xp):
+        if not math.isfinite(loss):
+            stopped = f"loss {loss} in epoch {epoch}, batch {len(seen[epoch - 1]) + 1}"
             break
-        losses.append(math.fsum(seen) / len(seen))
+        seen[epoch - 1].append(loss)
+        if on_batch is not None:
+            on_batch(recipe.name, epoch, loss)
+    losses = tuple(math.fsum(of_epoch) / len(of_epoch) for of_epoch in seen if len(of_epoch) == len(batches))
     end = gradient_norms(rnn, readout, measured, xp)
     right = None if stopped else accuracy(rnn, readout, held_out, xp, plugin)
-    return Run(recipe, right, tuple(losses), stopped, start, end, time.perf_counter() - began)
+    return Run(recipe, right, losses, stopped, start, end, time.perf_counter() - began)
 
 
 def gradient_norms(rnn: RNN, readout: Params, batch: Batch, xp: Namespace) -> tuple[float, ...]:

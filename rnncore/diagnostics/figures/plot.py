@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnncore.arguments import closest
+from rnncore.arguments import one_of
 from rnncore.diagnostics.figures.decomposition import draw_decomposition
 from rnncore.diagnostics.figures.flow import draw_flow
 from rnncore.diagnostics.figures.horizon import draw_horizon
 from rnncore.diagnostics.figures.saturation import draw_saturation
 from rnncore.diagnostics.figures.spectrum import draw_eigenvalues, draw_spectrum
 from rnncore.diagnostics.findings.findings import Findings
-from rnncore.errors import ArgumentValueError, UnknownNameError
+from rnncore.errors import ArgumentValueError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,9 +94,7 @@ def plot(report: Findings, kind: str, path: str | Path | None = None, *, width: 
 
 def check_kind(kind: str) -> None:
     """One of KINDS, or an error with the closest."""
-    if kind not in KINDS:
-        hint = closest(str(kind), KINDS)
-        raise UnknownNameError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}{hint}")
+    one_of("kind", kind, KINDS)
 
 
 def available(report: Findings, kind: str) -> str | None:

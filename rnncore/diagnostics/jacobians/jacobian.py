@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rnncore.arguments import positive_int
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics.logs import log_abs_det, log_frobenius, log_norms, log_sigma_max, row_scales, split
 from rnncore.diagnostics.recording import lane_probe
 from rnncore.diagnostics.results import SHARED, Stacked
-from rnncore.errors import ArgumentValueError
 from rnncore.typing import Host
 
 __all__ = ["Jacobian", "SigmaMax", "jacobian"]
@@ -126,9 +126,8 @@ def jacobian(
     >>> found.log_chi.shape, float(np.exp(found.log_upper[0, 0])), float(abs(found.isometry_gap).max())
     ((3, 1), 0.5, 0.0)
     """
-    if steps < 1:
-        raise ArgumentValueError(f"steps: expected a positive int, got {steps!r}")
-    # Numbers that are not finite are results here and need no warning.
+    positive_int("steps", steps)
+    # Numbers that are not finite are a finding, not a warning.
     with lane.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
         found = _closed_form(lane)
         lower, upper = found["log_lower"], found["log_upper"]

@@ -15,6 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from rnncore.arguments import positive_int, real
 from rnncore.diagnostics.jacobians.product import check_k, difference
 from rnncore.diagnostics.jacobians.sweep import JacobianChain, advance, chains, start_frame
 from rnncore.diagnostics.lane import Lane
@@ -138,10 +139,8 @@ def lyapunov(
     >>> bool(abs(found.sum_residual[0]) < 1e-12)
     True
     """
-    if windows < 1:
-        raise ArgumentValueError(f"windows: expected an int >= 1, got {windows}")
-    if not 0 < confidence < 1:
-        raise ArgumentValueError(f"confidence: expected a number in (0, 1), got {confidence}")
+    positive_int("windows", windows)
+    real("confidence", confidence, "a number in (0, 1)", lambda p: 0 < p < 1)
     check_k(k, lane.width)
     chosen = tuple(range(lane.batch)) if rows is None else tuple(rows)
     count = len(chosen)

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rnncore.arguments import integer
 from rnncore.diagnostics.jacobians.sweep import JacobianChain, advance, chains, start_frame
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics.device import EPS, on_device
 from rnncore.diagnostics.numerics.triangle import Triangle
 from rnncore.diagnostics.recording import lane_probe
-from rnncore.errors import ArgumentTypeError, ArgumentValueError
 from rnncore.typing import Array, Host
 
 __all__ = ["Product", "product", "singular_values"]
@@ -137,8 +137,7 @@ def product(
     >>> bool(np.allclose(found.log_singular, 10_000 * np.log(0.9), rtol=1e-12)), bool(found.converged[0])
     (True, True)
     """
-    if max_sweeps < 2:
-        raise ArgumentValueError(f"max_sweeps: expected an int >= 2, got {max_sweeps}")
+    integer("max_sweeps", max_sweeps, "an int >= 2", lambda n: n >= 2)
     check_k(k, lane.width)
     chosen = tuple(range(lane.batch)) if rows is None else tuple(rows)
     count = len(chosen)
@@ -203,10 +202,7 @@ def singular_values(
 
 def check_k(k: int, width: int) -> None:
     """Raise unless k is an int in [1, width]."""
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise ArgumentTypeError(f"k: expected an int in [1, {width}], got {k!r}")
-    if not 1 <= k <= width:
-        raise ArgumentValueError(f"k: expected an int in [1, {width}], got {k}")
+    integer("k", k, f"an int in [1, {width}]", lambda n: 1 <= n <= width)
 
 
 def difference(a: Host, b: Host) -> Host:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 
-from rnncore.arguments import describe, non_negative
+from rnncore.arguments import describe, non_negative, probability
 from rnncore.errors import ArgumentTypeError, ArgumentValueError
 from rnncore.optim.clipping import clip_grad_norm
 from rnncore.typing import Array
@@ -163,9 +163,7 @@ class GradientNorms:
 
     def quantile(self, q: float) -> float:
         """The norm of rank ``floor(q (n - 1))`` of the n finite ones, within 1 %; NaN without any."""
-        q = non_negative("q", q)
-        if q > 1:
-            raise ArgumentValueError(f"q: expected a number in [0, 1], got {q}")
+        q = probability("q", q)
         if not self._finite:
             return math.nan
         left = math.floor(q * (self._finite - 1)) - self._zeros

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 import math
 import os
@@ -15,6 +14,8 @@ import numpy as np
 
 from rnncore.diagnostics.figures.plot import KINDS, available, plot
 from rnncore.diagnostics.findings.findings import Findings
+from rnncore.diagnostics.report import html
+from rnncore.diagnostics.report.html import text
 from rnncore.io.files import replace
 
 __all__ = ["page"]
@@ -36,54 +37,37 @@ READ = {
     "saturation": "First the fractions of saturated states, dead units and lost slopes, then the size of the pre-activations.",
 }
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --paper: #fff; --ink: #1f2328; --line: #8884; --good: #1a7f37; --bad: #cf222e;
-  --quiet: #59636e; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --paper: #15181c; --ink: #e6e9ec; --good: #3fb950; --bad: #ff7b72; --quiet: #a0a8b0; }}
-}}
-body {{ background: var(--paper); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; margin: 1.2rem auto;
-  max-width: 72rem; padding: 0 1rem; overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.35rem; margin: 0 0 .3rem; }}
-h2 {{ font-size: 1.1rem; margin: 1.6rem 0 .4rem; }}
-h1.good {{ color: var(--good); }}
-h1.bad {{ color: var(--bad); }}
-code {{ font: .92em ui-monospace, monospace; }}
-p.quiet, figcaption, dt {{ color: var(--quiet); }}
-ul {{ padding-left: 1.2rem; margin: .3rem 0; }}
-.figures {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.4rem;
-  align-items: start; }}
-figure {{ margin: 0; min-width: 0; }}
-figure svg {{ width: 100%; height: auto; fill: currentColor; display: block; }}
-table {{ border-collapse: collapse; width: 100%; }}
-caption {{ text-align: left; font-weight: 600; padding: .8rem 0 .2rem; }}
-td, th {{ border-top: 1px solid var(--line); padding: .25rem .5rem; text-align: right; vertical-align: top;
-  overflow-wrap: break-word;
-  font-variant-numeric: tabular-nums; }}
-th {{ color: var(--quiet); font-weight: 500; }}
-td:first-child, th:first-child {{ text-align: left; white-space: nowrap; }}
-table.pairs {{ width: auto; }}
-.pairs td {{ text-align: left; }}
-@media (max-width: 60rem) {{
-  thead {{ display: none; }}
-  tr {{ display: block; border-top: 1px solid var(--line); padding: .4rem 0; }}
-  td {{ display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem 0; }}
-  td:first-child {{ font-weight: 600; white-space: normal; }}
-  table.pairs {{ width: 100%; }}
-  .pairs tr {{ display: flex; flex-wrap: wrap; justify-content: space-between; column-gap: 1rem; }}
-  .pairs td:first-child {{ font-weight: 400; color: var(--quiet); }}
-  table:not(.pairs) td:not(:first-child)::before {{ content: attr(data-of); color: var(--quiet); text-align: left; }}
-}}
-</style>
-</head>
-<body>
-<h1 class="{mood}">{label}</h1>
+STYLE = """
+body { overflow-wrap: anywhere; }
+h2 { font-size: 1.1rem; margin: 1.6rem 0 .4rem; }
+h1.good { color: var(--good); }
+h1.bad { color: var(--bad); }
+code { font: .92em ui-monospace, monospace; }
+p.quiet, figcaption, dt { color: var(--quiet); }
+ul { padding-left: 1.2rem; margin: .3rem 0; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.4rem;
+  align-items: start; }
+figure { margin: 0; min-width: 0; }
+figure svg { width: 100%; height: auto; fill: currentColor; display: block; }
+caption { text-align: left; font-weight: 600; padding: .8rem 0 .2rem; }
+td, th { text-align: right; overflow-wrap: break-word; font-variant-numeric: tabular-nums; }
+th { color: var(--quiet); font-weight: 500; }
+td:first-child, th:first-child { text-align: left; white-space: nowrap; }
+table.pairs { width: auto; }
+.pairs td { text-align: left; }
+@media (max-width: 60rem) {
+  thead { display: none; }
+  tr { display: block; border-top: 1px solid var(--line); padding: .4rem 0; }
+  td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem 0; }
+  td:first-child { font-weight: 600; white-space: normal; }
+  table.pairs { width: 100%; }
+  .pairs tr { display: flex; flex-wrap: wrap; justify-content: space-between; column-gap: 1rem; }
+  .pairs td:first-child { font-weight: 400; color: var(--quiet); }
+  table:not(.pairs) td:not(:first-child)::before { content: attr(data-of); color: var(--quiet); text-align: left; }
+}
+"""
+
+BODY = """<h1 class="{mood}">{label}</h1>
 <p>{summary}</p>
 <p class="quiet"><code>{network}</code><br>{subject}</p>
 {verdict}
@@ -93,10 +77,7 @@ table.pairs {{ width: auto; }}
 </div>
 <h2>Numbers</h2>
 {tables}
-{left_out}
-</body>
-</html>
-"""
+{left_out}"""
 
 
 def page(report: Findings, path: str | Path | None = None) -> str:
@@ -139,13 +120,12 @@ def page(report: Findings, path: str | Path | None = None) -> str:
             figures.append(_figure(report, kind))
         elif kind not in missing and not (kind == "spectrum" and "product" in missing):
             missing[f"figure {kind}"] = reason
-    text = PAGE.format(
-        title=_text(f"{verdict.label}: {s.network}"),
+    body = BODY.format(
         mood="good" if verdict.label == "healthy" else "bad",
-        label=_text(verdict.label),
-        summary=_text(verdict.summary),
-        network=_text(s.network),
-        subject=_text(
+        label=text(verdict.label),
+        summary=text(verdict.summary),
+        network=text(s.network),
+        subject=text(
             f"{s.steps} steps, {s.batch} rows, {s.dtype}, backend {s.backend}, level {s.level}; a dependency has to reach "
             f"over {s.dependency_length} steps"
         ),
@@ -154,9 +134,10 @@ def page(report: Findings, path: str | Path | None = None) -> str:
         tables=_tables(report) or "<p>None: see the list below.</p>",
         left_out=_list("Left out", (f"{name}: {reason}" for name, reason in missing.items())),
     )
+    whole = html.page(f"{verdict.label}: {s.network}", STYLE, body)
     if path is not None:
-        replace(os.fspath(path), text.encode())
-    return text
+        replace(os.fspath(path), whole.encode())
+    return whole
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -166,7 +147,7 @@ def _figure(report: Findings, kind: str) -> str:
     out = io.StringIO()
     figure = plot(report, kind, width=WIDTH)
     figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return f"<figure>{_inline(out.getvalue(), kind)}<figcaption>{_text(READ[kind])}</figcaption></figure>"
+    return f"<figure>{_inline(out.getvalue(), kind)}<figcaption>{text(READ[kind])}</figcaption></figure>"
 
 
 def _inline(svg: str, kind: str) -> str:
@@ -179,7 +160,7 @@ def _inline(svg: str, kind: str) -> str:
     svg = re.sub(r'\bid="([^"]*)"', lambda m: f'id="{names[m[1]]}"', svg)
     svg = re.sub(r'(href="|url\()#([^")]*)', lambda m: f"{m[1]}#{names.get(m[2], m[2])}", svg)
     svg = svg.replace("#000000", "currentColor")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{_text(kind)}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{text(kind)}"', 1)
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -193,7 +174,7 @@ def _tables(report: Findings) -> str:
     for probe, title, columns in TABLES:
         if (found := getattr(report, probe)) is not None:
             lanes = [lane for row in found for lane in row]
-            cells = {text: [_cell(lane, value) for lane in lanes] for text, value in columns(lanes[0]).items()}
+            cells = {head: [_cell(lane, value) for lane in lanes] for head, value in columns(lanes[0]).items()}
             out.append(_table(title.format(gamma=_number(getattr(lanes[0], "gamma", None))), names, cells))
     if (check := report.gradcheck) is not None:
         rows = {**check.checks, "adjoint": check.adjoint}
@@ -318,16 +299,16 @@ def _middle(x: Any) -> float:
 
 def _table(title: str, names: Sequence[str], columns: dict[str, list[Any]]) -> str:
     pairs = list(columns) == [""]  # names and values, which need no head
-    head = "" if pairs else "".join(f"<th>{_text(text)}</th>" for text in ("", *columns))
+    head = "" if pairs else "".join(f"<th>{text(name)}</th>" for name in ("", *columns))
     rows = [
-        f"<tr><td>{_text(name)}</td>"
-        + "".join(f'<td data-of="{_text(text)}">{_text(_number(values[i]))}</td>' for text, values in columns.items())
+        f"<tr><td>{text(name)}</td>"
+        + "".join(f'<td data-of="{text(column)}">{text(_number(values[i]))}</td>' for column, values in columns.items())
         + "</tr>"
         for i, name in enumerate(names)
     ]
     return (
         ('<table class="pairs">' if pairs else "<table>")
-        + f"<caption>{_text(title)}</caption>"
+        + f"<caption>{text(title)}</caption>"
         + (f"<thead><tr>{head}</tr></thead>\n<tbody>" if head else "<tbody>")
         + "\n".join(rows)
         + "</tbody></table>"
@@ -335,8 +316,8 @@ def _table(title: str, names: Sequence[str], columns: dict[str, list[Any]]) -> s
 
 
 def _list(title: str, items: Iterable[Any]) -> str:
-    found = "".join(f"<li>{_text(str(item))}</li>" for item in items)
-    return f"<h2>{_text(title)}</h2>\n<ul>{found}</ul>\n" if found else ""
+    found = "".join(f"<li>{text(str(item))}</li>" for item in items)
+    return f"<h2>{text(title)}</h2>\n<ul>{found}</ul>\n" if found else ""
 
 
 def _number(x: Any) -> str:
@@ -345,7 +326,3 @@ def _number(x: Any) -> str:
     if isinstance(x, (str, bool)):
         return str(x)
     return str(int(x)) if isinstance(x, (int, np.integer)) else f"{float(x):.4g}"
-
-
-def _text(x: str) -> str:
-    return html.escape(x, quote=True)

@@ -25,8 +25,8 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from rnncore.arguments import non_negative
 from rnncore.backend.registry import get_backend
-from rnncore.errors import ArgumentValueError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity, get_nonlinearity
 from rnncore.typing import Host, Namespace
 
@@ -122,7 +122,7 @@ def critical_gain(nonlinearity: Nonlinearity, input_variance: float = 0.0) -> Cr
     >>> [round(critical_gain(rnncore.get_nonlinearity(name)).g, 6) for name in ("tanh", "relu")]
     [1.0, 1.414214]
     """
-    return critical(Moments(nonlinearity, on_host(nonlinearity)), _checked(input_variance, "input_variance"))
+    return critical(Moments(nonlinearity, on_host(nonlinearity)), non_negative("input_variance", input_variance))
 
 
 def mean_field(nonlinearity: Nonlinearity, g: float, input_variance: float = 0.0, *, start: float = 1.0) -> MeanField:
@@ -136,7 +136,7 @@ def mean_field(nonlinearity: Nonlinearity, g: float, input_variance: float = 0.0
     -0.5493
     """
     moments = Moments(nonlinearity, on_host(nonlinearity))
-    return state(moments, _checked(g, "g"), _checked(input_variance, "input_variance"), start)
+    return state(moments, non_negative("g", g), non_negative("input_variance", input_variance), start)
 
 
 @dataclass(frozen=True)
@@ -315,9 +315,3 @@ def _root(function: Callable[[float], float], a: float, b: float) -> float:
         least = 2 * math.ulp(max(abs(x1), 1.0)) / width
         share = min(max(share, least), 1 - least)
     return math.exp(x1 if abs(f1) < abs(f2) else x2)
-
-
-def _checked(value: float, name: str) -> float:
-    if not (math.isfinite(value) and value >= 0):
-        raise ArgumentValueError(f"{name}: expected a finite number >= 0, got {value!r}")
-    return float(value)

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rnncore.arguments import probability, real
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics.device import indices
 from rnncore.diagnostics.recording import lane_probe
 from rnncore.diagnostics.results import SHARED, Stacked
-from rnncore.errors import ArgumentValueError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore.typing import Array, Host
 
@@ -91,11 +91,8 @@ def saturation(lane: Lane, *, threshold: float = THRESHOLD, q: Sequence[float] =
     >>> found.dead, found.dead_units
     (1.0, (0, 1))
     """
-    if not 0 < threshold < 1:
-        raise ArgumentValueError(f"threshold: expected a number in (0, 1), got {threshold!r}")
-    if not all(0 <= p <= 1 for p in q):
-        raise ArgumentValueError(f"q: expected numbers in [0, 1], got {tuple(q)!r}")
-    q = tuple(float(p) for p in q)
+    real("threshold", threshold, "a number in (0, 1)", lambda p: 0 < p < 1)
+    q = tuple(probability("q", p) for p in q)
     total = sum(lane.lengths) * lane.width
     if not total:
         return Saturation(np.nan, np.nan, (), np.nan, np.full(len(q), np.nan), q, threshold)

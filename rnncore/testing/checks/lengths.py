@@ -42,13 +42,12 @@ def reverse_starts_at_the_end(s: Subject) -> None:
 )
 def padding_is_never_read(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, name="relu", lengths=LENGTHS)
-    clean = {k: s.host(v) for k, v in case.results().items()}
+    clean = case.numbers()
     padding = np.arange(STEPS)[:, None] >= np.asarray(LENGTHS)
     for garbage in (np.nan, np.inf, -np.inf, 1e30):
         case.x[padding] = garbage
         case.d_output[padding] = garbage
-        for name, value in case.results().items():
-            s.compare(f"{name} with {garbage} in the padding", value, clean[name])
+        s.compare_all(case.results(), clean, tolerance="exact", where=f" with {garbage} in the padding")
 
 
 @check("RC-LEN-004", "outputs and gradients in the padding are exactly 0", tolerance="exact", once=True)
@@ -68,7 +67,7 @@ def nothing_explodes_in_the_padding(s: Subject) -> None:
     case = Case.make(s, name="relu", bidirectional=True, steps=steps, lengths=short)
     for key in ("weight_hh_l0", "weight_hh_l0_reverse"):
         case.params[key] = huge * np.eye(WIDTH)
-    whole = {k: s.host(v) for k, v in case.results().items()}
+    whole = case.numbers()
     case.x, case.d_output = case.x[:STEPS], case.d_output[:STEPS]
     for name, value in case.results().items():
         got = whole[name][:STEPS] if name in ("output", "dL/dx") else whole[name]
@@ -99,10 +98,9 @@ def each_sequence_alone(s: Subject) -> None:
 @check("RC-LEN-008", "full lengths give the same numbers as no lengths", tolerance="exact", once=True)
 def full_lengths(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
-    want = {k: s.host(v) for k, v in case.results().items()}
+    want = case.numbers()
     case.lengths = [STEPS] * BATCH
-    for name, value in case.results().items():
-        s.compare(name, value, want[name])
+    s.compare_all(case.results(), want, tolerance="exact")
 
 
 @check("RC-LEN-009", "a length outside [0, T] is an error with its index and value", dtypes=FLOAT32)

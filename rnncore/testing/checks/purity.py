@@ -38,8 +38,7 @@ def nothing_is_changed(s: Subject) -> None:
             pullback(given["d_output"], given["d_h_n"])
         model.jvp(given["x"], given["h0"], lengths, x_dot=given["x"], h0_dot=given["h0"], params_dot=dict(model.params))
         model.trace(given["x"], given["h0"], lengths)
-        for name, value in given.items():
-            s.compare(name, value, before[name])
+        s.compare_all(given, before, tolerance="exact")
 
 
 @check("RC-PURE-002", "no result shares memory with an input, a weight or another result", needs=("addressable",))
@@ -65,7 +64,7 @@ def nothing_is_shared(s: Subject) -> None:
 @check("RC-PURE-003", "transposed and strided inputs are read correctly", once=True)
 def views_are_read(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
-    want = {k: s.host(v) for k, v in case.results().items()}
+    want = case.numbers()
     xp, model = s.xp, case.model()
     with s.scope():
         x = xp.permute_dims(s.give(np.ascontiguousarray(case.x.transpose(2, 0, 1))), (1, 2, 0))
@@ -82,12 +81,11 @@ def views_are_read(s: Subject) -> None:
 @check("RC-PURE-004", "read-only inputs are accepted", needs=("read_only",))
 def read_only_inputs(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
-    want = {k: s.host(v) for k, v in case.results().items()}
+    want = case.numbers()
     case.view = s.backend.read_only  # type: ignore[attr-defined]
     model = case.model()
     model.set_params({k: case.view(v) for k, v in model.params.items()})
-    for name, value in case.results(model).items():
-        s.compare(name, value, want[name], tolerance="exact")
+    s.compare_all(case.results(model), want, tolerance="exact")
 
 
 @check(
@@ -120,8 +118,7 @@ def the_next_call_leaves_results_alone(s: Subject) -> None:
     kept = {"output": output, "h_n": h_n, "dL/dx": pullback(d_output).x}
     before = {k: s.host(v) for k, v in kept.items()}
     model.vjp(other)[2](case.give(-case.d_output))
-    for name, value in kept.items():
-        s.compare(f"{name} after another call", value, before[name])
+    s.compare_all(kept, before, tolerance="exact", where=" after another call")
     s.compare("dL/dx of a pullback after another call", pullback(d_output).x, want)
 
 
@@ -134,18 +131,17 @@ def the_next_call_leaves_results_alone(s: Subject) -> None:
 def same_bits_again(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
     model = case.model()
-    want = {k: s.host(v) for k, v in case.results(model).items()}
+    want = case.numbers(model)
     for again in (model, case.model()):
-        for name, value in case.results(again).items():
-            s.compare(name, value, want[name])
+        s.compare_all(case.results(again), want, tolerance="exact")
 
 
 @check("RC-DET-002", "eight threads that share a model get the same numbers as one", tolerance="exact", dtypes=FLOAT32)
 def threads_agree(s: Subject) -> None:
     case = Case.make(s, layers=2)
     model = case.model()
-    want = {k: s.host(v) for k, v in case.results(model).items()}
-    _in_threads(s, lambda k: {name: s.host(v) for name, v in case.results(model).items()}, lambda k: want)
+    want = case.numbers(model)
+    _in_threads(s, lambda k: case.numbers(model), lambda k: want)
 
 
 @check("RC-DET-003", "a seed draws the same weights as on NumPy", tolerance="exact")
@@ -212,8 +208,7 @@ def _in_threads(s: Subject, work: Callable[[int], Mapping[str, Any]], want: Call
         thread.join()
     for k, results in enumerate(found):
         s.expect(isinstance(results, dict), f"thread {k}: {results!r}")
-        for name, value in results.items():
-            s.compare(f"{name} of thread {k}", value, want(k)[name])
+        s.compare_all(results, want(k), tolerance="exact", where=f" of thread {k}")
 
 
 @check("RC-SYNC-001", "a forward pass transfers nothing to the host and does not wait for the device", once=True)

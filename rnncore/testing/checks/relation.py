@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from rnncore.testing.check import check
@@ -13,41 +10,31 @@ from rnncore.testing.tools.subject import Subject
 from rnncore.typing import Host
 
 
-def _host(s: Subject, found: Mapping[str, Any]) -> dict[str, Host]:
-    return {k: s.host(v) for k, v in found.items()}
-
-
-def _compare_all(s: Subject, got: Mapping[str, Host], want: Mapping[str, Host]) -> None:
-    for name, value in want.items():
-        tolerance = "gradients" if name.startswith("dL/") else "states"
-        s.compare(name, got[name], value, tolerance=tolerance)
-
-
 @check("RC-META-001", "permuting the rows of a batch permutes the results and keeps the weight gradients", once=True)
 def batch_permutation(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
-    want, order = _host(s, case.results()), [2, 0, 1]
+    want, order = case.numbers(), [2, 0, 1]
     case.x, case.d_output = case.x[:, order], case.d_output[:, order]
     case.h0, case.d_h_n = [h[:, order] for h in case.h0], [d[:, order] for d in case.d_h_n]
     weights = ("dL/dweight", "dL/dbias")
-    _compare_all(s, _host(s, case.results()), {k: v if k.startswith(weights) else v[:, order] for k, v in want.items()})
+    s.compare_all(case.numbers(), {k: v if k.startswith(weights) else v[:, order] for k, v in want.items()})
 
 
 @check("RC-META-002", "splitting a batch splits the results, and the weight gradients add up", once=True)
 def batch_split(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
-    want, parts = _host(s, case.results()), []
+    want, parts = case.numbers(), []
     x, h0, d_output, d_h_n = case.x, case.h0, case.d_output, case.d_h_n
     for rows in (slice(0, 1), slice(1, BATCH)):
         case.x, case.d_output = x[:, rows], d_output[:, rows]
         case.h0, case.d_h_n = [h[:, rows] for h in h0], [d[:, rows] for d in d_h_n]
-        parts.append(_host(s, case.results()))
+        parts.append(case.numbers())
     weights = ("dL/dweight", "dL/dbias")
     joined = {
         k: parts[0][k] + parts[1][k] if k.startswith(weights) else np.concatenate([p[k] for p in parts], axis=1)
         for k in want
     }
-    _compare_all(s, joined, want)
+    s.compare_all(joined, want)
 
 
 @check("RC-META-003", "splitting time, with the state carried over, changes no result", tolerance="states", once=True)
@@ -65,7 +52,7 @@ def time_split(s: Subject) -> None:
 @check("RC-META-004", "permuting the hidden units (P W_hh P^T) permutes states and gradients", once=True)
 def hidden_permutation(s: Subject) -> None:
     case = Case.make(s)
-    want, order = _host(s, case.results()), [3, 0, 4, 1, 2]
+    want, order = case.numbers(), [3, 0, 4, 1, 2]
     p = case.params
     case.params = {
         "weight_ih_l0": p["weight_ih_l0"][order],
@@ -78,7 +65,7 @@ def hidden_permutation(s: Subject) -> None:
     moved = {k: v[..., order] for k, v in want.items() if k not in ("dL/dx", "dL/dweight_ih_l0", "dL/dweight_hh_l0")}
     moved |= {"dL/dx": want["dL/dx"], "dL/dweight_ih_l0": want["dL/dweight_ih_l0"][order]}
     moved["dL/dweight_hh_l0"] = want["dL/dweight_hh_l0"][order][:, order]
-    _compare_all(s, _host(s, case.results()), moved)
+    s.compare_all(case.numbers(), moved)
 
 
 @check("RC-META-005", "two layers are two networks, one fed with the other's output", tolerance="states", once=True)
@@ -98,30 +85,30 @@ def layer_split(s: Subject) -> None:
 @check("RC-META-006", "more padding changes neither results nor gradients", once=True)
 def padding_invariance(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
-    want = _host(s, case.results())
+    want = case.numbers()
     extra = np.full((STEPS, BATCH, 1), np.nan)
     case.x = np.concatenate([case.x, np.broadcast_to(extra, case.x.shape)])
     case.d_output = np.concatenate([case.d_output, np.broadcast_to(extra, case.d_output.shape)])
-    got = _host(s, case.results())
+    got = case.numbers()
     for name in ("output", "dL/dx"):
         s.compare(f"{name} in the new padding", got[name][STEPS:], np.zeros(got[name][STEPS:].shape), tolerance="exact")
         got[name] = got[name][:STEPS]
-    _compare_all(s, got, want)
+    s.compare_all(got, want)
 
 
 @check("RC-META-007", "reversing time and exchanging the directions gives the same network in reverse", once=True)
 def time_reversal(s: Subject) -> None:
     case = Case.make(s, bidirectional=True)
-    want = _host(s, case.results())
+    want = case.numbers()
     case.params = {_other_direction(k): v for k, v in case.params.items()}
     case.params = {k: case.params[k] for k in case.spec.parameter_shapes()}
     case.x, case.d_output = case.x[::-1], _halves_exchanged(case.d_output)[::-1]
     case.h0, case.d_h_n = [h[::-1] for h in case.h0], [d[::-1] for d in case.d_h_n]
-    got = _host(s, case.results())
+    got = case.numbers()
     back = {_other_direction(k) if k.startswith(("dL/dweight", "dL/dbias")) else k: v for k, v in got.items()}
     back["output"], back["dL/dx"] = _halves_exchanged(got["output"])[::-1], got["dL/dx"][::-1]
     back["h_n"], back["dL/dh0"] = got["h_n"][::-1], got["dL/dh0"][::-1]
-    _compare_all(s, back, want)
+    s.compare_all(back, want)
 
 
 def _other_direction(key: str) -> str:
@@ -173,11 +160,11 @@ def homogeneity(s: Subject) -> None:
 @check("RC-META-012", "permuting input features and the columns of W_ih permutes only their gradients", once=True)
 def input_permutation(s: Subject) -> None:
     case = Case.make(s, bidirectional=True)
-    want, order = _host(s, case.results()), [2, 0, 3, 1]
+    want, order = case.numbers(), [2, 0, 3, 1]
     case.x = case.x[..., order]
     case.params = {k: v[:, order] if k.startswith("weight_ih") else v for k, v in case.params.items()}
     moved = {k: v[..., order] if k == "dL/dx" or "weight_ih" in k else v for k, v in want.items()}
-    _compare_all(s, _host(s, case.results()), moved)
+    s.compare_all(case.numbers(), moved)
 
 
 @check("RC-META-013", "moving a bias from bias_ih to bias_hh changes nothing", tolerance="states", once=True)

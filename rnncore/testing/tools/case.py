@@ -209,6 +209,10 @@ class Case:
                 found |= {f"{name}[{k}]": rows for k, rows in enumerate(state)}
         return found
 
+    def numbers(self, model: RNN | None = None) -> dict[str, Host]:
+        """:meth:`results` on the host."""
+        return {k: self.s.host(v) for k, v in self.results(model).items()}
+
     def _compare_states(self, what: str, got: Any, want: Sequence[Host], tolerance: str) -> None:
         # Relative to the largest number of all layers, since the gradient of one layer can be 0.
         scale = max((float(np.abs(rows).max(initial=0.0)) for rows in want), default=0.0)

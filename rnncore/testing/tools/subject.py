@@ -150,6 +150,14 @@ class Subject:
                 f"{rule.eps:g} are allowed ({rule.why})"
             )
 
+    def compare_all(
+        self, got: Mapping[str, Any], want: Mapping[str, Host], *, tolerance: str | None = None, where: str = ""
+    ) -> None:
+        """Compare arrays by name; the default tolerance is that of gradients for names ``dL/...``, else that of states."""
+        for name, value in want.items():
+            own = "gradients" if name.startswith("dL/") else "states"
+            self.compare(f"{name}{where}", got[name], value, tolerance=own if tolerance is None else tolerance)
+
     def same(self, what: str, a: Array, b: Array) -> None:
         """Require that two arrays of the backend hold the same numbers exactly, NaN included."""
         self.compare(what, a, self.host(b), tolerance="exact")
