@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore_numba._threads import allowed, blas, divided, run
+from rnncore_numba._threads import allowed, blas, divided, held_to_one, run
 
 HostArray = np.ndarray[Any, Any]
 # Multiplications times bytes per number from which a product is divided among this plugin's threads.
@@ -31,7 +31,7 @@ def product(a: HostArray, b: HostArray, whole: bool = True, /) -> HostArray:
         result: HostArray = np.dot(a, b)
         return result
     large = work * a.itemsize >= LARGE
-    if whole and not large:
+    if whole and not large and not held_to_one():
         result = blas().product(a, b, whole)
         return result
     with blas().limit_threads(1):

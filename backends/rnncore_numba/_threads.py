@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any
 
 import rnncore
-from rnncore.backend.contract import abilities_of
+from rnncore.backend.abilities import abilities_of
 
 _limit: ContextVar[int | None] = ContextVar("rnncore_numba_limit", default=None)
 _lock = Lock()
@@ -50,7 +50,12 @@ def limit_threads(count: int) -> Iterator[None]:
 
 def around_blas() -> AbstractContextManager[Any]:
     """The context for a loop of BLAS products."""
-    return blas().limit_threads(1) if _limit.get() == 1 else nullcontext()
+    return blas().limit_threads(1) if held_to_one() else nullcontext()
+
+
+def held_to_one() -> bool:
+    """Whether :func:`limit_threads` holds calls to one thread here."""
+    return _limit.get() == 1
 
 
 def divided(rows: int, threads: int, tile: int) -> list[tuple[int, int]]:

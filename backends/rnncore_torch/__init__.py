@@ -77,9 +77,16 @@ def detach(x: torch.Tensor, /) -> torch.Tensor:
     return x.detach()
 
 
-def changes(x: torch.Tensor, /) -> int:
-    """PyTorch's own counter of changes in place."""
-    return x._version
+def changes(x: torch.Tensor, /) -> int | None:
+    """PyTorch's own counter of changes in place; inference tensors have none."""
+    return None if x.is_inference() else x._version
+
+
+def tracing() -> bool:
+    """Whether ``torch.compile`` or ``torch.export`` records this call."""
+    import torch
+
+    return torch.compiler.is_compiling()
 
 
 def mark_like(new: torch.Tensor, old: torch.Tensor, /) -> torch.Tensor:

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.utils import dlpack
 
 from rnncore import backends, get_backend
-from rnncore.backend.contract import ScanRequest, Scans, abilities_of
+from rnncore.backend.abilities import abilities_of
+from rnncore.backend.contract import ScanRequest, Scans
 from rnncore.errors import ArgumentValueError, BackendUnavailableError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from rnncore import backends, get_backend
-from rnncore.backend.contract import ScanRequest, Scans, abilities_of
+from rnncore.backend.abilities import abilities_of
+from rnncore.backend.contract import ScanRequest, Scans
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_torch import _cuda, _private
 from rnncore_torch import _namespace as xp

@@ -1,9 +1,9 @@
 """Backends: the contract for plugins, and how plugins are found, loaded and selected."""
 
+from rnncore.backend.abilities import Abilities
 from rnncore.backend.contract import (
     CONTRACT_VERSION,
     READABLE_VERSIONS,
-    Abilities,
     Backend,
     FormScans,
     ScanRequest,

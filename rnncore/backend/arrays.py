@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from rnncore.arguments import check_shape, describe, integer
-from rnncore.backend.contract import Backend, abilities_of
+from rnncore.backend.abilities import ability
+from rnncore.backend.contract import Backend
 from rnncore.backend.registry import get_backend, owner_name
 from rnncore.errors import (
     ArgumentTypeError,
@@ -87,12 +88,12 @@ def find_device(device: Any, *, backend: Backend) -> Device:
 
 def device_name(backend: Backend, device: Device) -> str:
     """Name of a device, for users."""
-    return str(abilities_of(backend).device_name(device))
+    return str(ability(backend, "device_name")(device))
 
 
 def device_scope(backend: Backend, device: Device) -> AbstractContextManager[Any]:
     """Return the context in which a device is used, if the backend needs one."""
-    enter = abilities_of(backend).scope
+    enter = ability(backend, "scope")
     # Inside a compiled function an array may have no device, and then there is nothing to enter.
     return _NO_SCOPE if enter is None or device is None else enter(device)
 

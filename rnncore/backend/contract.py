@@ -15,12 +15,12 @@ plugin must not import the array library: that happens in :meth:`Backend.namespa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from rnncore.backend.abilities import SCAN_FORMS
 from rnncore.carry import Carry
 from rnncore.typing import Array, Device, Namespace
 
@@ -30,36 +30,16 @@ if TYPE_CHECKING:
 __all__ = [
     "CONTRACT_VERSION",
     "READABLE_VERSIONS",
-    "SCAN_FORMS",
-    "Abilities",
     "Backend",
     "FormScans",
     "ScanRequest",
     "Scans",
-    "abilities_of",
     "scan_words",
 ]
 
 # Increased when the contract grows or changes. Plugins of all READABLE_VERSIONS are accepted without changes.
 CONTRACT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
-
-# The possible names in `Abilities.scans`. A plugin's member for it is `scan_forms`, since `scans` is the function that returns
-# its scans.
-SCAN_FORMS = ("carry", "ragged", "networks")
-MEMBERS = {"scans": "scan_forms"}
-
-
-def _same(x: Any, /) -> Any:
-    return x
-
-
-def _first(x: Any, y: Any, /) -> Any:
-    return x
-
-
-def _none(x: Any, /) -> None:
-    return None
 
 
 @dataclass(frozen=True)
@@ -112,7 +92,7 @@ class ScanRequest:
 class Scans(Protocol):
     """A backend's own two scans. Time is the leading axis; the result is a new array of the first argument's shape.
 
-    A backend that names forms of a scan in :class:`Abilities` implements :class:`FormScans`.
+    A backend that names forms of a scan in :class:`rnncore.backend.abilities.Abilities` implements :class:`FormScans`.
 
     One more member is optional: ``explain(request) -> str``, which says which code path the scans use for a request, and why.
     """
@@ -148,7 +128,7 @@ class Scans(Protocol):
 
 @runtime_checkable
 class FormScans(Scans, Protocol):
-    """The scans of a backend that names forms in :attr:`Abilities.scans`, with the arguments of the named forms.
+    """The scans of a backend with ``scan_forms``, with the arguments of the named forms.
 
     Forms can be combined; ``unsupported`` may refuse any combination, size or shape.
 
@@ -219,103 +199,9 @@ class FormScans(Scans, Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Abilities:
-    """Optional abilities of a backend. By default it has none of them.
-
-    A plugin defines its abilities as members of these names (``scan_forms`` for `scans`) and leaves out the others.
-    :func:`abilities_of` collects them, once for each engine.
-
-    Attributes
-    ----------
-    scans : frozenset of str
-        The forms of :class:`FormScans` that its scans support, among :data:`SCAN_FORMS`. The reference runs the others.
-    writable : bool
-        Whether elements of arrays can be assigned, and no transformation such as automatic differentiation follows them. The
-        core then writes its results in place.
-    window_numbers : int
-        Elements per array in one window of a pullback on `writable` arrays: about the size of a cache on a host, larger where
-        each window costs a kernel launch.
-    read_only : callable or None
-        ``read_only(x)``: a view of x that cannot be written to.
-    detach : callable
-        ``detach(x)``: the same numbers outside any graph that records operations.
-    changes : callable
-        ``changes(x)``: a counter of in-place changes to x, or None if there is none.
-    mark_like : callable
-        ``mark_like(new, old)``: copy the settings of automatic differentiation, such as ``requires_grad``, from `old` to `new`.
-    device_name : callable
-        ``device_name(device)``: the usual name of a device, such as "cuda:0".
-    scope : callable or None
-        ``scope(device)``: a context manager around all work of the core on the device, for libraries with a current device.
-    product : callable or None
-        ``product(a, b, whole)``: a (N, K) times b (K, M), used for the products around the scans of `writable` arrays. `whole`
-        is True for a product over all steps of a window, False for a single step's.
-    grad : callable or None
-        The library's own reverse mode: ``grad(f)(*arrays)`` is the tuple of gradients of the scalar ``f(*arrays)``.
-    jit : callable or None
-        The library's own compiler, for a function of arrays.
-    from_module : callable or None
-        ``from_module(module)``: the library's own recurrent module as an :class:`rnncore.RNN` with copies of its weights.
-        Raises ArgumentTypeError for any other module.
-    from_dlpack : callable or None
-        ``from_dlpack(x)``: an array that shares the memory of another library's array, without a copy.
-    precision : callable or None
-        ``precision(device)``: "full", or "tf32" if the user's settings allow float32 products to round their inputs to 10 bits.
-    limit_threads : callable or None
-        ``limit_threads(n)``: a context manager in which the backend's scans and products use at most n threads.
-    threads : callable or None
-        ``threads()``: the number of threads that the user's settings allow.
-    unusable : callable or None
-        ``unusable()``: the reason why the backend cannot run here, found without importing its library, or None.
-    """
-
-    scans: frozenset[str] = frozenset()
-    writable: bool = False
-    window_numbers: int = 2**20
-    read_only: Callable[[Array], Array] | None = None
-    detach: Callable[[Array], Array] = _same
-    changes: Callable[[Array], int | None] = _none
-    mark_like: Callable[[Array, Array], Array] = _first
-    device_name: Callable[[Device], str] = str
-    scope: Callable[[Device], AbstractContextManager[Any]] | None = None
-    product: Callable[[Array, Array, bool], Array] | None = None
-    grad: Callable[..., Any] | None = None
-    jit: Callable[..., Any] | None = None
-    from_module: Callable[[Any], Any] | None = None
-    from_dlpack: Callable[[Any], Array] | None = None
-    precision: Callable[[Device], str] | None = None
-    limit_threads: Callable[[int], AbstractContextManager[Any]] | None = None
-    threads: Callable[[], int] | None = None
-    unusable: Callable[[], str | None] | None = None
-
-
-# The abilities in version 1 of the contract.
-VERSION_1 = (
-    "writable",
-    "window_numbers",
-    "read_only",
-    "device_name",
-    "scope",
-    "product",
-    "grad",
-    "jit",
-    "from_module",
-    "precision",
-    "unusable",
-)
-
-
 def scan_words(scans: Scans) -> Callable[[ScanRequest], str] | None:
     """The scans' optional ``explain``, or None."""
     return getattr(scans, "explain", None)
-
-
-def abilities_of(backend: Any) -> Abilities:
-    """The abilities that the backend's members define, as far as its version of the contract has them."""
-    known = VERSION_1 if getattr(backend, "contract_version", 1) == 1 else [f.name for f in fields(Abilities)]
-    members = {n: getattr(backend, MEMBERS.get(n, n), None) for n in known}
-    return Abilities(**{n: member for n, member in members.items() if member is not None})
 
 
 @runtime_checkable
@@ -323,7 +209,7 @@ class Backend(Protocol):
     """The required members of a plugin. A module with these names qualifies; there is no base class to inherit.
 
     Optional are ``contract_version``, the :data:`CONTRACT_VERSION` that the plugin was written for (1 if absent), and the
-    members listed in :class:`Abilities`.
+    members listed in :class:`rnncore.backend.abilities.Abilities`.
     """
 
     @property

@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from rnncore.arguments import describe
-from rnncore.backend.contract import READABLE_VERSIONS, Backend, abilities_of
+from rnncore.backend.abilities import ABILITIES, ability, fault_of, member_of
+from rnncore.backend.contract import READABLE_VERSIONS, Backend
 from rnncore.backend.discovery import DISTRIBUTION, Claim, top_package, words
 from rnncore.errors import BackendUnavailableError
 
@@ -86,6 +87,11 @@ def check_members(plugin: object, who: str) -> dict[str, Any]:
         if not (isinstance(value, str) if n in STRINGS else callable(value)):
             kind = "a string" if n in STRINGS else "a function"
             raise BackendUnavailableError(f"{who}: its {n} must be {kind}, got {describe(value)}")
+    for n in ABILITIES:
+        value = ask_plugin(f"{who}: its {member_of(n)} cannot be read", partial(ability, plugin, n))
+        fault = ask_plugin(f"{who}: its {member_of(n)} cannot be read", partial(fault_of, n, value))
+        if fault is not None:
+            raise BackendUnavailableError(f"{who}: {fault}")
     return members
 
 
@@ -101,7 +107,7 @@ def unusable(plugin: Plugin) -> str:
     """Ask a plugin why it cannot run here, by its optional ``unusable() -> str | None``; "" if it can."""
 
     def ask() -> Any:
-        question = abilities_of(plugin.backend).unusable
+        question = ability(plugin.backend, "unusable")
         return None if question is None else question()
 
     answer = ask_plugin("its unusable failed", ask)

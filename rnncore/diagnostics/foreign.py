@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rnncore.arguments import describe
-from rnncore.backend.contract import abilities_of
+from rnncore.backend.abilities import ability
 from rnncore.backend.registry import get_backend, owner_name
 from rnncore.errors import ArgumentTypeError
 from rnncore.model.rnn import RNN
@@ -48,7 +48,7 @@ def as_rnn(network: Any) -> RNN:
     if isinstance(network, RNN):
         return network
     owner = None if isinstance(network, type) else owner_name(_first_parameter(network))
-    convert = None if owner is None else abilities_of(get_backend(owner)).from_module
+    convert = None if owner is None else ability(get_backend(owner), "from_module")
     if convert is None:
         raise ArgumentTypeError(
             f"rnn: expected an rnncore.RNN, or a library's own recurrent module such as torch.nn.RNN, "

@@ -206,15 +206,16 @@ def _linear_scan(engine: Engine) -> Callable[..., Array] | None:
 def _prepared(network: Network, x: Any, h: Any) -> tuple[Weights, Array, Array]:
     """The weights, x (B, I) and h (B, H), checked; checks of types, shapes, dtypes and devices are remembered."""
     engine, is_native = network.engine, network.engine.backend.is_native
-    try:
-        key: Hashable = (
-            *("cell", type(x), x.shape, x.dtype, getattr(x, "device", None)),
-            *(() if h is None else (type(h), h.shape, h.dtype, getattr(h, "device", None))),
-        )
-        known = key in network.plans
-    except (AttributeError, TypeError, RuntimeError):  # no array, no shape, or a device that cannot be hashed
-        key, known = None, False
-    if not known or network.check_finite or not (is_native(x) and (h is None or is_native(h))):
+    key: Hashable = None
+    known = False
+    if not network.check_finite and (engine.tracing is None or not engine.tracing()):
+        try:
+            key = "cell", type(x), x.shape, x.dtype, getattr(x, "device", None)
+            key = key if h is None else (*key, type(h), h.shape, h.dtype, getattr(h, "device", None))
+            known = key in network.plans and is_native(x) and (h is None or is_native(h))
+        except (AttributeError, TypeError, RuntimeError):  # no array, no shape, or a device that cannot be hashed
+            key = None
+    if not known:
         _check(network, x, h)
         network.remember(key, True)
     if h is None:

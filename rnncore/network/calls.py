@@ -164,7 +164,8 @@ def prepare(
     """
     engine = network.engine
     key: Hashable = None
-    if lengths is None and rng is None and truncate is None and training is False and not network.check_finite:
+    plain = lengths is None and rng is None and truncate is None and training is False and not network.check_finite
+    if plain and (engine.tracing is None or not engine.tracing()):
         try:  # what the checks of arrays read
             key = type(x), x.shape, x.dtype, getattr(x, "device", None)
             key = key if h0 is None else (*key, type(h0), h0.shape, h0.dtype, getattr(h0, "device", None))
@@ -173,12 +174,15 @@ def prepare(
             key = ready = None
         is_native = engine.backend.is_native
         if ready is not None and is_native(x) and (h0 is None or is_native(h0)):
-            shape, plan = ready
-            first = layout.zero_state(shape) if h0 is None else layout.split_state(shape, h0)
-            return shape, x if shape.time_first else shape.inward(x), first, plan
+            shape, plan, first = ready
+            if h0 is not None:
+                first = layout.split_state(shape, h0)
+            return shape, x if shape.time_first else shape.inward(x), first or layout.zero_state(shape), plan
     prepared = _prepared(network, x, h0, lengths, training, rng, truncate)
     if key is not None:
-        network.remember(key, (prepared[0], prepared[3]))
+        shape, _, first, plan = prepared
+        kept = h0 is None and engine.keeps((shape.batch, max(network.spec.hidden_sizes)))
+        network.remember(key, (shape, plan, first if kept else None))
     return prepared
 
 

@@ -14,8 +14,9 @@ from typing import Any, cast, get_args
 
 from rnncore import scan
 from rnncore.arguments import check_shape, one_of
+from rnncore.backend.abilities import Abilities, abilities_of
 from rnncore.backend.arrays import check_array, dtype_name
-from rnncore.backend.contract import Abilities, Backend, FormScans, ScanRequest, Scans, abilities_of, scan_words
+from rnncore.backend.contract import Backend, FormScans, ScanRequest, Scans, scan_words
 from rnncore.carry import Carry, spread
 from rnncore.errors import KernelUnsupportedError, ShapeError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
@@ -63,6 +64,8 @@ class Engine:
     abilities : Abilities
     writable : bool
         ``abilities.writable``: the core puts its own results together in place.
+    tracing : callable or None
+        ``abilities.tracing``: while it is true, nothing that depends on shapes is looked up or kept.
     multiply : callable
         ``abilities.product``, or the namespace's ``matmul``.
     """
@@ -76,13 +79,16 @@ class Engine:
     scans: Scans | None
     abilities: Abilities = field(default_factory=Abilities)
     writable: bool = field(init=False)
+    tracing: Callable[[], bool] | None = field(init=False, compare=False, repr=False)
     multiply: Callable[[Array, Array, bool], Array] = field(init=False, compare=False, repr=False)
     _zeros: dict[tuple[int, ...], Array] = field(init=False, compare=False, repr=False, default_factory=dict)
     _on_kernel: dict[Hashable, tuple[bool, Any]] = field(init=False, compare=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "writable", self.abilities.writable)
-        object.__setattr__(self, "multiply", self.abilities.product or (lambda a, b, whole: self.xp.matmul(a, b)))
+        object.__setattr__(self, "tracing", self.abilities.tracing)
+        multiply = self.abilities.product if self.writable else None
+        object.__setattr__(self, "multiply", multiply or (lambda a, b, whole: self.xp.matmul(a, b)))
 
     def choose(self, request: ScanRequest) -> Choice:
         """Return the path of a request; raise KernelUnsupportedError if kernel="require" and the plugin refuses it."""
@@ -123,7 +129,7 @@ class Engine:
     ) -> Array:
         """Run the nonlinear scan on the chosen path; with `overwrite` the result may take the storage of p."""
         # A plain scan, the usual one, takes the shortest way; scans of contract version 1 know no argument of forms.
-        if carry is None and rows is None:
+        if carry is None and rows is None and (self.tracing is None or not self.tracing()):
             known = self._on_kernel.get((p.shape, reverse, id(nonlinearity)))
             if known is not None and known[0]:
                 return self.scans.nonlinear(  # type: ignore[union-attr]
@@ -153,7 +159,7 @@ class Engine:
         rows: Sequence[int] | None = None,
     ) -> Array:
         """Run the linear scan on the chosen path; with `overwrite` the result may take the storage of d."""
-        if rows is None:
+        if rows is None and (self.tracing is None or not self.tracing()):
             known = self._on_kernel.get((u.shape, reverse, id(None)))
             if known is not None and known[0]:
                 return self.scans.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite)  # type: ignore[union-attr]
@@ -189,10 +195,13 @@ class Engine:
         self, kind: Any, x: Array, reverse: bool, nonlinearity: Nonlinearity | None, factors: Any, ragged: bool
     ) -> Scans | None:
         """Return the plugin's scans if they take this request. The answer is remembered by shape, direction, function, form."""
-        key: Hashable = (x.shape, reverse, id(nonlinearity))  # a linear scan has none
-        if factors is not None or ragged:
-            key = (kind, key, factors, ragged)
-        known = self._on_kernel.get(key)
+        key: Hashable = None
+        known = None
+        if self.tracing is None or not self.tracing():
+            key = (x.shape, reverse, id(nonlinearity))  # a linear scan has none
+            if factors is not None or ragged:
+                key = (kind, key, factors, ragged)
+            known = self._on_kernel.get(key)
         if known is None:
             networks = x.shape[1] if len(x.shape) == 4 else None
             steps, batch, width = x.shape if networks is None else (x.shape[0], *x.shape[2:])
@@ -212,7 +221,9 @@ class Engine:
             if len(self._on_kernel) >= REMEMBERED:
                 self._on_kernel.clear()
             # Keep the function with the answer, so that its id is not reused.
-            known = self._on_kernel[key] = (self.choose(request).path == "kernel", nonlinearity)
+            known = (self.choose(request).path == "kernel", nonlinearity)
+            if key is not None:
+                self._on_kernel[key] = known
         return self.scans if known[0] else None
 
     def scope(self) -> AbstractContextManager[Any]:
@@ -264,9 +275,14 @@ class Engine:
         view = self.abilities.read_only
         return x if view is None else view(x)
 
+    def keeps(self, shape: tuple[int, ...]) -> bool:
+        """Whether zeros of this shape are shared between calls: small ones, where nothing traces arrays."""
+        # With a scope there are devices and streams, on which the zeros of another call need not be ready.
+        return self.writable and self.abilities.scope is None and math.prod(shape) <= KEPT_ZEROS
+
     def nothing(self, shape: tuple[int, ...]) -> Array:
         """Return read-only zeros; small ones are reused where no transformation traces arrays."""
-        if not self.writable or math.prod(shape) > KEPT_ZEROS:
+        if not self.keeps(shape):
             return self.zeros(shape)
         found = self._zeros.get(shape)
         if found is None:

@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping
 
 from rnncore.arguments import check_mapping, flag, non_negative
+from rnncore.backend.abilities import ability
 from rnncore.backend.arrays import check_floating, device_of, device_scope, dtype_name
-from rnncore.backend.contract import Backend, abilities_of
+from rnncore.backend.contract import Backend
 from rnncore.backend.registry import backend_of
 from rnncore.errors import ArgumentTypeError, NonFiniteError
 from rnncore.typing import Array, Namespace
@@ -67,7 +68,7 @@ def clip_grad_norm(
     if not same:
         return same, 0.0
     backend = one_backend("grads", same)
-    detach = abilities_of(backend).detach
+    detach = ability(backend, "detach")
     for name, g in same.items():
         check_floating(f"grads[{name!r}]", g)
     with device_scope(backend, device_of(next(iter(same.values())))):

@@ -19,8 +19,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from rnncore.arguments import check_mapping, describe, flag, fraction, non_negative
+from rnncore.backend.abilities import ability
 from rnncore.backend.arrays import check_array, check_floating, device_of, device_scope
-from rnncore.backend.contract import Backend, abilities_of
+from rnncore.backend.contract import Backend
 from rnncore.backend.registry import backend_of
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, StateDictError
 from rnncore.optim.clipping import clip_grad_norm, one_backend
@@ -72,7 +73,7 @@ class _Optimiser(ABC):
         backend = self._check(params, grads)
         if backend is None:
             return {}
-        xp, detach = backend.namespace(), abilities_of(backend).detach  # or each step would extend a graph
+        xp, detach = backend.namespace(), ability(backend, "detach")  # or each step would extend a graph
         weight_decay = self._constants["weight_decay"]
         stepped: dict[str, Array] = {}
         state: dict[str, dict[str, Array]] = {}
@@ -278,4 +279,4 @@ class Adam(_Optimiser):
 def _copied(x: Array) -> Array:
     backend = backend_of(x)
     with device_scope(backend, device_of(x)):
-        return backend.namespace().asarray(abilities_of(backend).detach(x), copy=True)
+        return backend.namespace().asarray(ability(backend, "detach")(x), copy=True)

@@ -88,7 +88,11 @@ SEEN_WHEN_LISTED = {
         OBJECT,
         "its scans cannot be read: SystemExit",
     ),
-    "its unusable cannot be read": (as_object(RAISES.format("unusable")), OBJECT, "its unusable failed: RuntimeError"),
+    "its unusable cannot be read": (
+        as_object(RAISES.format("unusable")),
+        OBJECT,
+        "its unusable cannot be read: RuntimeError",
+    ),
     "another name": (sound("other"), None, "calls itself 'other'"),
     "its name is no string": (sound(more="name = 3"), None, "name must be a string, got int"),
     "its package is no string": (
@@ -114,7 +118,7 @@ SEEN_WHEN_LISTED = {
     ),
     "unusable exits": (sound(more="def unusable(): raise SystemExit(3)"), None, "unusable failed: SystemExit: 3"),
     "unusable returns a number": (sound(more="def unusable(): return 3"), None, "unusable returned int, not a string"),
-    "unusable is no function": (sound(more="unusable = 'no driver'"), None, "unusable failed: TypeError"),
+    "unusable is no function": (sound(more="unusable = 'no driver'"), None, "its unusable must be a function, got str"),
     "no such object": (sound(), "rnncore_broken:nothing", "AttributeError"),
     "no such module": (sound(), "rnncore_missing", "No module named 'rnncore_missing'"),
     "its value is no name": (

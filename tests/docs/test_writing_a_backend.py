@@ -10,7 +10,8 @@ from dataclasses import fields
 
 import pytest
 
-from rnncore.backend.contract import MEMBERS, Abilities, Backend
+from rnncore.backend.abilities import Abilities, member_of
+from rnncore.backend.contract import Backend
 from rnncore.testing import CAPABILITIES, CHECKS, BackendConformance
 from rnncore.testing.checks.contract import FUNCTIONS_USED
 from tests.tools.places import ACME, ROOT
@@ -226,7 +227,7 @@ def test_every_name_of_the_contract_is_explained():
     members = {n for n in dir(Backend) if not n.startswith("_")}
     required, optional = re.findall(r"^\| name \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", TEXT, re.M)
     assert sorted(re.findall(r"^\| `(\w+)", required, re.M)) == sorted(members)
-    promised = ["contract_version", *(MEMBERS.get(f.name, f.name) for f in fields(Abilities))]
+    promised = ["contract_version", *(member_of(f.name) for f in fields(Abilities))]
     assert sorted(re.findall(r"^\| `(\w+)", optional, re.M)) == sorted(promised)
 
 

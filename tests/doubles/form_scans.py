@@ -14,7 +14,8 @@ from rnncore_numpy._scans import NumpyScans
 
 from rnncore import carry as carry_form
 from rnncore import scan
-from rnncore.backend.contract import SCAN_FORMS, Abilities, ScanRequest
+from rnncore.backend.abilities import SCAN_FORMS, Abilities
+from rnncore.backend.contract import ScanRequest
 from rnncore.carry import Carry
 from rnncore.network import engine
 

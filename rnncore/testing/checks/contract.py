@@ -6,8 +6,9 @@ import sys
 
 import numpy as np
 
+from rnncore.backend.abilities import SCAN_FORMS, abilities_of
 from rnncore.backend.arrays import FLOATS, device_name, device_of, find_device, floating_dtypes, index_dtype
-from rnncore.backend.contract import READABLE_VERSIONS, SCAN_FORMS, Backend, abilities_of
+from rnncore.backend.contract import READABLE_VERSIONS, Backend
 from rnncore.errors import ArgumentTypeError, DeviceError, DTypeError, KernelUnsupportedError
 from rnncore.model.rnn import RNN
 from rnncore.testing.check import FLOAT32, check

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from rnncore.backend.abilities import SCAN_FORMS, abilities_of
 from rnncore.backend.arrays import FLOATS, floating_dtypes
-from rnncore.backend.contract import SCAN_FORMS, Backend, FormScans, ScanRequest, Scans, abilities_of
+from rnncore.backend.contract import Backend, FormScans, ScanRequest, Scans
 from rnncore.carry import Carry
 from rnncore.errors import KernelUnsupportedError
 from rnncore.network.engine import Engine, make_engine

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rnncore import scan
-from rnncore.backend.contract import abilities_of
+from rnncore.backend.abilities import abilities_of
 from rnncore.network import calls
 from rnncore.network.bound import Network
 from rnncore.nonlinearity.nonlinearity import as_nonlinearity

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rnncore.backend.contract import abilities_of
+from rnncore.backend.abilities import abilities_of
 from rnncore.carry import Carry
 from rnncore.network.engine import Engine
 from rnncore.testing.tools.case import BATCH, STEPS, WIDTH

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from rnncore.backend.abilities import abilities_of
 from rnncore.backend.arrays import FLOATS, device_scope, floating_dtypes
-from rnncore.backend.contract import Backend, abilities_of
+from rnncore.backend.contract import Backend
 from rnncore.model.rnn import RNN
 from rnncore.network.engine import Engine, make_engine
 from rnncore.spec import RNNSpec
