@@ -96,26 +96,6 @@ def test_jvp_of_the_nonlinear_scan(name, reverse):
 
 
 @both_ways
-def test_vjp_of_the_linear_scan(reverse):
-    arguments = linear_arguments()
-    s = scan.linear(*arguments, reverse=reverse, xp=xp)
-    (c,) = drawn(2, s.shape)
-    got = scan.linear_vjp(c, *arguments, s, reverse=reverse, xp=xp)
-    run = lambda *a: float((c * scan.linear(*a, reverse=reverse, xp=xp)).sum())  # noqa: E731
-    for g, w in zip(got, gradients(run, arguments), strict=True):
-        assert_close(g, w)
-
-
-@both_ways
-def test_jvp_of_the_linear_scan(reverse):
-    arguments, tangents = linear_arguments(), linear_arguments(7)
-    s = scan.linear(*arguments, reverse=reverse, xp=xp)
-    got = scan.linear_jvp(*tangents, *arguments, s, reverse=reverse, xp=xp)
-    run = lambda *a: scan.linear(*a, reverse=reverse, xp=xp)  # noqa: E731
-    assert_close(got, directional(run, arguments, tangents))
-
-
-@both_ways
 def test_cotangents_that_are_not_needed_and_tangents_of_zero_are_skipped(reverse):
     f, options = get_nonlinearity("tanh"), {"reverse": reverse, "xp": xp}
     one, other = nonlinear_arguments(1), linear_arguments()
@@ -140,27 +120,6 @@ def test_cotangents_that_are_not_needed_and_tangents_of_zero_are_skipped(reverse
             with_none = [t if g else None for t, g in zip(tangents, given, strict=True)]
             zeros = [t if g else np.zeros_like(t) for t, g in zip(tangents, given, strict=True)]
             assert_close(push(*with_none, *arguments), push(*zeros, *arguments))
-
-
-@both_ways
-def test_second_derivatives_of_the_nonlinear_scan_are_made_of_the_two(reverse):
-    """The Hessian-vector product by forward over reverse: the tangent of the VJP, by linear scans only."""
-    f = get_nonlinearity("tanh")
-    p, h0, w = arguments = nonlinear_arguments(1)
-    tangents = nonlinear_arguments(6)
-    (c,) = drawn(2, p.shape)
-
-    def delta(*a):
-        h = scan.nonlinear(*a, nonlinearity=f, reverse=reverse, xp=xp)
-        return scan.nonlinear_vjp(c, *a, h, nonlinearity=f, reverse=reverse, xp=xp).p
-
-    h = scan.nonlinear(*arguments, nonlinearity=f, reverse=reverse, xp=xp)
-    h_dot = scan.nonlinear_jvp(*tangents, *arguments, h, nonlinearity=f, reverse=reverse, xp=xp)
-    d, d_dot = 1 - h * h, -2 * h * h_dot
-    zero = np.zeros_like(h0)
-    e = scan.linear(c, d, zero, w, reverse=not reverse, xp=xp)
-    got = scan.linear_jvp(np.zeros_like(c), d_dot, zero, tangents[2], c, d, zero, w, e, reverse=not reverse, xp=xp)
-    assert_close(got, directional(delta, arguments, tangents))
 
 
 @both_ways
