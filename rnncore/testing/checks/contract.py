@@ -263,24 +263,10 @@ def foreign_arrays_are_refused(s: Subject) -> None:
         s.raises(ArgumentTypeError, f"an input of type {type(other).__name__}", lambda x=other: case.model()(x))  # type: ignore[misc]
 
 
-@check("RC-TYPE-007", "float16: results within a few roundings", needs=("float16",), dtypes=("float16",))
-def float16_works(s: Subject) -> None:
-    _half(s)
-
-
+# The lower decorator registers first.
 @check("RC-TYPE-008", "bfloat16: results within a few roundings", needs=("bfloat16",), dtypes=("bfloat16",))
-def bfloat16_works(s: Subject) -> None:
-    _half(s)
-
-
-@check("RC-TYPE-009", "without scans of the backend's own, kernel='require' is an error", needs=("no_scans",))
-def undeclared_scans_are_refused(s: Subject) -> None:
-    case = Case.make(s)
-    model = case.model(kernel="require")
-    s.raises(KernelUnsupportedError, "kernel='require' without scans", lambda: model(case.give(case.x)))
-
-
-def _half(s: Subject) -> None:
+@check("RC-TYPE-007", "float16: results within a few roundings", needs=("float16",), dtypes=("float16",))
+def half_precision_works(s: Subject) -> None:
     case = Case.make(s, bidirectional=True)
     want = case.truth()
     output, _, pullback = case.model().vjp(case.give(case.x), case.give_state(case.h0))
@@ -291,6 +277,13 @@ def _half(s: Subject) -> None:
     _is_like(s, "dL/dx", grads.x)
     for key, value in want.params.items():
         s.compare(f"dL/d{key}", grads.params[key], value, tolerance="half", floor=0.0)
+
+
+@check("RC-TYPE-009", "without scans of the backend's own, kernel='require' is an error", needs=("no_scans",))
+def undeclared_scans_are_refused(s: Subject) -> None:
+    case = Case.make(s)
+    model = case.model(kernel="require")
+    s.raises(KernelUnsupportedError, "kernel='require' without scans", lambda: model(case.give(case.x)))
 
 
 def _is_like(s: Subject, name: str, x: object) -> None:

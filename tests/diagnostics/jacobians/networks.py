@@ -11,6 +11,7 @@ import pytest
 import rnncore
 from rnncore import diagnostics
 from rnncore.diagnostics.jacobians.sweep import JacobianChain
+from tests.diagnostics.places import on
 
 FLOAT64 = ("numpy", "torch", pytest.param("strict", marks=pytest.mark.slow))
 
@@ -33,10 +34,6 @@ def network(w, f="identity", *, backend="numpy", dtype="float64", w_ih=None, bia
         numbers["bias_hh_l0" + tail] = np.zeros(h) if bias is None else bias
     rnn.load_state_dict({n: on(rnn, v) for n, v in numbers.items()})
     return rnn
-
-
-def on(rnn, x):
-    return rnncore.get_backend(rnn.backend).asarray(np.asarray(x, float), dtype=rnn.dtype, device=rnn.device)
 
 
 def seen(rnn, x, h0=None, lengths=None):
