@@ -188,7 +188,7 @@ def bias_is_added(s: Subject) -> None:
 def results_keep_dtype_and_device(s: Subject) -> None:
     for lengths in (None, (4, 0, 6)):
         case = Case.make(s, layers=2, bidirectional=True, lengths=lengths)
-        model, x, h0 = case.model(), case.give(case.x), case.give_state(case.h0)
+        model, (x, h0) = case.model(), case.inputs()
         found = case.results(model)
         found["output of a call"], found["h_n of a call"] = model(x, h0, lengths)
         *_, tangents = model.jvp(x, h0, lengths, x_dot=x)
@@ -269,10 +269,10 @@ def foreign_arrays_are_refused(s: Subject) -> None:
 def half_precision_works(s: Subject) -> None:
     case = Case.make(s, bidirectional=True)
     want = case.truth()
-    output, _, pullback = case.model().vjp(case.give(case.x), case.give_state(case.h0))
+    output, _, pullback = case.model().vjp(*case.inputs())
     s.compare("output", output, want.output, tolerance="half")
     _is_like(s, "output", output)
-    grads = pullback(case.give(case.d_output), case.give_state(case.d_h_n))
+    grads = pullback(*case.cotangents())
     s.compare("dL/dx", grads.x, want.x, tolerance="half", floor=0.0)
     _is_like(s, "dL/dx", grads.x)
     for key, value in want.params.items():
