@@ -60,6 +60,22 @@ def filled(arguments, values):
     return [a if a is None else next(values) for a in arguments]
 
 
+def assert_gradients(got, loss, arguments):
+    """Against central differences, each in the shape of its argument, and None where that is None."""
+    there = given(arguments)
+    assert given(got) == there
+    wanted = gradients(lambda *a: loss(*filled(arguments, a)), [arguments[k] for k in there])
+    for k, want in zip(there, wanted, strict=True):
+        assert got[k].shape == arguments[k].shape
+        assert_close(got[k], want)
+
+
+def assert_tangent(got, run, arguments, dots):
+    """Against a central difference along the tangents."""
+    pairs = [(a, dot) for a, dot in zip(arguments, dots, strict=True) if a is not None]
+    assert_close(got, directional(lambda *a: run(*filled(arguments, a)), *zip(*pairs, strict=True)))
+
+
 # --- what it computes -------------------------------------------------------------------------------------------------
 
 
@@ -250,12 +266,8 @@ def test_vjp_with_carry(name, shapes, reverse):
     found = scan.nonlinear_vjp(
         c, *arguments[:3], h, nonlinearity=f, reverse=reverse, xp=xp, carry=Carry(*arguments[3:])
     )  # fmt: skip
-    got = [*found[:3], *found.carry]
-    assert given(got) == given(arguments)
-    run = lambda *a: float((c * nonlinear(*filled(arguments, a), f=name, reverse=reverse)).sum())  # noqa: E731
-    for k, want in zip(given(got), gradients(run, [arguments[k] for k in given(arguments)]), strict=True):
-        assert got[k].shape == arguments[k].shape
-        assert_close(got[k], want)
+    loss = lambda *a: float((c * nonlinear(*a, f=name, reverse=reverse)).sum())  # noqa: E731
+    assert_gradients([*found[:3], *found.carry], loss, arguments)
 
 
 @both_ways
@@ -269,9 +281,7 @@ def test_jvp_with_carry(shapes, reverse):
         *dots[:3], *arguments[:3], h, nonlinearity=f, reverse=reverse, xp=xp,
         carry=Carry(*arguments[3:]), carry_dot=Carry(*dots[3:]),
     )  # fmt: skip
-    run = lambda *a: nonlinear(*filled(arguments, a), reverse=reverse)  # noqa: E731
-    there = given(arguments)
-    assert_close(got, directional(run, [arguments[k] for k in there], [dots[k] for k in there]))
+    assert_tangent(got, lambda *a: nonlinear(*a, reverse=reverse), arguments, dots)
 
 
 def linear_arguments(shapes, seed=0):
@@ -287,11 +297,8 @@ def test_vjp_of_the_linear_scan_with_carry(shapes, reverse):
     x = scan.linear_carry(*arguments, reverse=reverse, xp=xp)
     (e,) = normal(2, FULL)
     got = scan.linear_carry_vjp(e, *arguments[1:], x, reverse=reverse, xp=xp)
-    assert given(got) == given(arguments)
-    run = lambda *a: float((e * scan.linear_carry(*filled(arguments, a), reverse=reverse, xp=xp)).sum())  # noqa: E731
-    for k, want in zip(given(got), gradients(run, [arguments[k] for k in given(arguments)]), strict=True):
-        assert got[k].shape == arguments[k].shape
-        assert_close(got[k], want)
+    loss = lambda *a: float((e * scan.linear_carry(*a, reverse=reverse, xp=xp)).sum())  # noqa: E731
+    assert_gradients(got, loss, arguments)
 
 
 @both_ways
@@ -304,10 +311,9 @@ def test_the_derivatives_of_the_linear_scan_with_carry_are_adjoint(shapes, rever
     (e,) = normal(2, FULL)
     moved = scan.linear_carry_jvp(*dots, *arguments[1:], x, reverse=reverse, xp=xp)
     back = scan.linear_carry_vjp(e, *arguments[1:], x, reverse=reverse, xp=xp)
-    there = given(arguments)
-    np.testing.assert_allclose((e * moved).sum(), sum((back[k] * dots[k]).sum() for k in there), rtol=1e-12)
-    run = lambda *a: scan.linear_carry(*filled(arguments, a), reverse=reverse, xp=xp)  # noqa: E731
-    assert_close(moved, directional(run, [arguments[k] for k in there], [dots[k] for k in there]))
+    want = sum((back[k] * dots[k]).sum() for k in given(arguments))
+    np.testing.assert_allclose((e * moved).sum(), want, rtol=1e-12)
+    assert_tangent(moved, lambda *a: scan.linear_carry(*a, reverse=reverse, xp=xp), arguments, dots)
 
 
 @both_ways
