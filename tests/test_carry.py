@@ -11,6 +11,7 @@ from rnncore import get_nonlinearity, scan
 from rnncore.errors import ArgumentValueError
 from rnncore.scan import Carry
 from tests.tools.differences import assert_close, directional, gradients
+from tests.tools.drawn import normal
 
 STEPS, BATCH, WIDTH = 4, 2, 3
 FULL = (STEPS, BATCH, WIDTH)
@@ -30,11 +31,6 @@ SHAPES = {
 every_shape = pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
 
 
-def drawn(seed, *shapes):
-    rng = np.random.default_rng(seed)
-    return [rng.standard_normal(s) for s in shapes]
-
-
 def factors(shapes, seed=3):
     rng = np.random.default_rng(seed)
     made = [None if s is None else rng.uniform(0.2, 1.0, s) for s in shapes]
@@ -50,7 +46,7 @@ def nonlinear(p, h0, w, a=None, g=None, i=None, *, f="tanh", reverse=False, **op
 
 
 def network(seed=0):
-    return drawn(seed, FULL, (BATCH, WIDTH), (WIDTH, WIDTH))
+    return normal(seed, FULL, (BATCH, WIDTH), (WIDTH, WIDTH))
 
 
 def given(values):
@@ -62,6 +58,22 @@ def filled(arguments, values):
     """`arguments` with these values where they are not None."""
     values = iter(values)
     return [a if a is None else next(values) for a in arguments]
+
+
+def assert_gradients(got, loss, arguments):
+    """Against central differences, each in the shape of its argument, and None where that is None."""
+    there = given(arguments)
+    assert given(got) == there
+    wanted = gradients(lambda *a: loss(*filled(arguments, a)), [arguments[k] for k in there])
+    for k, want in zip(there, wanted, strict=True):
+        assert got[k].shape == arguments[k].shape
+        assert_close(got[k], want)
+
+
+def assert_tangent(got, run, arguments, dots):
+    """Against a central difference along the tangents."""
+    pairs = [(a, dot) for a, dot in zip(arguments, dots, strict=True) if a is not None]
+    assert_close(got, directional(lambda *a: run(*filled(arguments, a)), *zip(*pairs, strict=True)))
 
 
 # --- what it computes -------------------------------------------------------------------------------------------------
@@ -118,7 +130,7 @@ def test_factors_at_their_defaults_change_no_bit(name, reverse):
 
 @both_ways
 def test_the_linear_scan_is_a_case_of_the_one_with_carry(reverse):
-    u, d, s0, m = drawn(0, FULL, FULL, (BATCH, WIDTH), (WIDTH, WIDTH))
+    u, d, s0, m = normal(0, FULL, FULL, (BATCH, WIDTH), (WIDTH, WIDTH))
     got = scan.linear_carry(d * u, d, None, None, s0, m, reverse=reverse, xp=xp)
     np.testing.assert_allclose(got, scan.linear(u, d, s0, m, reverse=reverse, xp=xp), rtol=1e-13, atol=1e-14)
 
@@ -143,7 +155,7 @@ def test_a_reset_makes_two_sequences_of_one(before, reverse):
     alone = Carry(runs[second] * 0.5, None, runs[second])
     want = scan.nonlinear(p[second], zero, w, carry=alone, **options)
     np.testing.assert_array_equal(h[second], want)
-    c = drawn(5, FULL)[0]
+    c = normal(5, FULL)[0]
     got = scan.nonlinear_vjp(c, p, h0, w, h, carry=carry, **options)
     apart = scan.nonlinear_vjp(c[second], p[second], zero, w, want, carry=alone, **options)
     np.testing.assert_array_equal(got.p[second], apart.p)
@@ -178,7 +190,7 @@ def test_padding_keeps_the_state_and_is_not_read(padding, reverse):
     f = get_nonlinearity("tanh")
     options = {"nonlinearity": f, "reverse": reverse, "xp": xp}
     h = scan.nonlinear(p, h0, w, carry=carry, **options)
-    (c,) = drawn(5, FULL)
+    (c,) = normal(5, FULL)
     c = np.where(valid, c, 0.0)
     found = scan.nonlinear_vjp(c, p, h0, w, h, carry=carry, **options)
     dots = network(7)
@@ -250,36 +262,30 @@ def test_vjp_with_carry(name, shapes, reverse):
     arguments = [*network(1), *factors(shapes)]
     f = get_nonlinearity(name)
     h = nonlinear(*arguments, f=name, reverse=reverse)
-    (c,) = drawn(2, FULL)
+    (c,) = normal(2, FULL)
     found = scan.nonlinear_vjp(
         c, *arguments[:3], h, nonlinearity=f, reverse=reverse, xp=xp, carry=Carry(*arguments[3:])
     )  # fmt: skip
-    got = [*found[:3], *found.carry]
-    assert given(got) == given(arguments)
-    run = lambda *a: float((c * nonlinear(*filled(arguments, a), f=name, reverse=reverse)).sum())  # noqa: E731
-    for k, want in zip(given(got), gradients(run, [arguments[k] for k in given(arguments)]), strict=True):
-        assert got[k].shape == arguments[k].shape
-        assert_close(got[k], want)
+    loss = lambda *a: float((c * nonlinear(*a, f=name, reverse=reverse)).sum())  # noqa: E731
+    assert_gradients([*found[:3], *found.carry], loss, arguments)
 
 
 @both_ways
 @every_shape
 def test_jvp_with_carry(shapes, reverse):
     arguments = [*network(1), *factors(shapes)]
-    dots = [*network(8), *(None if s is None else drawn(9, s)[0] for s in shapes)]
+    dots = [*network(8), *(None if s is None else normal(9, s)[0] for s in shapes)]
     f = get_nonlinearity("tanh")
     h = nonlinear(*arguments, reverse=reverse)
     got = scan.nonlinear_jvp(
         *dots[:3], *arguments[:3], h, nonlinearity=f, reverse=reverse, xp=xp,
         carry=Carry(*arguments[3:]), carry_dot=Carry(*dots[3:]),
     )  # fmt: skip
-    run = lambda *a: nonlinear(*filled(arguments, a), reverse=reverse)  # noqa: E731
-    there = given(arguments)
-    assert_close(got, directional(run, [arguments[k] for k in there], [dots[k] for k in there]))
+    assert_tangent(got, lambda *a: nonlinear(*a, reverse=reverse), arguments, dots)
 
 
 def linear_arguments(shapes, seed=0):
-    c, x0, m = drawn(seed, FULL, (BATCH, WIDTH), (WIDTH, WIDTH))
+    c, x0, m = normal(seed, FULL, (BATCH, WIDTH), (WIDTH, WIDTH))
     a, o, i = factors(shapes, seed + 3)
     return [c, o, i, a, x0, m]
 
@@ -289,13 +295,10 @@ def linear_arguments(shapes, seed=0):
 def test_vjp_of_the_linear_scan_with_carry(shapes, reverse):
     arguments = linear_arguments(shapes)
     x = scan.linear_carry(*arguments, reverse=reverse, xp=xp)
-    (e,) = drawn(2, FULL)
+    (e,) = normal(2, FULL)
     got = scan.linear_carry_vjp(e, *arguments[1:], x, reverse=reverse, xp=xp)
-    assert given(got) == given(arguments)
-    run = lambda *a: float((e * scan.linear_carry(*filled(arguments, a), reverse=reverse, xp=xp)).sum())  # noqa: E731
-    for k, want in zip(given(got), gradients(run, [arguments[k] for k in given(arguments)]), strict=True):
-        assert got[k].shape == arguments[k].shape
-        assert_close(got[k], want)
+    loss = lambda *a: float((e * scan.linear_carry(*a, reverse=reverse, xp=xp)).sum())  # noqa: E731
+    assert_gradients(got, loss, arguments)
 
 
 @both_ways
@@ -303,15 +306,14 @@ def test_vjp_of_the_linear_scan_with_carry(shapes, reverse):
 def test_the_derivatives_of_the_linear_scan_with_carry_are_adjoint(shapes, reverse):
     """<e, J t> = <J^T e, t>, and J t is the derivative along t."""
     arguments = linear_arguments(shapes)
-    dots = [None if a is None else drawn(4 + k, a.shape)[0] for k, a in enumerate(arguments)]
+    dots = [None if a is None else normal(4 + k, a.shape)[0] for k, a in enumerate(arguments)]
     x = scan.linear_carry(*arguments, reverse=reverse, xp=xp)
-    (e,) = drawn(2, FULL)
+    (e,) = normal(2, FULL)
     moved = scan.linear_carry_jvp(*dots, *arguments[1:], x, reverse=reverse, xp=xp)
     back = scan.linear_carry_vjp(e, *arguments[1:], x, reverse=reverse, xp=xp)
-    there = given(arguments)
-    np.testing.assert_allclose((e * moved).sum(), sum((back[k] * dots[k]).sum() for k in there), rtol=1e-12)
-    run = lambda *a: scan.linear_carry(*filled(arguments, a), reverse=reverse, xp=xp)  # noqa: E731
-    assert_close(moved, directional(run, [arguments[k] for k in there], [dots[k] for k in there]))
+    want = sum((back[k] * dots[k]).sum() for k in given(arguments))
+    np.testing.assert_allclose((e * moved).sum(), want, rtol=1e-12)
+    assert_tangent(moved, lambda *a: scan.linear_carry(*a, reverse=reverse, xp=xp), arguments, dots)
 
 
 @both_ways
@@ -319,7 +321,7 @@ def test_second_derivatives_are_made_of_the_same_scans(reverse):
     """The VJP of the VJP: the gradient of <v, dp> with respect to p, h0 and W, by linear scans with carry alone."""
     p, h0, w = network(1)
     a, g, i = factors(SHAPES["full"])
-    (c, v), f = drawn(2, FULL, FULL), get_nonlinearity("tanh")
+    (c, v), f = normal(2, FULL, FULL), get_nonlinearity("tanh")
     options = {"nonlinearity": f, "reverse": reverse, "xp": xp, "carry": Carry(a, g, i)}
 
     def first_order(p, h0, w):
@@ -363,13 +365,13 @@ def test_with_carry_p_is_needed_for_the_slope():
 
 @both_ways
 def test_networks_with_carry_are_each_as_if_alone(reverse):
-    p, h0, w = drawn(0, (STEPS, 5, BATCH, WIDTH), (5, BATCH, WIDTH), (5, WIDTH, WIDTH))
+    p, h0, w = normal(0, (STEPS, 5, BATCH, WIDTH), (5, BATCH, WIDTH), (5, WIDTH, WIDTH))
     rng = np.random.default_rng(1)
     a, g, i = rng.uniform(size=(5, 1, 1)), rng.uniform(size=WIDTH), rng.uniform(size=(STEPS, 1, 1, 1))
     f = get_nonlinearity("tanh")
     options = {"nonlinearity": f, "reverse": reverse, "xp": xp}
     h = scan.nonlinear(p, h0, w, carry=Carry(a, g, i), **options)
-    (c,) = drawn(2, p.shape)
+    (c,) = normal(2, p.shape)
     found = scan.nonlinear_vjp(c, p, h0, w, h, carry=Carry(a, g, i), **options)
     for k in range(5):
         one = Carry(a[k], g, i[:, 0])
@@ -388,7 +390,7 @@ def test_with_rows_each_row_is_as_if_alone(carried, reverse):
     lengths = (4, 2, 2, 0)
     rows = [sum(n > t for n in lengths) for t in range(STEPS)]
     shape = (STEPS, len(lengths), WIDTH)
-    p, d, h0, w = drawn(0, shape, shape, shape[1:], (WIDTH, WIDTH))
+    p, d, h0, w = normal(0, shape, shape, shape[1:], (WIDTH, WIDTH))
     valid = np.arange(STEPS)[:, None, None] < np.asarray(lengths)[None, :, None]
     p, d = np.where(valid, p, np.nan), np.where(valid, d, np.nan)
     carry = Carry(np.asarray(0.5), np.ones((WIDTH,)), np.full(shape, 0.7)) if carried else None

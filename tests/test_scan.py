@@ -15,6 +15,7 @@ from rnncore import get_nonlinearity, scan
 from rnncore.backend.contract import ScanRequest
 from rnncore.errors import ArgumentValueError
 from tests.tools.differences import assert_close, directional, gradients
+from tests.tools.drawn import normal
 
 STEPS, BATCH, WIDTH = 4, 2, 3
 SMOOTH = ("tanh", "sigmoid", "identity", "softplus", "softsign", "elu", "scaled_tanh", "affine")
@@ -22,17 +23,12 @@ KINKED = ("relu", "leaky_relu", "thresholded_relu", "hard_sigmoid")
 both_ways = pytest.mark.parametrize("reverse", [False, True], ids=["forwards", "reverse"])
 
 
-def drawn(seed, *shapes):
-    rng = np.random.default_rng(seed)
-    return [rng.standard_normal(s) for s in shapes]
-
-
 def nonlinear_arguments(seed=0):
-    return drawn(seed, (STEPS, BATCH, WIDTH), (BATCH, WIDTH), (WIDTH, WIDTH))
+    return normal(seed, (STEPS, BATCH, WIDTH), (BATCH, WIDTH), (WIDTH, WIDTH))
 
 
 def linear_arguments(seed=0):
-    u, d, s0, m = drawn(seed, (STEPS, BATCH, WIDTH), (STEPS, BATCH, WIDTH), (BATCH, WIDTH), (WIDTH, WIDTH))
+    u, d, s0, m = normal(seed, (STEPS, BATCH, WIDTH), (STEPS, BATCH, WIDTH), (BATCH, WIDTH), (WIDTH, WIDTH))
     d[1, 0, 1] = 0.0  # an exactly dead unit: its cotangent is not what s / d would say
     return u, d, s0, m
 
@@ -76,7 +72,7 @@ def test_vjp_of_the_nonlinear_scan(name, clip, reverse):
     f = get_nonlinearity(name, clip=clip)
     arguments = nonlinear_arguments(1)
     h = scan.nonlinear(*arguments, nonlinearity=f, reverse=reverse, xp=xp)
-    (c,) = drawn(2, h.shape)
+    (c,) = normal(2, h.shape)
     got = scan.nonlinear_vjp(c, *arguments, h, nonlinearity=f, reverse=reverse, xp=xp)
     run = lambda *a: float((c * scan.nonlinear(*a, nonlinearity=f, reverse=reverse, xp=xp)).sum())  # noqa: E731
     assert got.carry is None
@@ -92,26 +88,6 @@ def test_jvp_of_the_nonlinear_scan(name, reverse):
     h = scan.nonlinear(*arguments, nonlinearity=f, reverse=reverse, xp=xp)
     got = scan.nonlinear_jvp(*tangents, *arguments, h, nonlinearity=f, reverse=reverse, xp=xp)
     run = lambda *a: scan.nonlinear(*a, nonlinearity=f, reverse=reverse, xp=xp)  # noqa: E731
-    assert_close(got, directional(run, arguments, tangents))
-
-
-@both_ways
-def test_vjp_of_the_linear_scan(reverse):
-    arguments = linear_arguments()
-    s = scan.linear(*arguments, reverse=reverse, xp=xp)
-    (c,) = drawn(2, s.shape)
-    got = scan.linear_vjp(c, *arguments, s, reverse=reverse, xp=xp)
-    run = lambda *a: float((c * scan.linear(*a, reverse=reverse, xp=xp)).sum())  # noqa: E731
-    for g, w in zip(got, gradients(run, arguments), strict=True):
-        assert_close(g, w)
-
-
-@both_ways
-def test_jvp_of_the_linear_scan(reverse):
-    arguments, tangents = linear_arguments(), linear_arguments(7)
-    s = scan.linear(*arguments, reverse=reverse, xp=xp)
-    got = scan.linear_jvp(*tangents, *arguments, s, reverse=reverse, xp=xp)
-    run = lambda *a: scan.linear(*a, reverse=reverse, xp=xp)  # noqa: E731
     assert_close(got, directional(run, arguments, tangents))
 
 
@@ -143,27 +119,6 @@ def test_cotangents_that_are_not_needed_and_tangents_of_zero_are_skipped(reverse
 
 
 @both_ways
-def test_second_derivatives_of_the_nonlinear_scan_are_made_of_the_two(reverse):
-    """The Hessian-vector product by forward over reverse: the tangent of the VJP, by linear scans only."""
-    f = get_nonlinearity("tanh")
-    p, h0, w = arguments = nonlinear_arguments(1)
-    tangents = nonlinear_arguments(6)
-    (c,) = drawn(2, p.shape)
-
-    def delta(*a):
-        h = scan.nonlinear(*a, nonlinearity=f, reverse=reverse, xp=xp)
-        return scan.nonlinear_vjp(c, *a, h, nonlinearity=f, reverse=reverse, xp=xp).p
-
-    h = scan.nonlinear(*arguments, nonlinearity=f, reverse=reverse, xp=xp)
-    h_dot = scan.nonlinear_jvp(*tangents, *arguments, h, nonlinearity=f, reverse=reverse, xp=xp)
-    d, d_dot = 1 - h * h, -2 * h * h_dot
-    zero = np.zeros_like(h0)
-    e = scan.linear(c, d, zero, w, reverse=not reverse, xp=xp)
-    got = scan.linear_jvp(np.zeros_like(c), d_dot, zero, tangents[2], c, d, zero, w, e, reverse=not reverse, xp=xp)
-    assert_close(got, directional(delta, arguments, tangents))
-
-
-@both_ways
 def test_time_can_be_cut_anywhere(reverse):
     p, h0, w = nonlinear_arguments()
     f = get_nonlinearity("tanh")
@@ -176,10 +131,10 @@ def test_time_can_be_cut_anywhere(reverse):
 
 @both_ways
 def test_a_matrix_for_each_further_axis(reverse):
-    p, h0, w = drawn(0, (STEPS, 5, BATCH, WIDTH), (5, BATCH, WIDTH), (5, WIDTH, WIDTH))
+    p, h0, w = normal(0, (STEPS, 5, BATCH, WIDTH), (5, BATCH, WIDTH), (5, WIDTH, WIDTH))
     f = get_nonlinearity("tanh")
     h = scan.nonlinear(p, h0, w, nonlinearity=f, reverse=reverse, xp=xp)
-    (c,) = drawn(1, p.shape)
+    (c,) = normal(1, p.shape)
     grads = scan.nonlinear_vjp(c, p, h0, w, h, nonlinearity=f, reverse=reverse, xp=xp)
     for k in range(5):
         one = scan.nonlinear(p[:, k], h0[k], w[k], nonlinearity=f, reverse=reverse, xp=xp)

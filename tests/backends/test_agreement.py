@@ -14,7 +14,6 @@ import torch
 import rnncore
 
 EPS_ALLOWED = 64
-LENGTH_CASES = ("full", "ragged")
 SETUPS = [("numpy", "float64"), ("numpy", "float32"), ("torch", "float64"), ("torch", "float32")]
 
 

@@ -8,6 +8,12 @@ EPS = 2.0**-52
 SHAPES = {"weight": (4, 3), "bias": (4,), "scalar": ()}
 
 
+def normal(seed, *shapes):
+    """NumPy arrays of these shapes."""
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(s) for s in shapes]
+
+
 def drawn(seed, library="numpy", dtype="float64"):
     rng = np.random.default_rng(seed)
     backend = rnncore.get_backend(library)

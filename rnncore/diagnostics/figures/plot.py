@@ -22,7 +22,7 @@ from rnncore.errors import ArgumentValueError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["KINDS", "available", "check_kind", "plot", "require_matplotlib"]
+__all__ = ["KINDS", "available", "plot", "require_matplotlib"]
 
 INSTALL = 'pip install "rnncore[demo]"'
 WIDTH = 8.0
@@ -75,7 +75,7 @@ def plot(report: Findings, kind: str, path: str | Path | None = None, *, width: 
     >>> plot(report, "flow").axes[0].get_title()
     'Size of the gradient at every step (median over 2 rows)'
     """
-    check_kind(kind)
+    one_of("kind", kind, KINDS)
     figures = require_matplotlib()
     if (reason := available(report, kind)) is not None:
         raise ArgumentValueError(f"kind: {kind!r} cannot be drawn: {reason}")
@@ -90,11 +90,6 @@ def plot(report: Findings, kind: str, path: str | Path | None = None, *, width: 
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
-
-
-def check_kind(kind: str) -> None:
-    """One of KINDS, or an error with the closest."""
-    one_of("kind", kind, KINDS)
 
 
 def available(report: Findings, kind: str) -> str | None:

@@ -85,28 +85,6 @@ class JacobianChain:
 
         return JacobianChain(steps, rows, width, engine, push, pull)
 
-    @staticmethod
-    def of_matrices(m: Array, *, engine: Engine) -> JacobianChain:
-        """A chain of arbitrary matrices m (T, B, H, H)."""
-        steps, rows, width, _ = (int(n) for n in m.shape)
-        xp = engine.xp
-
-        def run(v: Array, order: range, transposed: bool) -> tuple[Array, Array]:
-            largest = xp.max(xp.abs(v), axis=(1, 2))
-            for t in order:
-                v = xp.matmul(v, m[t, ...] if transposed else xp.matrix_transpose(m[t, ...]))
-                largest = xp.maximum(largest, xp.max(xp.abs(v), axis=(1, 2)))
-            return v, largest
-
-        return JacobianChain(
-            steps,
-            rows,
-            width,
-            engine,
-            lambda v, a, b: run(v, range(a, b), False),
-            lambda v, a, b: run(v, range(b - 1, a - 1, -1), True),
-        )
-
 
 @dataclass
 class Frame:

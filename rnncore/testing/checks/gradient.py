@@ -74,7 +74,7 @@ def initial_state(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     case.h0 = [np.zeros(h.shape) for h in case.h0]
     pullback = case.model().vjp(case.give(case.x))[2]
-    grads = pullback(case.give(case.d_output), case.give_state(case.d_h_n))
+    grads = pullback(*case.cotangents())
     want = np.concatenate(case.truth().h0)
     s.expect(np.abs(want).min() > 0, "the expected gradient has a zero, so the check is void")
     s.compare("dL/dh0", grads.h0, want)
@@ -114,10 +114,10 @@ def long_sequences(s: Subject) -> None:
 @check("RC-GRAD-017", "a pullback can be called again, with other cotangents or none", tolerance="exact", once=True)
 def pullbacks_are_pure(s: Subject) -> None:
     case = Case.make(s, layers=2)
-    pullback = case.model().vjp(case.give(case.x), case.give_state(case.h0))[2]
-    first = pullback(case.give(case.d_output), case.give_state(case.d_h_n))
+    pullback = case.model().vjp(*case.inputs())[2]
+    first = pullback(*case.cotangents())
     nothing = pullback()
-    again = pullback(case.give(case.d_output), case.give_state(case.d_h_n))
+    again = pullback(*case.cotangents())
     s.same("dL/dx, the second time", again.x, first.x)
     s.compare("dL/dx without a cotangent", nothing.x, np.zeros(case.x.shape))
 
@@ -150,11 +150,11 @@ def tangents_of_the_rest(s: Subject) -> None:
 @check("RC-JVP-005", "forward and reverse mode are adjoint: <d, J t> = <J^T d, t>")
 def modes_are_adjoint(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
-    model, x, h0 = case.model(), case.give(case.x), case.give_state(case.h0)
+    model, (x, h0) = case.model(), case.inputs()
     dots = {k: s.draw(*v.shape) for k, v in case.params.items()}
     x_dot = s.draw(*case.x.shape)
     *_, tangents = model.jvp(x, h0, LENGTHS, x_dot=s.give(x_dot), params_dot={k: s.give(v) for k, v in dots.items()})
-    grads = model.vjp(x, h0, LENGTHS)[2](case.give(case.d_output), case.give_state(case.d_h_n))
+    grads = model.vjp(x, h0, LENGTHS)[2](*case.cotangents())
     left = [s.host(tangents.output) * case.d_output, s.host(tangents.h_n) * np.concatenate(case.d_h_n)]
     right = [s.host(grads.x) * x_dot, *(s.host(grads.params[k]) * v for k, v in dots.items())]
     # Relative to the sum of magnitudes, which bounds the rounding of both sums.
@@ -175,9 +175,7 @@ def modes_are_adjoint(s: Subject) -> None:
 def reverse_mode_is_the_derivative(s: Subject) -> None:
     for name, lengths in (("tanh", None), ("softplus", LENGTHS)):
         case = Case.make(s, layers=2, bidirectional=True, name=name, lengths=lengths)
-        _, _, pullback = case.model().vjp(case.give(case.x), case.give_state(case.h0), lengths)
-        grads = pullback(case.give(case.d_output), case.give_state(case.d_h_n))
-        _against_differences(s, case, grads)
+        _against_differences(s, case, case.model().vjp(*case.inputs(), lengths)[2](*case.cotangents()))
 
 
 @check(
@@ -189,7 +187,7 @@ def reverse_mode_is_the_derivative(s: Subject) -> None:
 def forward_mode_is_the_derivative(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
     x_dot = s.draw(*case.x.shape)
-    got = case.model().jvp(case.give(case.x), case.give_state(case.h0), x_dot=case.give(x_dot))[2].output
+    got = case.model().jvp(*case.inputs(), x_dot=case.give(x_dot))[2].output
 
     def output(e: float) -> Host:
         return s.host(case.model()(case.give(case.x + e * x_dot), case.give_state(case.h0))[0])

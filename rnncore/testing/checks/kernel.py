@@ -147,7 +147,7 @@ def reference_runs_no_kernel(s: Subject) -> None:
     spy, backend = _spied(s)
     case = Case.make(s)
     model = case.model(backend=backend, kernel="reference")
-    output, _, pullback = model.vjp(case.give(case.x), case.give_state(case.h0))
+    output, _, pullback = model.vjp(*case.inputs())
     pullback(case.give(case.d_output))
     s.expect(not spy.runs, f"kernel='reference': ran {spy.runs}")
     s.compare("output", output, case.truth().output, tolerance="states")
@@ -157,7 +157,7 @@ def reference_runs_no_kernel(s: Subject) -> None:
 def refusals_are_honoured(s: Subject) -> None:
     spy, backend = _spied(s, reason=REASON)
     case = Case.make(s)
-    output, _ = case.model(backend=backend, kernel="auto")(case.give(case.x), case.give_state(case.h0))
+    output, _ = case.model(backend=backend, kernel="auto")(*case.inputs())
     s.expect(not spy.runs, f"the scans ran a refused request: {spy.runs}")
     s.compare("output", output, case.truth().output, tolerance="states")
     model = case.model(backend=backend, kernel="require")

@@ -88,7 +88,7 @@ def rows_without_steps(s: Subject) -> None:
 def each_sequence_alone(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
     model = case.model()
-    output = s.host(model(case.give(case.x), case.give_state(case.h0), LENGTHS)[0])
+    output = s.host(model(*case.inputs(), LENGTHS)[0])
     for b, end in enumerate(LENGTHS):
         if end:
             x, h0 = s.give(case.x[:end, b : b + 1]), s.give(np.concatenate(case.h0)[:, b : b + 1])
@@ -132,7 +132,7 @@ def indices_count_from_the_front(s: Subject) -> None:
     case, backend = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS), _Listening(s.backend)
     model = case.model(backend=backend)
     case.results(model)
-    model.jvp(case.give(case.x), case.give_state(case.h0), LENGTHS, x_dot=case.give(case.x))
+    model.jvp(*case.inputs(), LENGTHS, x_dot=case.give(case.x))
     s.expect(backend.least >= 0, f"an index of {backend.least} was sent to the device")
 
 

@@ -85,7 +85,7 @@ def zero_state(s: Subject) -> None:
 def traces(s: Subject) -> None:
     for lengths in (None, LENGTHS):
         case = Case.make(s, layers=2, bidirectional=True, lengths=lengths)
-        trace = case.model().trace(case.give(case.x), case.give_state(case.h0), lengths)
+        trace = case.model().trace(*case.inputs(), lengths)
         want = case.truth()
         for k in range(2):
             s.compare(f"h of layer {k}", trace.h[k], np.stack(want.h[k]), tolerance="states")
@@ -117,7 +117,7 @@ def bad_shapes(s: Subject) -> None:
 @check("RC-FWD-016", "dropout acts between layers, only in training, with the same masks on every backend", once=True)
 def dropout(s: Subject) -> None:
     case = Case.make(s, layers=2, dropout=0.5)
-    model, x, h0 = case.model(), case.give(case.x), case.give_state(case.h0)
+    model, (x, h0) = case.model(), case.inputs()
     s.compare("output in evaluation", model(x, h0)[0], case.truth().output, tolerance="states")
     mask = (np.random.default_rng(11).random((STEPS, BATCH, WIDTH)) < 0.5) / 0.5
     got = model(x, h0, training=True, rng=11)[0]
@@ -128,7 +128,7 @@ def dropout(s: Subject) -> None:
 def dropout_of_everything(s: Subject) -> None:
     case = Case.make(s, layers=2, dropout=1.0)
     mask = np.zeros((STEPS, BATCH, WIDTH))
-    got = case.model()(case.give(case.x), case.give_state(case.h0), training=True, rng=0)[0]
+    got = case.model()(*case.inputs(), training=True, rng=0)[0]
     s.compare("output", got, case.truth(masks=[mask]).output, tolerance="states")
 
 
@@ -136,7 +136,7 @@ def dropout_of_everything(s: Subject) -> None:
 def functional_agrees(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS)
     model = case.model(kernel="auto")
-    x, h0 = case.give(case.x), case.give_state(case.h0)
+    x, h0 = case.inputs()
     with use_backend(s.backend.name):
         output, h_n = functional.rnn(x, model.state_dict(), h0, lengths=LENGTHS)
     want = model(x, h0, LENGTHS)

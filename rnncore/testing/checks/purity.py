@@ -46,8 +46,7 @@ def nothing_is_shared(s: Subject) -> None:
     for options in ({}, {"layers": 2, "bidirectional": True}, {"lengths": LENGTHS}, {"name": "identity"}):
         case = Case.make(s, **options)
         model = case.model()
-        x, h0 = case.give(case.x), case.give_state(case.h0)
-        d_output, d_h_n = case.give(case.d_output), case.give_state(case.d_h_n)
+        (x, h0), (d_output, d_h_n) = case.inputs(), case.cotangents()
         output, h_n, pullback = model.vjp(x, h0, case.lengths)
         grads = pullback(d_output, d_h_n)
         made = {"output": output, "h_n": h_n, "dL/dx": grads.x, "dL/dh0": grads.h0}
@@ -230,7 +229,7 @@ def lengths_cross_once(s: Subject) -> None:
         case = Case.make(s, layers=2, bidirectional=True, steps=steps)
         with Watched(s.backend) as watched:
             model = _on(watched, s, case)
-            model.vjp(case.give(case.x), case.give_state(case.h0), LENGTHS)[2](case.give(case.d_output))
+            model.vjp(*case.inputs(), LENGTHS)[2](case.give(case.d_output))
             crossed.append(watched.given)
             s.expect(not watched.taken, f"brought to the host: {', '.join(watched.taken)}")
             s.expect(not watched.waits, f"waited for the device {watched.waits} times")
@@ -258,7 +257,7 @@ def nothing_is_moved(s: Subject) -> None:
 
 def _count(s: Subject, run: Callable[[RNN, Any, Any], Any]) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
-    x, h0 = case.give(case.x), case.give_state(case.h0)
+    x, h0 = case.inputs()
     for kernel in ("auto", "reference"):
         with Watched(s.backend) as watched:
             model = _on(watched, s, case, kernel)

@@ -71,7 +71,7 @@ def hidden_permutation(s: Subject) -> None:
 @check("RC-META-005", "two layers are two networks, one fed with the other's output", tolerance="states", once=True)
 def layer_split(s: Subject) -> None:
     case = Case.make(s, layers=2)
-    whole, h_n = case.model()(case.give(case.x), case.give_state(case.h0))
+    whole, h_n = case.model()(*case.inputs())
     below = Case.make(s)
     below.params = {k: v for k, v in case.params.items() if k.endswith("l0")}
     above = Case.make(s, inputs=WIDTH)
@@ -124,7 +124,7 @@ def no_recurrence(s: Subject) -> None:
     case = Case.make(s)
     case.params["weight_hh_l0"] = np.zeros((WIDTH, WIDTH))
     model, order = case.model(), [4, 2, 0, 5, 1, 3]
-    want = s.host(model(case.give(case.x), case.give_state(case.h0))[0])
+    want = s.host(model(*case.inputs())[0])
     got = model(case.give(case.x[order]), case.give_state([-h for h in case.h0]))[0]
     s.compare("output of the steps in another order", got, want[order])
 
@@ -132,7 +132,7 @@ def no_recurrence(s: Subject) -> None:
 @check("RC-META-009", "one step is one call of the cell, forwards and in reverse", tolerance="states", once=True)
 def one_step(s: Subject) -> None:
     case = Case.make(s, steps=1, bidirectional=True)
-    output, h_n = case.model()(case.give(case.x), case.give_state(case.h0))
+    output, h_n = case.model()(*case.inputs())
     for d in (0, 1):
         h = case.model().cell(0, reverse=bool(d))(s.give(case.x[0]), s.give(case.h0[0][d]))
         s.compare(f"direction {d}", s.host(output)[0][:, d * WIDTH : (d + 1) * WIDTH], s.host(h))
@@ -142,7 +142,7 @@ def one_step(s: Subject) -> None:
 @check("RC-META-010", "tanh is odd: negating input, states and biases negates output", tolerance="states", once=True)
 def odd_symmetry(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
-    want = s.host(case.model()(case.give(case.x), case.give_state(case.h0))[0])
+    want = s.host(case.model()(*case.inputs())[0])
     case.params = {k: -v if k.startswith("bias") else v for k, v in case.params.items()}
     got = case.model()(case.give(-case.x), case.give_state([-h for h in case.h0]))[0]
     s.compare("output", got, -want)
@@ -151,7 +151,7 @@ def odd_symmetry(s: Subject) -> None:
 @check("RC-META-011", "relu scales: input, states and biases times 4 give output times 4", tolerance="exact", once=True)
 def homogeneity(s: Subject) -> None:
     case = Case.make(s, layers=2, name="relu")
-    want = s.host(case.model()(case.give(case.x), case.give_state(case.h0))[0])
+    want = s.host(case.model()(*case.inputs())[0])
     case.params = {k: 4 * v if k.startswith("bias") else v for k, v in case.params.items()}
     got = case.model()(case.give(4 * case.x), case.give_state([4 * h for h in case.h0]))[0]
     s.compare("output", got, 4 * want)
@@ -203,7 +203,7 @@ def block_diagonal(s: Subject) -> None:
 @check("RC-META-016", "the pullback is linear in its cotangents", tolerance="gradients", once=True)
 def linear_pullback(s: Subject) -> None:
     case = Case.make(s, layers=2, bidirectional=True)
-    pullback, other = case.model().vjp(case.give(case.x), case.give_state(case.h0))[2], s.draw(*case.d_output.shape)
+    pullback, other = case.model().vjp(*case.inputs())[2], s.draw(*case.d_output.shape)
     one, two = pullback(case.give(case.d_output)), pullback(case.give(other))
     both = pullback(case.give(2 * case.d_output - other))
     s.compare("dL/dx", both.x, 2 * s.host(one.x) - s.host(two.x))
@@ -216,7 +216,7 @@ def gradients_are_causal(s: Subject) -> None:
     case = Case.make(s, layers=2)
     case.d_output[:] = 0.0
     case.d_output[3] = 1.0
-    grads = case.model().vjp(case.give(case.x), case.give_state(case.h0))[2](case.give(case.d_output))
+    grads = case.model().vjp(*case.inputs())[2](case.give(case.d_output))
     dx = s.host(grads.x)
     s.compare("dL/dx after the step", dx[4:], np.zeros(dx[4:].shape))
     s.expect((np.abs(dx[:4]).max(axis=(1, 2)) > 0).all(), "dL/dx up to the step: expected numbers, got 0")
@@ -285,7 +285,7 @@ def nilpotent(s: Subject) -> None:
 def scalar_chain(s: Subject) -> None:
     case = Case.make(s, hidden=1, inputs=1, batch=1, name="sigmoid", steps=30)
     case.params |= {"weight_hh_l0": np.asarray([[2.0]]), "weight_ih_l0": np.asarray([[1.0]])}
-    pullback = case.model().vjp(case.give(case.x), case.give_state(case.h0))[2]
+    pullback = case.model().vjp(*case.inputs())[2]
     grads = pullback(None, s.give(np.ones((1, 1, 1))))
     z = case.truth().z[0][0][:, 0, 0]
     slopes = 1 / (2 * np.cosh(z / 2)) ** 2

@@ -80,7 +80,7 @@ def library_gradients(s: Subject) -> None:
     names = list(case.params)
     with s.scope():
         gradients = _compiled(s, s.backend.grad(_loss(case)))  # type: ignore[attr-defined]
-        found = gradients(case.give(case.x), case.give_state(case.h0), *(s.give(case.params[n]) for n in names))
+        found = gradients(*case.inputs(), *(s.give(case.params[n]) for n in names))
     want = case.truth()
     s.compare("dL/dx", found[0], want.x, tolerance="gradients")
     s.compare("dL/dh0", found[1], np.concatenate(want.h0), tolerance="gradients")
@@ -110,7 +110,7 @@ def _double_backward(s: Subject, case: Case) -> None:
 
     with s.scope():
         products = _compiled(s, grad(slope))
-        found = products(case.give(case.x), case.give_state(case.h0), *(s.give(case.params[n]) for n in names))
+        found = products(*case.inputs(), *(s.give(case.params[n]) for n in names))
 
     def gradients(e: float) -> dict[str, Host]:
         moved = {n: v + e * dots[n] for n, v in case.params.items()}
@@ -134,9 +134,8 @@ def compiled(s: Subject) -> None:
         for kernel in ("reference", "auto"):
             case = Case.make(s, layers=2, bidirectional=True, lengths=lengths)
             model = case.model(kernel=kernel)
-            output, h_n = s.backend.jit(lambda x, h0, m=model, n=lengths: m(x, h0, n))(  # type: ignore[attr-defined]
-                case.give(case.x), case.give_state(case.h0)
-            )
+            run = s.backend.jit(lambda x, h0, m=model, n=lengths: m(x, h0, n))  # type: ignore[attr-defined]
+            output, h_n = run(*case.inputs())
             want = case.truth()
             s.compare("output", output, want.output)
             s.compare("h_n", h_n, np.concatenate(want.h_n))
@@ -159,7 +158,7 @@ def compiled_pullback(s: Subject) -> None:
             return grads.x, grads.params
 
         dx, params = s.backend.jit(run)(  # type: ignore[attr-defined]
-            case.give(case.x), case.give_state(case.h0), case.give(case.d_output), case.give_state(case.d_h_n)
+            *case.inputs(), *case.cotangents()
         )
         want = case.truth()
         s.compare("dL/dx", dx, want.x)
@@ -176,7 +175,7 @@ def _compiled(s: Subject, function: Any) -> Any:
 def _loss(case: Case) -> Any:
     """Return <output, d_output> + <h_n, d_h_n> as a function of x, h0 and the parameters."""
     s, names = case.s, list(case.params)
-    d_output, d_h_n = case.give(case.d_output), case.give_state(case.d_h_n)
+    d_output, d_h_n = case.cotangents()
 
     def loss(x: Any, h0: Any, *values: Any) -> Any:
         call = Network(case.spec, dict(zip(names, values, strict=True)), s.engine())

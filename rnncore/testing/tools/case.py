@@ -102,6 +102,14 @@ class Case:
             return self.view(self.s.give(np.concatenate(rows)))
         return [self.view(self.s.give(r)) for r in rows]
 
+    def inputs(self) -> tuple[Array, Any]:
+        """x and h0."""
+        return self.give(self.x), self.give_state(self.h0)
+
+    def cotangents(self) -> tuple[Array, Any]:
+        """Those of output and h_n."""
+        return self.give(self.d_output), self.give_state(self.d_h_n)
+
     def back(self, x: Array) -> Host:
         """Convert the layout of the call to (T, B, .)."""
         host = self.s.host(x)
@@ -139,7 +147,7 @@ class Case:
     def check_forward(self, model: RNN | None = None) -> None:
         """Compare output and h_n."""
         model = self.model() if model is None else model
-        output, h_n = model(self.give(self.x), self.give_state(self.h0), self.lengths)
+        output, h_n = model(*self.inputs(), self.lengths)
         want = self.truth()
         self.s.compare("output", self.back(output), want.output, tolerance="states")
         self._compare_states("h_n", h_n, want.h_n, "states")
@@ -150,7 +158,8 @@ class Case:
         """Compare every gradient of a pullback, for the cotangents of output, of h_n, or of both."""
         s, model = self.s, self.model()
         call = {"lengths": self.lengths, **({"training": True, "rng": rng} if masks else {})}
-        got_output, got_h_n, pullback = model.vjp(self.give(self.x), self.give_state(self.h0), **call, **options)
+        x, h0 = self.inputs()
+        got_output, got_h_n, pullback = model.vjp(x, h0, **call, **options)
         grads = pullback(self.give(self.d_output) if output else None, self.give_state(self.d_h_n) if h_n else None)
         want = self.truth(
             truncate=options.get("truncate"),
@@ -175,8 +184,7 @@ class Case:
         dots = {k: s.draw(*v.shape, scale=0.5) for k, v in self.params.items()}
         x_dot, h0_dot = s.draw(*self.x.shape), [s.draw(*h.shape) for h in self.h0]
         *_, tangents = self.model().jvp(
-            self.give(self.x),
-            self.give_state(self.h0),
+            *self.inputs(),
             self.lengths,
             x_dot=self.give(x_dot),
             h0_dot=self.give_state(h0_dot),
@@ -199,8 +207,8 @@ class Case:
     def results(self, model: RNN | None = None, **options: Any) -> dict[str, Any]:
         """All results of a call and its pullback, by name, as arrays of the backend."""
         model = self.model() if model is None else model
-        output, h_n, pullback = model.vjp(self.give(self.x), self.give_state(self.h0), lengths=self.lengths, **options)
-        grads = pullback(self.give(self.d_output), self.give_state(self.d_h_n))
+        output, h_n, pullback = model.vjp(*self.inputs(), lengths=self.lengths, **options)
+        grads = pullback(*self.cotangents())
         found = {"output": output, "dL/dx": grads.x, **{f"dL/d{k}": g for k, g in grads.params.items()}}
         for name, state in (("h_n", h_n), ("dL/dh0", grads.h0)):
             if self.spec.uniform:
@@ -229,8 +237,7 @@ class Case:
 def methods_asked(s: Subject, *methods: str) -> list[str]:
     """The names among `methods` of the array class that calls of all kinds use, on the reference and the backend's scans."""
     case, asked = Case.make(s, layers=2, bidirectional=True, lengths=LENGTHS), list[str]()
-    x, h0 = case.give(case.x), case.give_state(case.h0)
-    d_output, d_h_n = case.give(case.d_output), case.give_state(case.d_h_n)
+    (x, h0), (d_output, d_h_n) = case.inputs(), case.cotangents()
     models = [case.model(kernel="reference"), case.model(kernel="auto")]
     with patched(type(x), methods, noted(asked)):
         for model in models:

@@ -11,6 +11,7 @@ import rnncore
 from rnncore import diagnostics, init
 from rnncore.diagnostics import diagnose
 from tests.diagnostics.gradient.sources import CLOSE_32, normal
+from tests.diagnostics.places import on
 
 FLOAT64 = ("numpy", "torch", "strict")
 
@@ -24,11 +25,6 @@ def orthogonal(gain, *, dtype="float64", backend="numpy", f="identity", bidirect
         3, 8, nonlinearity=f, init={"weight_hh": init.orthogonal(gain)}, rng=0, dtype=dtype, backend=backend,
         bidirectional=bidirectional, num_layers=layers,
     )  # fmt: skip
-
-
-def on(rnn, x):
-    engine = rnn.network.engine
-    return engine.backend.asarray(x, dtype=engine.dtype, device=engine.device)
 
 
 @pytest.mark.parametrize("every_loss", [True, False])

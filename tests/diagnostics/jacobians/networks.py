@@ -11,6 +11,7 @@ import pytest
 import rnncore
 from rnncore import diagnostics
 from rnncore.diagnostics.jacobians.sweep import JacobianChain
+from tests.diagnostics.places import on
 
 FLOAT64 = ("numpy", "torch", pytest.param("strict", marks=pytest.mark.slow))
 
@@ -33,10 +34,6 @@ def network(w, f="identity", *, backend="numpy", dtype="float64", w_ih=None, bia
         numbers["bias_hh_l0" + tail] = np.zeros(h) if bias is None else bias
     rnn.load_state_dict({n: on(rnn, v) for n, v in numbers.items()})
     return rnn
-
-
-def on(rnn, x):
-    return rnncore.get_backend(rnn.backend).asarray(np.asarray(x, float), dtype=rnn.dtype, device=rnn.device)
 
 
 def seen(rnn, x, h0=None, lengths=None):
@@ -72,8 +69,21 @@ def exact_log_singular(matrices, digits=400):
 
 
 def given(m, backend="numpy", dtype="float64"):
+    """The chain of any matrices: m (T, B, H, H)."""
     rnn = rnncore.RNN(1, 1, backend=backend, dtype=dtype, rng=0)
-    return JacobianChain.of_matrices(on(rnn, m), engine=rnn.network.engine)
+    engine, m = rnn.network.engine, on(rnn, m)
+    xp, (steps, rows, width, _) = engine.xp, map(int, m.shape)
+
+    def run(v, order, transposed):
+        largest = xp.max(xp.abs(v), axis=(1, 2))
+        for t in order:
+            v = xp.matmul(v, m[t, ...] if transposed else xp.matrix_transpose(m[t, ...]))
+            largest = xp.maximum(largest, xp.max(xp.abs(v), axis=(1, 2)))
+        return v, largest
+
+    push = lambda v, a, b: run(v, range(a, b), False)  # noqa: E731
+    pull = lambda v, a, b: run(v, range(b - 1, a - 1, -1), True)  # noqa: E731
+    return JacobianChain(steps, rows, width, engine, push, pull)
 
 
 def model_on(backend):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -25,22 +27,13 @@ def tensor(*shape, dtype=torch.float32, seed=0):
     return torch.tensor(numbers(*shape, seed=seed), dtype=dtype)
 
 
+@contextmanager
 def refused(kind, *words):
     """The error is ours, is the built-in too, and says these words."""
-
-    class _Refused:
-        def __enter__(self):
-            self._raises = pytest.raises(kind)
-            self._info = self._raises.__enter__()
-
-        def __exit__(self, *rest):
-            done = self._raises.__exit__(*rest)
-            assert isinstance(self._info.value, errors.RnncoreError)
-            for word in words:
-                assert word in str(self._info.value)
-            return done
-
-    return _Refused()
+    with pytest.raises(kind) as info:
+        yield
+    assert isinstance(info.value, errors.RnncoreError)
+    assert all(word in str(info.value) for word in words)
 
 
 X = numbers(30, B, I)

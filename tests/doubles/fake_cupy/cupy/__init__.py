@@ -58,7 +58,7 @@ from numpy import (  # noqa: F401
 bool = bool_
 
 from cupy import _core, _operators, cuda, fft, linalg  # noqa: E402, F401
-from cupy._array import ndarray  # noqa: E402
+from cupy._array import ndarray  # noqa: E402, F401
 from cupy._functions import *  # noqa: E402, F403
 from cupy._raw import RawKernel, RawModule  # noqa: E402, F401
 
@@ -68,10 +68,3 @@ __version__ = "14.2.0"
 def is_available():
     """Whether there is a device."""
     return cuda.is_available()
-
-
-def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
-    """The numbers on the host."""
-    import numpy
-
-    return a.get() if isinstance(a, ndarray) else numpy.asarray(a)
