@@ -151,7 +151,7 @@ def elements(shape: Iterable[int]) -> int:
 def check_bytes(what: str, count: int, item_bytes: int) -> None:
     """Refuse an array larger than this machine's memory or address space, before allocating anything."""
     needed = count * item_bytes
-    limit = min(sys.maxsize, _physical_memory())
+    limit = PHYSICAL_MEMORY
     if needed > limit:
         raise ArgumentValueError(
             f"{what}: {digits(count)} numbers need {digits(needed)} bytes, and this machine has {limit}"
@@ -190,3 +190,6 @@ def _physical_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not a POSIX system: the address space is the only known limit
         return sys.maxsize
+
+
+PHYSICAL_MEMORY = min(sys.maxsize, _physical_memory())  # found once, so that compilers need not trace it

@@ -209,8 +209,9 @@ def lane_probe(*by_lane: str, alone: bool = False) -> Callable[[Callable[P, R]],
         name = getattr(probe, "__name__", "probe")
 
         @wraps(probe)
-        def run(lane: Any, *args: Any, **options: Any) -> Any:
+        def run(lane: Any = None, *args: Any, record: Any = None, **options: Any) -> Any:
             call: Callable[..., Any] = probe
+            lane = record if lane is None else lane
             if isinstance(lane, Lane):
                 return call(lane, *args, **options)
             if not isinstance(lane, Record):

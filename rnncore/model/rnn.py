@@ -212,8 +212,8 @@ class RNN(Parameterised):
             where k steps would have fewer than 2**19 states in all. A bidirectional network holds none and recomputes
             layer by layer.
         truncate : int, optional
-            Truncated backpropagation: the gradient is not carried across times that are multiples of so many steps, as
-            if the sequence were fed in such pieces with detached states.
+            Truncated backpropagation: the gradient is not carried across the times that are multiples of `truncate`, as if
+            the sequence were fed in pieces of `truncate` steps with detached states.
 
         Returns
         -------

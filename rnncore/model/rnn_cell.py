@@ -132,7 +132,7 @@ class RNNCell(Parameterised):
                     d, w, x2, h2, h_next, nonlinearity=spec.nonlinearity, xp=engine.xp, linear_scan=_linear_scan(engine)
                 )
                 d_x, d_h = (found.x, found.h) if batched else (found.x[0, ...], found.h[0, ...])
-                return CellGradients(network.named([[found.weights]]), d_x, d_h)
+                return CellGradients(network.named([[found.weights]]), engine.cast(d_x), engine.cast(d_h))
 
         return public, pullback
 

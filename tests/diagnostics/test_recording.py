@@ -84,6 +84,8 @@ def test_a_probe_of_a_whole_record_still_works_and_says_what_to_write(seen):
     with pytest.warns(DeprecationWarning, match="is deprecated"):
         assert plain(diagnostics.decompose(seen, flow=flows)) == plain(seen.map(diagnostics.decompose, flows))
     with pytest.warns(DeprecationWarning, match="is deprecated"):
+        assert plain(diagnostics.decompose(record=seen, flow=flows)) == plain(seen.map(diagnostics.decompose, flows))
+    with pytest.warns(DeprecationWarning, match="is deprecated"):
         old = diagnostics.horizon(seen, flows, deltas, layer=0, direction=1, max_lag=3)
     lane = seen.lane(0, 1)
     assert plain(old) == plain(diagnostics.horizon(lane, flows[0][1], deltas[0][1], max_lag=3))

@@ -121,3 +121,11 @@ def test_a_cell_stays_the_cell_that_it_is(clone, layer, reverse):
     np.testing.assert_allclose(got, cell(x), rtol=1e-14, atol=1e-15)
     assert list(twin.state_dict()) == list(cell.state_dict())
     assert f"RNNCell({(3, 8)[layer]}, {(4, 6)[layer]}," in repr(twin)
+
+
+def test_under_autocast_gradients_have_the_cells_dtype():
+    cell = rnncore.RNNCell(3, 4, backend="torch")
+    with torch.autocast("cpu", torch.bfloat16):
+        output, pullback = cell.vjp(torch.ones(2, 3))
+        grads = pullback(torch.ones_like(output))
+    assert {g.dtype for g in (*grads.params.values(), grads.x, grads.h)} == {torch.float32}

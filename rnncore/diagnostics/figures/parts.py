@@ -57,7 +57,7 @@ def points_for(report: Findings) -> int:
 
 
 def thinned(n: int, points: int) -> Host:
-    """At most so many of the indices below n, evenly, with both ends."""
+    """At most `points` of the indices below n, evenly, with both ends."""
     return np.unique(np.linspace(0, n - 1, min(n, points)).round().astype(int))
 
 

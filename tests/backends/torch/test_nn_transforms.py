@@ -9,6 +9,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 from torch.nn.utils.rnn import pack_sequence
 
+import rnncore
 from tests.tools.sample import sample
 
 INPUT, HIDDEN, STEPS, BATCH = 3, 4, 5, 2
@@ -244,6 +245,20 @@ def test_the_cell_compiles(fresh_compiler):
     cell = nn.RNNCell(INPUT, HIDDEN, dtype=torch.float64)
     compiled = torch.compile(cell, fullgraph=True, backend="aot_eager")
     close(compiled(drawn(BATCH, INPUT)), cell(drawn(BATCH, INPUT)))
+
+
+def test_a_compiled_cell_is_compiled_once_although_eager_calls_come_between(fresh_compiler):
+    cell, seen = rnncore.RNNCell(INPUT, HIDDEN, backend="torch"), []
+
+    def counting(graph, inputs):
+        seen.append(graph)
+        return graph
+
+    compiled = torch.compile(lambda x: cell(x), backend=counting, dynamic=True, fullgraph=True)
+    for batch in range(2, 9):
+        x = torch.ones(batch, INPUT)
+        torch.testing.assert_close(compiled(x), cell(x), rtol=0, atol=0)
+    assert len(seen) == 1
 
 
 def test_exported_with_time_and_batch_left_open():
