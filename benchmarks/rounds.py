@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,6 @@ def measure(
     passes: Sequence[str] = PASSES,
     steps: int | None = None,
     limit: float | None = None,
-    clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
     """Check and time a case.
 
@@ -93,16 +92,16 @@ def measure(
     _time_once(found, passes)
     turns = [(name, of) for name in names for of in passes if found[name].get("seconds", {}).get(of) == []]
     spent = dict.fromkeys(turns, 0.0)
-    began, made = clock(), 0
+    began, made = monotonic(), 0
     share = seconds / max(1, len(turns))
-    while made < rounds and turns and (made < FEWEST or clock() - began < seconds):
+    while made < rounds and turns and (made < FEWEST or monotonic() - began < seconds):
         start = made % len(turns)
         for name, of in turns[start:] + turns[:start]:
             if (made >= FEWEST and spent[name, of] > share) or "left_out" in found[name]:
                 continue
-            asked = clock()
+            asked = monotonic()
             answer = pool.ask(name, case.threads, {"do": "time", "pass": of})
-            spent[name, of] += clock() - asked
+            spent[name, of] += monotonic() - asked
             if "failed" in answer:
                 found[name] = {"left_out": answer["failed"], "kind": "failed"}
             else:

@@ -150,11 +150,7 @@ def linear_carry(
 
 def linear_carry_vjp(
     d_x: Array,
-    o: Array | None,
-    i: Array | None,
-    a: Array | None,
-    x0: Array,
-    m: Array,
+    arguments: Sequence[Any],
     x: Array,
     /,
     *,
@@ -162,7 +158,7 @@ def linear_carry_vjp(
     xp: Namespace,
     linear_scan: Callable[..., Array] | None = None,
 ) -> LinearCarryCotangents:
-    """Cotangents of ``linear_carry(c, o, i, a, x0, m) = x`` for the cotangent d_x of x.
+    """Cotangents of ``linear_carry(c, *arguments) = x``, with the arguments o, i, a, x0 and m, for the cotangent d_x of x.
 
     The total cotangent e_t of x_t is also that of c_t. It is a linear scan with carry against time:
     ``e_t = dx_t + a_{t+1} * e_{t+1} + i_{t+1} * ((o_{t+1} * e_{t+1}) M^T)``. The others are products over all steps.
@@ -170,6 +166,7 @@ def linear_carry_vjp(
     `linear_scan(c, o, i, a, x0, m, reverse=...)`, such as a kernel's, replaces :func:`linear_carry`.
     """
     scan = linear_scan or partial(linear_carry, xp=xp)
+    o, i, a, x0, m = arguments
     m_t = xp.matrix_transpose(m)
     so, si, sa = (spread(k, x.shape, xp=xp) for k in (o, i, a))
     late_o, late_i, late_a = (after(k, reverse=reverse, xp=xp) for k in (so, si, sa))
@@ -186,17 +183,8 @@ def linear_carry_vjp(
 
 
 def linear_carry_jvp(
-    c_dot: Array,
-    o_dot: Array | None,
-    i_dot: Array | None,
-    a_dot: Array | None,
-    x0_dot: Array,
-    m_dot: Array,
-    o: Array | None,
-    i: Array | None,
-    a: Array | None,
-    x0: Array,
-    m: Array,
+    tangents: Sequence[Any],
+    arguments: Sequence[Any],
     x: Array,
     /,
     *,
@@ -204,14 +192,18 @@ def linear_carry_jvp(
     xp: Namespace,
     linear_scan: Callable[..., Array] | None = None,
 ) -> Array:
-    """The tangent of x for tangents of c, o, i, a, x0 and m. None is a tangent of 0; a factor of None has no tangent.
+    """The tangent of ``linear_carry(c, *arguments) = x``, with the arguments o, i, a, x0 and m.
+
+    `tangents` are those of c, o, i, a, x0 and m; for a factor, None is a tangent of 0. A factor of None has no tangent.
 
     ``x'_t = s_t + a_t * x'_{t-1} + o_t * ((i_t * x'_{t-1}) M)``: a linear scan with the same factors and the source
     ``s_t = c'_t + a'_t * x_{t-1} + o'_t * ((i_t * x_{t-1}) M) + o_t * ((i'_t * x_{t-1}) M + (i_t * x_{t-1}) M')``.
     See :func:`linear_carry_vjp` for `linear_scan`.
     """
     scan = linear_scan or partial(linear_carry, xp=xp)
-    so, si, sa = (spread(k, x.shape, xp=xp) for k in (o, i, a))
+    c_dot, o_dot, i_dot, a_dot, x0_dot, m_dot = tangents
+    *factors, x0, m = arguments
+    so, si, sa = (spread(k, x.shape, xp=xp) for k in factors)
     before = previous(x, x0, reverse=reverse, xp=xp)
     read = times(si, before, xp=xp)
     through = xp.matmul(read, m_dot)

@@ -18,8 +18,8 @@ from rnncore.backend.arrays import check_floating, device_of
 from rnncore.backend.registry import backend_of, selected_backend
 from rnncore.errors import ShapeError, StateDictError
 from rnncore.network import calls
-from rnncore.network.bound import Network
 from rnncore.network.engine import make_engine
+from rnncore.network.network import Network
 from rnncore.network.results import Pullback, State, Tangents, Trace
 from rnncore.network.step import Weights, step
 from rnncore.nonlinearity.nonlinearity import as_nonlinearity

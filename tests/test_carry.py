@@ -233,7 +233,7 @@ def test_a_factor_at_one_step_of_one_row_is_no_constant():
     x0, m, o = np.ones((1, 2)), np.eye(2), np.full((1, 1, 2), np.nan)
     c = np.ones_like(o)
     x = scan.linear_carry(c, o, None, None, x0, m, reverse=False, xp=xp)
-    found = scan.linear_carry_vjp(c, o, None, None, x0, m, x, reverse=False, xp=xp)
+    found = scan.linear_carry_vjp(c, (o, None, None, x0, m), x, reverse=False, xp=xp)
     np.testing.assert_array_equal(found.c, c)
 
 
@@ -296,7 +296,7 @@ def test_vjp_of_the_linear_scan_with_carry(shapes, reverse):
     arguments = linear_arguments(shapes)
     x = scan.linear_carry(*arguments, reverse=reverse, xp=xp)
     (e,) = normal(2, FULL)
-    got = scan.linear_carry_vjp(e, *arguments[1:], x, reverse=reverse, xp=xp)
+    got = scan.linear_carry_vjp(e, arguments[1:], x, reverse=reverse, xp=xp)
     loss = lambda *a: float((e * scan.linear_carry(*a, reverse=reverse, xp=xp)).sum())  # noqa: E731
     assert_gradients(got, loss, arguments)
 
@@ -309,8 +309,8 @@ def test_the_derivatives_of_the_linear_scan_with_carry_are_adjoint(shapes, rever
     dots = [None if a is None else normal(4 + k, a.shape)[0] for k, a in enumerate(arguments)]
     x = scan.linear_carry(*arguments, reverse=reverse, xp=xp)
     (e,) = normal(2, FULL)
-    moved = scan.linear_carry_jvp(*dots, *arguments[1:], x, reverse=reverse, xp=xp)
-    back = scan.linear_carry_vjp(e, *arguments[1:], x, reverse=reverse, xp=xp)
+    moved = scan.linear_carry_jvp(dots, arguments[1:], x, reverse=reverse, xp=xp)
+    back = scan.linear_carry_vjp(e, arguments[1:], x, reverse=reverse, xp=xp)
     want = sum((back[k] * dots[k]).sum() for k in given(arguments))
     np.testing.assert_allclose((e * moved).sum(), want, rtol=1e-12)
     assert_tangent(moved, lambda *a: scan.linear_carry(*a, reverse=reverse, xp=xp), arguments, dots)
@@ -337,7 +337,7 @@ def test_second_derivatives_are_made_of_the_same_scans(reverse):
     inner = (late(i), late(d), late(a), np.zeros((BATCH, WIDTH)), w)
     whole = scan.linear_carry(c, *inner, **back)
     # dp = d * whole: the cotangent of whole goes back through the scan that made it, that of d to z and to the states.
-    outer = scan.linear_carry_vjp(d * v, *inner, whole, **back)
+    outer = scan.linear_carry_vjp(d * v, inner, whole, **back)
     d_d = v * whole + scan.previous(outer.i, np.zeros((BATCH, WIDTH)), reverse=reverse, xp=xp)
     d_z = d_d * g * (-2 * value * (1 - value**2))
     to_h = scan.previous((d_z @ w) * i, np.zeros((BATCH, WIDTH)), reverse=not reverse, xp=xp)
@@ -435,8 +435,8 @@ def test_the_strictest_array_api_is_enough(reverse):
         grads = scan.nonlinear_vjp(h, p, h0, w, h, **options)
         moved = scan.nonlinear_jvp(p, h0, w, p, h0, w, h, carry_dot=dots, **options)
         options = {"reverse": reverse, "xp": strict}
-        linear = scan.linear_carry_vjp(h, carry.a, carry.g, carry.i, h0, w, h, **options)
-        scan.linear_carry_jvp(h, dots.a, dots.g, dots.i, h0, w, carry.a, carry.g, carry.i, h0, w, h, **options)
+        linear = scan.linear_carry_vjp(h, (*carry, h0, w), h, **options)
+        scan.linear_carry_jvp((h, *dots, h0, w), (*carry, h0, w), h, **options)
         ragged = scan.nonlinear(p, h0, w, rows=[2, 1, 1, 0], **options, nonlinearity=f, carry=carry)
         for x in (h, moved, ragged, *grads[:3], *grads.carry, *linear):
             assert x is None or x.device == device

@@ -17,8 +17,8 @@ from jax.tree_util import DictKey
 import rnncore
 import rnncore_jax
 from rnncore.backend.arrays import FLOATS, dtype_name
-from rnncore.network.bound import Network
 from rnncore.network.engine import Engine
+from rnncore.network.network import Network
 from rnncore.spec import RNNSpec
 
 Static = tuple[RNNSpec, Engine, bool, tuple[tuple[str, Hashable], ...]]

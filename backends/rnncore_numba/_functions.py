@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from rnncore_numba._lanes import Lanes, Value
+from rnncore_numba._vectors import Lanes, Value
 
 # With t = tanh(x / 2) = N / D, tanh x = 2 t / (1 + t^2) = 2 N D / (N^2 + D^2): one division, and where t is near 1 the errors
 # of N and D cancel. 2 N = x + x^3 P(x^2) and D = 1 + x^2 Q(x^2) are the best rational approximation on |x| <= 9.2, from where

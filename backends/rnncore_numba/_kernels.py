@@ -18,12 +18,12 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from rnncore_numba._functions import FUNCTIONS
-from rnncore_numba._lanes import BITS, I64, POINTER, lane_count
 from rnncore_numba._tiles import Arguments, Kind, emit_finish, emit_scan
+from rnncore_numba._vectors import BITS, I64, POINTER, lane_count
 
 NAMES = ("linear", *FUNCTIONS)
 KINDS = tuple(Kind(name, dtype, clipped) for name in NAMES for dtype in BITS for clipped in (False, True))
-SOURCES = ("_lanes.py", "_functions.py", "_tiles.py", "_kernels.py")
+SOURCES = ("_vectors.py", "_functions.py", "_tiles.py", "_kernels.py")
 _compiling = RLock()
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import llvmlite.ir as ir  # type: ignore[import-untyped]
 
 from rnncore_numba._functions import COSTLY, FUNCTIONS
-from rnncore_numba._lanes import (
+from rnncore_numba._vectors import (
     I64,
     POINTER,
     Builder,

@@ -228,7 +228,7 @@ def lane_probe(*by_lane: str, alone: bool = False) -> Callable[[Callable[P, R]],
                 return call(one, *(a[one.layer][one.direction] for a in nested), *rest, **options)
             return lane.map(lambda one, *own, **more: call(one, *own, *rest, **more), *nested, **options)
 
-        return run  # type: ignore[return-value]
+        return run
 
     return decorate
 

@@ -1,6 +1,6 @@
 """Weights files: a network's description and parameters, written atomically and read without trusting the file.
 
-The formats are ``.safetensors`` and ``.npz``, one module each. header.py has the description that both contain, files.py
+The formats are ``.safetensors`` and ``.npz``, one module each. header.py has the description that both contain, atomic.py
 the file system. To add a format, write a module with ``encode`` and ``decode`` and list it here.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from rnncore.arguments import describe
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, FileFormatError
-from rnncore.io import files, header, npz, safetensors
+from rnncore.io import atomic, header, npz, safetensors
 from rnncore.typing import Host
 
 __all__ = ["Stored", "read", "write"]
@@ -82,7 +82,7 @@ def write(path: str | os.PathLike[str], config: Mapping[str, Any], params: Mappi
     target = _checked(path)
     text, description = header.write_description(config, dtype)
     arrays = header.storable(description, params)
-    files.replace(target, _FORMATS[_suffix(target)].encode(text, arrays))
+    atomic.replace(target, _FORMATS[_suffix(target)].encode(text, arrays))
 
 
 def read(path: str | os.PathLike[str]) -> Stored:
@@ -119,7 +119,7 @@ def read(path: str | os.PathLike[str]) -> Stored:
     """
     source = _checked(path)
     try:
-        with files.open_regular(source) as file:
+        with atomic.open_regular(source) as file:
             description, params = _FORMATS[_suffix(source)].decode(file)
     except FileFormatError as error:
         raise FileFormatError(f"{source}: {error}") from error

@@ -15,7 +15,7 @@ import numpy as np
 
 from rnncore.arguments import brief, check_bytes, elements
 from rnncore.errors import FileFormatError
-from rnncore.io.files import open_regular
+from rnncore.io.atomic import open_regular
 from rnncore.typing import Host
 
 LARGEST_ITEM = 8  # bytes; array libraries have no larger real dtype

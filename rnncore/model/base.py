@@ -12,8 +12,8 @@ from rnncore.backend.arrays import device_name, dtype_name, find_device, find_dt
 from rnncore.backend.contract import Backend
 from rnncore.backend.registry import get_backend, owner_name, resolve_backend
 from rnncore.errors import ArgumentTypeError, BackendUnavailableError, StateDictError, UnknownNameError
-from rnncore.network.bound import Network
 from rnncore.network.engine import Engine, check_kernel_mode, make_engine
+from rnncore.network.network import Network
 from rnncore.spec import RNNSpec
 from rnncore.typing import Array, Device, Host, KernelMode
 
@@ -43,7 +43,7 @@ class Parameterised:
 
     @property
     def network(self) -> Network:
-        """The current spec, parameters and engine, bound together; see :class:`rnncore.network.bound.Network`."""
+        """The current spec, parameters and engine, bound together; see :class:`rnncore.network.network.Network`."""
         return self._network
 
     @property

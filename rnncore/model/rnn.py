@@ -17,8 +17,8 @@ from rnncore.init import draw
 from rnncore.model.base import Parameterised
 from rnncore.model.rnn_cell import RNNCell
 from rnncore.network import calls
-from rnncore.network.bound import Network
 from rnncore.network.engine import Explanation
+from rnncore.network.network import Network
 from rnncore.network.results import Pullback, State, Tangents, Trace
 from rnncore.spec import RNNSpec
 from rnncore.typing import Array, KernelMode

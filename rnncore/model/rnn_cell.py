@@ -12,9 +12,9 @@ from rnncore.errors import ArgumentTypeError, ArgumentValueError, ShapeError
 from rnncore.init import draw
 from rnncore.model.base import Parameterised
 from rnncore.network import step
-from rnncore.network.bound import Network
 from rnncore.network.calls import complete, watch
 from rnncore.network.engine import Engine
+from rnncore.network.network import Network
 from rnncore.network.step import Weights
 from rnncore.spec import RNNSpec
 from rnncore.typing import Array, KernelMode

@@ -16,9 +16,9 @@ from rnncore.arguments import Rng, as_generator, check_bytes, check_mapping, ele
 from rnncore.backend.arrays import check_finite, host_lengths
 from rnncore.errors import ArgumentValueError, StateDictError
 from rnncore.network import layout, stack
-from rnncore.network.bound import Network
 from rnncore.network.engine import Engine
 from rnncore.network.layout import Layout
+from rnncore.network.network import Network
 from rnncore.network.ragged import Ragged
 from rnncore.network.results import Gradients, Pullback, State, Tangents, Trace
 from rnncore.network.stack import PerDirection, Plan

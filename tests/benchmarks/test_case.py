@@ -23,8 +23,7 @@ def test_the_oracle_agrees_with_the_conformance_suites(nonlinearity):
         problem.x,
         [h[None] for h in problem.h0],
         name=nonlinearity,
-        d_output=problem.d_output,
-        d_h_n=[d[None] for d in problem.d_h_n],
+        cotangents=(problem.d_output, [d[None] for d in problem.d_h_n]),
     )
     truth = {"output": want.output, "h_n": np.concatenate(want.h_n), "x": want.x, "h0": np.concatenate(want.h0)}
     truth |= want.params

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 
+import pytest
+
 from benchmarks import memory, rounds
 from benchmarks.case import Case
 from benchmarks.peers import Peer
@@ -95,7 +97,9 @@ class FakePool:
 def timed(costs, tmp_path, **options):
     clock = [0.0]
     pool = FakePool(costs, clock)
-    found = rounds.measure(pool, list(costs), TINY, rounds.Numbers(tmp_path), clock=lambda: clock[0], **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounds, "monotonic", lambda: clock[0])
+        found = rounds.measure(pool, list(costs), TINY, rounds.Numbers(tmp_path), **options)
     return pool, {n: len(p["seconds"]["both"]) for n, p in found["peers"].items()}
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import rnncore_numba
-from rnncore_numba._lanes import target
+from rnncore_numba._vectors import target
 
 from rnncore.backend.contract import ScanRequest
 from rnncore.nonlinearity.nonlinearity import get_nonlinearity

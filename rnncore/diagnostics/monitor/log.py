@@ -15,7 +15,7 @@ from rnncore.diagnostics.monitor.norms import NormSummary
 from rnncore.diagnostics.results import plain
 from rnncore.diagnostics.verdict.verdict import Evidence
 from rnncore.errors import FileFormatError
-from rnncore.io.files import open_regular
+from rnncore.io.atomic import open_regular
 
 __all__ = ["Entry", "LogFile", "read_log"]
 

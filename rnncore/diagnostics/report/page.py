@@ -16,7 +16,7 @@ from rnncore.diagnostics.figures.plot import KINDS, available, plot
 from rnncore.diagnostics.findings.findings import Findings
 from rnncore.diagnostics.report import html
 from rnncore.diagnostics.report.html import text
-from rnncore.io.files import replace
+from rnncore.io.atomic import replace
 
 __all__ = ["page"]
 

@@ -94,7 +94,7 @@ def vjp_of_the_linear_scan_with_carry(s: Subject) -> None:
                 x, g = _linear(case, engine, reverse), case.given()
                 with s.scope():
                     found = scan.linear_carry_vjp(
-                        s.give(d_x), g.get("g"), g.get("i"), g.get("a"), g["h0"], g["w"], x,
+                        s.give(d_x), [g.get(n) for n in ("g", "i", "a", "h0", "w")], x,
                         reverse=reverse, xp=s.xp, linear_scan=engine.linear_carry,
                     )  # fmt: skip
                 for name, own in zip(("c", "o", "i", "a", "x0", "m"), ("p", "g", "i", "a", "h0", "w"), strict=True):
@@ -117,8 +117,8 @@ def jvp_of_the_linear_scan_with_carry(s: Subject) -> None:
                 x, g, t = _linear(case, engine, reverse), case.given(), case.given(dots)
                 with s.scope():
                     got = scan.linear_carry_jvp(
-                        t["p"], t.get("g"), t.get("i"), t.get("a"), t["h0"], t["w"],
-                        g.get("g"), g.get("i"), g.get("a"), g["h0"], g["w"], x,
+                        [t.get(n) for n in ("p", "g", "i", "a", "h0", "w")],
+                        [g.get(n) for n in ("g", "i", "a", "h0", "w")], x,
                         reverse=reverse, xp=s.xp, linear_scan=engine.linear_carry,
                     )  # fmt: skip
                 s.compare(what("tangent of x", path, reverse, factors), got, want, tolerance="gradients")

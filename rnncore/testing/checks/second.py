@@ -9,7 +9,7 @@ import numpy as np
 from rnncore import scan
 from rnncore.backend.abilities import abilities_of
 from rnncore.network import calls
-from rnncore.network.bound import Network
+from rnncore.network.network import Network
 from rnncore.nonlinearity.nonlinearity import as_nonlinearity
 from rnncore.testing.check import FLOAT64, check
 from rnncore.testing.tools.case import BATCH, LENGTHS, STEPS, WIDTH, Case
@@ -115,7 +115,7 @@ def _double_backward(s: Subject, case: Case) -> None:
     def gradients(e: float) -> dict[str, Host]:
         moved = {n: v + e * dots[n] for n, v in case.params.items()}
         kind = case.spec.nonlinearity.name
-        return solve(moved, case.x, case.h0, name=kind, d_output=case.d_output, d_h_n=case.d_h_n).params
+        return solve(moved, case.x, case.h0, name=kind, cotangents=(case.d_output, case.d_h_n)).params
 
     ahead, behind = gradients(STEP), gradients(-STEP)
     for n, got in zip(names, found[2:], strict=True):

@@ -141,7 +141,7 @@ class Case:
             clip=self._clip,
             masks=masks,
             truncate=truncate,
-            **chosen,
+            cotangents=(chosen["d_output"], chosen["d_h_n"]),
         )
 
     def check_forward(self, model: RNN | None = None) -> None:

@@ -216,12 +216,12 @@ def solve(
     name: str,
     lengths: Sequence[int] | None = None,
     clip: float = math.inf,
-    d_output: Host | None = None,
-    d_h_n: Sequence[Host] | None = None,
+    cotangents: tuple[Host | None, Sequence[Host] | None] = (None, None),
     masks: Sequence[Host] = (),
     truncate: int | None = None,
 ) -> Solution:
-    """Solve forward and backward: x (T, B, I), h0[layer] (D, B, H_k), each cotangent in the shape of its result."""
+    """Solve forward and backward: x (T, B, I), h0[layer] (D, B, H_k), the cotangents of output and h_n in their shapes."""
+    d_output, d_h_n = cotangents
     steps, batch, _ = x.shape
     ends = [steps] * batch if lengths is None else list(lengths)
     layers, directions = len(h0), len(h0[0])

@@ -4,8 +4,8 @@ import mpmath
 import numpy as np
 import pytest
 from rnncore_numba._kernels import compiled
-from rnncore_numba._lanes import fuses
 from rnncore_numba._tiles import Kind
+from rnncore_numba._vectors import fuses
 
 from tests.tools.numba_scans import DTYPES
 

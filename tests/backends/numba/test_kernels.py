@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import rnncore_numba
 from rnncore_numba import _kernels
-from rnncore_numba._lanes import fuses
+from rnncore_numba._vectors import fuses
 
 from tests.tools.numba_scans import needs_x86
 from tests.tools.process import python

@@ -6,7 +6,7 @@ from rnncore import optim, scan
 from rnncore.network import calls, layer, layout
 from rnncore.network import stack as network
 from rnncore.network import step as cell
-from rnncore.network.bound import Network
+from rnncore.network.network import Network
 from rnncore.network.ragged import Ragged
 from rnncore.network.stack import Plan
 from rnncore.nonlinearity.nonlinearity import Nonlinearity

@@ -65,7 +65,7 @@ def test_gradients_against_central_differences(bidirectional, lengths, clip):
         )
 
     found = oracle.solve(
-        params, x, h0, name="tanh", lengths=lengths, clip=clip, d_output=d_output, d_h_n=d_h_n
+        params, x, h0, name="tanh", lengths=lengths, clip=clip, cotangents=(d_output, d_h_n)
     )  # fmt: skip
     want = gradients(loss, [x, *params.values(), *h0])
     for got, value in zip([found.x, *found.params.values(), *found.h0], want, strict=True):
@@ -100,7 +100,7 @@ def test_against_torch(bidirectional):
     output, h_n = peer(torch.tensor(x), torch.tensor(h0))
     c = rng.standard_normal(tuple(output.shape))
     (output * torch.tensor(c)).sum().backward()
-    found = oracle.solve(params, x, list(h0.reshape(2, directions, BATCH, 3)), name="tanh", d_output=c)
+    found = oracle.solve(params, x, list(h0.reshape(2, directions, BATCH, 3)), name="tanh", cotangents=(c, None))
     np.testing.assert_allclose(found.output, output.detach().numpy(), rtol=0, atol=1e-15)
     np.testing.assert_allclose(np.concatenate(found.h_n), h_n.detach().numpy(), rtol=0, atol=1e-15)
     for k, p in peer.named_parameters():
@@ -109,10 +109,10 @@ def test_against_torch(bidirectional):
 
 def test_truncation_is_a_detached_state():
     params, x, h0, d_output, _ = problem(False)
-    found = oracle.solve(params, x, h0, name="tanh", d_output=d_output, truncate=2)
-    second = oracle.solve(params, x[:2], h0, name="tanh", d_output=d_output[:2])
+    found = oracle.solve(params, x, h0, name="tanh", cotangents=(d_output, None), truncate=2)
+    second = oracle.solve(params, x[:2], h0, name="tanh", cotangents=(d_output[:2], None))
     np.testing.assert_allclose(found.x[:2], second.x, rtol=1e-13)
-    third = oracle.solve(params, x[2:], second.h_n, name="tanh", d_output=d_output[2:])
+    third = oracle.solve(params, x[2:], second.h_n, name="tanh", cotangents=(d_output[2:], None))
     np.testing.assert_allclose(found.x[2:], third.x, rtol=1e-13)
     for k in params:
         np.testing.assert_allclose(found.params[k], second.params[k] + third.params[k], rtol=1e-12, atol=1e-13)
