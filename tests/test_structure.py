@@ -29,7 +29,6 @@ LINES_OF_A_FILE = 400
 LINES_OF_A_TEST = 600
 # Those that numpy.random brings among them.
 MODULES_IMPORTED = 120
-# Longer than that today: to be emptied.
 ARRAY_LIBRARIES = {
     "torch",
     "cupy",
