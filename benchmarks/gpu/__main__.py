@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,12 @@ def _steps(
     if "conformance" in asked:
         yield "conformance", conform
     if "sanitizer" in asked and "cupy" in able:
+
+        def sanitize(tool: str) -> None:
+            report["sanitizer"][tool] = machine.sanitize(tool)
+
         for tool in parts.SANITIZER_TOOLS:
-            yield tool, lambda tool=tool: report["sanitizer"].update({tool: machine.sanitize(tool)})  # type: ignore[misc]
+            yield tool, partial(sanitize, tool)
     if "benchmark" in asked:
 
         def bench(shape: tuple[int, int, int]) -> None:
@@ -145,7 +150,7 @@ def _steps(
             report["benchmark"] += [] if entry is None else [entry]
 
         for shape in measure.SHAPES:
-            yield f"benchmark of {shape}", lambda shape=shape: bench(shape)  # type: ignore[misc]
+            yield f"benchmark of {shape}", partial(bench, shape)
 
 
 def say(line: str) -> None:

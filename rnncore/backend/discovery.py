@@ -183,7 +183,7 @@ def _field(package: Distribution, field: str) -> str:
     """Name or version, or "" if the package's METADATA file is damaged."""
     try:
         return str(getattr(package, field) or "")
-    except Exception:
+    except Exception:  # the parser of a damaged file may raise anything; its row shows that the package is unknown
         return ""
 
 

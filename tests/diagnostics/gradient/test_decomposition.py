@@ -56,7 +56,10 @@ def test_decomposition_adds_up_and_telescopes(backend, dtype):
     found, _ = backward(rec)
     parts = rec.map(decompose, found)
     whole = parts.weights[0][:, None, None] + parts.saturation[0] + parts.alignment[0]
-    assert np.abs(whole - parts.gain[0]).max() < 1e-14
+    # On the host in float64: one rounding where the alignment is made as the rest, one where the three are added.
+    assert (
+        np.abs(whole - parts.gain[0]) <= EPS["float64"] * (np.abs(parts.alignment[0]) + np.abs(parts.gain[0]))
+    ).all()
     ends = found.initial[0] - found.total[0][:, -1]
     assert np.abs(parts.gain[0].sum(axis=1) - ends).max() < 40 * 8 * EPS[dtype]
 

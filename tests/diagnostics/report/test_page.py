@@ -127,6 +127,7 @@ def test_light_and_dark_can_be_told_from_their_paper(reports):
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
 
+HANGS = 600.0  # seconds: a page takes a few; a browser that waits for a display or a lock takes forever
 OPTIONS = (
     "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update "
     "disable-sync hide-scrollbars virtual-time-budget=5000 window-size=1400,900 dump-dom"
@@ -170,7 +171,7 @@ def test_in_a_browser_nothing_overflows_and_nothing_is_fetched(reports, tmp_path
         options = [f"--{option}" for option in OPTIONS.split()]
         address = f"http://127.0.0.1:{server.server_port}/probe.html"
         command = [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", address]
-        found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        found = subprocess.run(command, capture_output=True, text=True, timeout=HANGS, check=True)
         server.shutdown()
     seen = [tuple(map(int, part.split(":"))) for part in re.search(r"<title>(.*?)</title>", found.stdout)[1].split()]
     assert seen[:4] == [(width, 0, 0) for _ in pages[:2] for width in widths]
@@ -189,7 +190,7 @@ def test_the_page_follows_the_readers_scheme(reports, scheme, paper, tmp_path):
     options = [f"--{option}" for option in OPTIONS.split() if option not in ("dump-dom", "window-size=1400,900")]
     options += [f"--blink-settings=preferredColorScheme={scheme}", "--window-size=1200,2600", f"--screenshot={shot}"]
     command = [BROWSER, *options, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()]
-    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    subprocess.run(command, capture_output=True, timeout=HANGS, check=True)
     seen = np.round(255 * imread(shot)[..., :3]).astype(int)
     assert np.median(seen, axis=(0, 1)).tolist() == list(paper)
     far = np.abs(seen - paper).max(axis=2)
