@@ -17,9 +17,9 @@ def _quiet():
         yield
 
 
-# Errors are relative to the product of the norms of gradient and direction. Three sums in a row of at most 28 terms (7 steps of
-# 4 rows) have 84 roundings, each up to eps / 2: together 2.6 eps (root mean square), were each as large as the whole. The largest
-# error on three kinds of OpenBLAS's kernels is 1.4 eps.
+# Errors are relative to the product of the norms of gradient and direction. Three sums in a row of at most 28 terms (7
+# steps of 4 rows) have 84 roundings, each up to eps / 2: together 2.6 eps (root mean square), were each as large as the
+# whole. The largest error on three kinds of OpenBLAS's kernels is 1.4 eps.
 EXACT = 4 * np.finfo(np.float64).eps
 ANALYTIC = ("tanh", "sigmoid", "identity", "affine", "scaled_tanh", "softplus")
 
