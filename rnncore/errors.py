@@ -12,7 +12,12 @@ __all__ = [
     "BackendUnavailableError",
     "DTypeError",
     "DeviceError",
+    "FileAccessError",
     "FileFormatError",
+    "FileIsDirectoryError",
+    "FileMissingError",
+    "FileNotInDirectoryError",
+    "FilePermissionError",
     "KernelUnsupportedError",
     "NonFiniteError",
     "RnncoreError",
@@ -64,6 +69,44 @@ class StateDictError(RnncoreError, ValueError):
 
 class FileFormatError(RnncoreError, ValueError):
     """A weights file is truncated, malformed, or claims more than it holds."""
+
+
+class FileAccessError(RnncoreError, OSError):
+    """The system refuses to open, read, write or rename a file; `strerror` is its reason, and `filename` the path.
+
+    Its subclasses are also the FileNotFoundError, PermissionError, IsADirectoryError or NotADirectoryError of the same
+    reason.
+    """
+
+    @classmethod
+    def of(cls, error: OSError, path: str) -> FileAccessError:
+        """Make one of the system's own error, with the path that the caller gave."""
+        kind = next((kind for builtin, kind in _KINDS.items() if isinstance(error, builtin)), FileAccessError)
+        return kind(error.errno, error.strerror or str(error), path)
+
+
+class FileMissingError(FileAccessError, FileNotFoundError):
+    """There is no such file or directory."""
+
+
+class FilePermissionError(FileAccessError, PermissionError):
+    """The file or its directory does not permit it."""
+
+
+class FileIsDirectoryError(FileAccessError, IsADirectoryError):
+    """A file was expected, and it is a directory."""
+
+
+class FileNotInDirectoryError(FileAccessError, NotADirectoryError):
+    """A directory was expected on the way to the file, and it is none."""
+
+
+_KINDS: dict[type[OSError], type[FileAccessError]] = {
+    FileNotFoundError: FileMissingError,
+    PermissionError: FilePermissionError,
+    IsADirectoryError: FileIsDirectoryError,
+    NotADirectoryError: FileNotInDirectoryError,
+}
 
 
 class NonFiniteError(RnncoreError, ValueError):

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rnncore.arguments import describe
-from rnncore.errors import ArgumentTypeError, ArgumentValueError, FileFormatError
+from rnncore.errors import ArgumentValueError, FileFormatError
 from rnncore.io import atomic, header, npz, safetensors
+from rnncore.io.paths import as_path, shown
 from rnncore.typing import Host
 
 __all__ = ["Stored", "read", "write"]
@@ -63,8 +63,9 @@ def write(path: str | os.PathLike[str], config: Mapping[str, Any], params: Mappi
     ------
     ArgumentTypeError, ArgumentValueError
         Nothing has been written then.
-    OSError
+    FileAccessError
         If the directory does not exist, or permission or space is lacking.
+    MemoryError
 
     Examples
     --------
@@ -82,7 +83,7 @@ def write(path: str | os.PathLike[str], config: Mapping[str, Any], params: Mappi
     target = _checked(path)
     text, description = header.write_description(config, dtype)
     arrays = header.storable(description, params)
-    atomic.replace(target, _FORMATS[_suffix(target)].encode(text, arrays))
+    atomic.replace(target, lambda file: _FORMATS[_suffix(target)].encode(file, text, arrays))
 
 
 def read(path: str | os.PathLike[str]) -> Stored:
@@ -102,11 +103,14 @@ def read(path: str | os.PathLike[str]) -> Stored:
 
     Raises
     ------
-    FileNotFoundError
+    FileAccessError
+        Among them FileMissingError, which is a FileNotFoundError.
     FileFormatError
         If the file is damaged or has no description; for a file of bare parameters the message says how to load it.
     ArgumentTypeError, ArgumentValueError
         If `path` is not a path, or has another suffix.
+    MemoryError
+        No more memory is asked for than the arrays take.
 
     Examples
     --------
@@ -122,15 +126,13 @@ def read(path: str | os.PathLike[str]) -> Stored:
         with atomic.open_regular(source) as file:
             description, params = _FORMATS[_suffix(source)].decode(file)
     except FileFormatError as error:
-        raise FileFormatError(f"{source}: {error}") from error
+        raise FileFormatError(f"{shown(source)}: {error}") from error
     return Stored(description.config, params, description.dtype)
 
 
 def _checked(path: Any) -> str:
-    text = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if not isinstance(text, str):
-        raise ArgumentTypeError(f"path: expected a str or path-like, got {describe(path)}")
-    if _suffix(text) not in _FORMATS or "\0" in text:
+    text = as_path(path)
+    if _suffix(text) not in _FORMATS:
         raise ArgumentValueError(f"path: expected a file name that ends in {' or '.join(_FORMATS)}, got {text!r}")
     return text
 

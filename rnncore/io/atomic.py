@@ -3,67 +3,73 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import secrets
 import stat
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from rnncore.errors import ArgumentValueError, FileFormatError
+from rnncore.io import temporary
+from rnncore.io.paths import as_path, named
 
 
-def replace(path: str, data: bytes) -> None:
+def replace(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Replace a file's contents atomically: a reader sees the old bytes or the new ones.
 
-    The bytes go to a temporary file in the same directory, which is synced to disk and then renamed. On any failure the
-    temporary file is removed and the old file is unchanged.
+    `write` is called with a temporary file in the same directory, which is then synced to disk and renamed. On any failure
+    the temporary file is removed and the old file is unchanged. Files that killed processes have left there are removed.
 
     Raises
     ------
-    ArgumentValueError
-        If the path is something else than a regular file.
-    OSError
+    ArgumentTypeError, ArgumentValueError
+        If `path` is not a path, or of something else than a regular file.
+    FileAccessError
     """
-    target = os.path.realpath(path)  # keeps a link, as open(path, "w") does
-    mode = _mode(target)
-    folder = os.path.dirname(target)
-    temporary = os.path.join(folder, f".rnncore-{secrets.token_hex(8)}.tmp")
-    # os.open and not tempfile, so that the umask applies to a new file; never wider than the old file's mode.
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_BINARY", 0)
-    try:
-        descriptor = os.open(temporary, flags, 0o666 if mode is None else mode)
-    except OSError as error:
-        error.filename = path  # not the temporary name
-        raise
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if mode is not None:
-            os.chmod(temporary, mode)
-        os.replace(temporary, target)
-    except BaseException:  # also when interrupted from the keyboard
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(folder)
+    given = as_path(path)
+    with named(given):
+        target = os.path.realpath(given)  # keeps a link, as open(path, "w") does
+        mode = _mode(target)
+        folder = os.path.dirname(target)
+        temporary.remove_stale(folder)
+        # Never wider than the old file's permissions.
+        file, made = temporary.create(folder, 0o666 if mode is None else mode)
+        try:
+            with file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                if mode is not None:
+                    os.chmod(made, mode)
+                if os.name == "nt":  # Windows renames no open file; elsewhere the file is locked until it is renamed
+                    file.close()
+                os.replace(made, target)
+        except BaseException:  # also when interrupted from the keyboard
+            with contextlib.suppress(OSError):
+                os.unlink(made)
+            raise
+        _sync_folder(folder)
 
 
-def open_regular(path: str) -> BinaryIO:
-    """Open a regular file for reading.
+@contextlib.contextmanager
+def open_regular(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a regular file for reading, as a context manager.
 
     Raises
     ------
+    ArgumentTypeError, ArgumentValueError
+        If `path` is not a path.
     FileFormatError
-        If it is a device or a pipe, which may have no end or block.
-    OSError
-        FileNotFoundError, IsADirectoryError, PermissionError.
+        If it is a device or a pipe, which may have no end or block. The caller adds the path.
+    FileAccessError
+        Also if the system fails while the body reads.
     """
-    mode = os.stat(path).st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise FileFormatError("expected a regular file, got a device, pipe or socket")
-    return open(path, "rb")
+    source = as_path(path)
+    with named(source):
+        mode = os.stat(source).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise FileFormatError("expected a regular file, got a device, pipe or socket")
+        with open(source, "rb") as file:
+            yield file
 
 
 def _mode(target: str) -> int | None:
@@ -74,8 +80,8 @@ def _mode(target: str) -> int | None:
         return None
     if not stat.S_ISREG(found):
         raise ArgumentValueError(f"path: expected a regular file or none, got a directory or device at {target!r}")
-    if not os.access(target, os.W_OK):  # renaming checks only the directory
-        raise PermissionError(errno.EACCES, "the file is write-protected", target)
+    # Renaming checks only the directory: is this file write-protected, or on a read-only file system?
+    os.close(os.open(target, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0)))
     return stat.S_IMODE(found)
 
 

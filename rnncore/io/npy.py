@@ -16,11 +16,13 @@ import numpy as np
 from rnncore.arguments import brief, check_bytes, elements
 from rnncore.errors import FileFormatError
 from rnncore.io.atomic import open_regular
+from rnncore.io.paths import shown
 from rnncore.typing import Host
 
 LARGEST_ITEM = 8  # bytes; array libraries have no larger real dtype
 START_BYTES = 10  # magic string, version and length of the header
 MAX_HEADER_BYTES = 1024  # the header of a matrix has 118
+PIECE_BYTES = 2**20  # read at once: an entry of a zip is copied once more
 
 # What numpy.lib.format writes for plain numbers. NumPy's own reader parses any text as Python, which warns, recurses and
 # fails in many ways. After this check only an unknown dtype (ValueError) can still fail.
@@ -37,7 +39,7 @@ def read_npy(option: str, path: str) -> Host:
     ------
     FileFormatError
         The message names the option and the path.
-    OSError
+    ArgumentTypeError, ArgumentValueError, FileAccessError
     """
     try:
         with open_regular(path) as file:
@@ -47,7 +49,7 @@ def read_npy(option: str, path: str) -> Host:
             return read_body(file, option, shape, dtype, os.fstat(file.fileno()).st_size - file.tell())
     except FileFormatError as error:
         text = str(error).removeprefix(f"{option}: ")
-        raise FileFormatError(f"{option} {path}: {text}") from error
+        raise FileFormatError(f"{option} {shown(path)}: {text}") from error
 
 
 def read_header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -89,7 +91,29 @@ def read_body(file: BinaryIO | Any, name: str, shape: tuple[int, ...], dtype: np
             "it is truncated or damaged"
         )
     check_bytes(name, count, LARGEST_ITEM)
-    data = file.read(held)
-    if len(data) != held:
-        raise FileFormatError(f"{name}: it was changed while it was read")
-    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))  # a copy: bytes are read-only
+    return read_array(file, name, shape, dtype)
+
+
+def read_array(file: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Host:
+    """Read numbers into a new array in the host's byte order, with no other memory of its size.
+
+    Raises
+    ------
+    FileFormatError
+        If the file ends early.
+    MemoryError
+        NumPy's, which says how many bytes were asked for.
+    """
+    made = np.empty(shape, dtype)
+    left = as_bytes(made)
+    while left:
+        count = file.readinto(left[:PIECE_BYTES])
+        if not count:
+            raise FileFormatError(f"{name}: it was changed while it was read")
+        left = left[count:]
+    return made.astype(dtype.newbyteorder("="), copy=False)
+
+
+def as_bytes(array: Host) -> memoryview:
+    """View the bytes of a contiguous array."""
+    return array.reshape(-1).view(np.uint8).data

@@ -7,7 +7,6 @@ entry and .npy header is compared with the description before an array is made.
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import zipfile
@@ -20,7 +19,7 @@ from rnncore.arguments import brief
 from rnncore.errors import FileFormatError
 from rnncore.io import header
 from rnncore.io.header import KEY, Description
-from rnncore.io.npy import read_body, read_header
+from rnncore.io.npy import as_bytes, read_body, read_header
 from rnncore.typing import Host
 
 _SUFFIX = ".npy"
@@ -38,18 +37,17 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _ZIP_DAMAGE = (zipfile.BadZipFile, struct.error, EOFError, ValueError, RuntimeError, OverflowError)
 
 
-def encode(text: str, params: Mapping[str, Host]) -> bytes:
-    """Return a file's bytes: the description's text and the arrays, stored without compression."""
-    made = io.BytesIO()
+def encode(file: BinaryIO, text: str, params: Mapping[str, Host]) -> None:
+    """Write the description's text and the arrays, stored without compression."""
     entries = {KEY: np.frombuffer(text.encode(), np.uint8), **params}
-    with zipfile.ZipFile(made, "w") as archive:
+    with zipfile.ZipFile(file, "w") as archive:
         for name, array in entries.items():
             info = zipfile.ZipInfo(name + _SUFFIX, _EPOCH)
             info.create_system = _UNIX
             info.external_attr = 0o644 << 16
             with archive.open(info, "w", force_zip64=True) as entry:  # like numpy.savez: allows more than 4 GiB
-                np.lib.format.write_array(entry, array, version=(1, 0), allow_pickle=False)
-    return made.getvalue()
+                np.lib.format.write_array_header_1_0(entry, np.lib.format.header_data_from_array_1_0(array))
+                entry.write(as_bytes(array))
 
 
 def decode(file: BinaryIO) -> tuple[Description, dict[str, Host]]:

@@ -1,31 +1,45 @@
 """Weights as ``.safetensors``. The description is a string in the metadata, so other readers see a state_dict.
 
 The format (https://github.com/huggingface/safetensors#format) has eight bytes with the size of a JSON header, the header,
-and the arrays. The header is compared with the description, byte range by byte range, before the reference reader reads
-the file, since that reader accepts duplicate keys, zero-size and 0-d arrays, any dtype and names with control characters.
+and the arrays. The header is compared with the description, byte range by byte range, before an array is made. Each array
+is read from the file and written to it without a copy, so that a lack of memory is Python's MemoryError; the reference
+library ends the process.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from rnncore.arguments import brief
 from rnncore.errors import FileFormatError
 from rnncore.io.header import KEY, MAX_DIRECTORY_BYTES, Description, bare, check_names, parse, parse_json
+from rnncore.io.npy import as_bytes, read_array
 from rnncore.typing import Host
+
+ALIGNMENT = 8  # of the arrays in the file
 
 _LENGTH = struct.Struct("<Q")
 
 
-def encode(text: str, params: Mapping[str, Host]) -> bytes:
-    """Return a file's bytes: the description's text and the arrays."""
-    from safetensors.numpy import save  # lazily: importing rnncore imports no file format
-
-    # Only one metadata key: the writer keeps them in a hash map, in random order.
-    return save(dict(params), {KEY: text})
+def encode(file: BinaryIO, text: str, params: Mapping[str, Host]) -> None:
+    """Write the description's text and the arrays, as the reference writer does: by name, each without a copy."""
+    table: dict[str, Any] = {"__metadata__": {KEY: text}}
+    end = 0
+    for name in sorted(params):
+        array = params[name]
+        table[name] = {"dtype": _dtype(array.dtype), "shape": array.shape, "data_offsets": [end, end + array.nbytes]}
+        end += array.nbytes
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % ALIGNMENT)
+    file.write(_LENGTH.pack(len(header)) + header)
+    for name in sorted(params):
+        file.write(as_bytes(params[name]))
 
 
 def decode(file: BinaryIO) -> tuple[Description, dict[str, Host]]:
@@ -36,11 +50,7 @@ def decode(file: BinaryIO) -> tuple[Description, dict[str, Host]]:
     FileFormatError
         The caller adds the path.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    size = os.fstat(file.fileno()).st_size
-    table, data_bytes = _table(file, size)
+    table, data_bytes = _table(file, os.fstat(file.fileno()).st_size)
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise FileFormatError("__metadata__: expected a JSON object of strings")
@@ -48,13 +58,8 @@ def decode(file: BinaryIO) -> tuple[Description, dict[str, Host]]:
         raise bare("safetensors.numpy.load_file(path)")
     description = parse(metadata[KEY].encode("utf-8", "surrogatepass"))
     check_names(description, table)
-    _check_ranges(description, table, data_bytes)
-    file.seek(0)
-    data = file.read(size)
-    try:
-        arrays = load(data)
-    except SafetensorError as error:
-        raise FileFormatError(f"it is not a safetensors file: {brief(error)}") from error
+    stored = _check_ranges(description, table, data_bytes)
+    arrays = {name: read_array(file, name, description.shapes[name], description.host_dtype) for name in stored}
     return description, {name: arrays[name] for name in description.shapes}
 
 
@@ -74,9 +79,12 @@ def _table(file: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
     return table, size - _LENGTH.size - length
 
 
-def _check_ranges(description: Description, table: Mapping[str, Any], data_bytes: int) -> None:
-    """Check dtypes and shapes against the description, and that the byte ranges fill the file without gap or overlap."""
-    dtype = f"F{8 * description.host_dtype.itemsize}"
+def _check_ranges(description: Description, table: Mapping[str, Any], data_bytes: int) -> list[str]:
+    """Return the names in the order of their bytes.
+
+    Dtypes and shapes must be those of the description, and the byte ranges must fill the file without gap or overlap.
+    """
+    dtype = _dtype(description.host_dtype)
     ranges = []
     for name, shape in description.shapes.items():
         entry = table[name]
@@ -92,8 +100,9 @@ def _check_ranges(description: Description, table: Mapping[str, Any], data_bytes
                 f"{name}: expected data_offsets [a, a + {description.nbytes(name)}], got {brief(repr(offsets))}"
             )
         ranges.append((offsets[0], offsets[1], name))
+    ranges.sort()
     end = 0
-    for begin, stop, name in sorted(ranges):
+    for begin, stop, name in ranges:
         if begin != end:
             raise FileFormatError(
                 f"{name}: expected its bytes to begin at {end}, where the one before ends, got {begin}"
@@ -101,6 +110,11 @@ def _check_ranges(description: Description, table: Mapping[str, Any], data_bytes
         end = stop
     if end != data_bytes:
         raise FileFormatError(f"it is truncated or too long: its arrays take {end} bytes, {data_bytes} are there")
+    return [name for _, _, name in ranges]
+
+
+def _dtype(dtype: np.dtype[Any]) -> str:
+    return f"F{8 * dtype.itemsize}"
 
 
 def _is_ints(value: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from rnncore import io
 from rnncore.backend.contract import Backend
 from rnncore.errors import FileFormatError, RnncoreError, StateDictError
+from rnncore.io.paths import shown
 from rnncore.model.rnn import RNN
 from rnncore.spec import RNNSpec
 from rnncore.typing import KernelMode
@@ -40,7 +41,8 @@ def load(
 
     Raises
     ------
-    FileNotFoundError
+    FileAccessError
+        Among them FileMissingError, which is a FileNotFoundError.
     FileFormatError
         If the file is truncated or malformed, or claims more than it holds.
 
@@ -58,7 +60,7 @@ def load(
     except RnncoreError as error:
         if (nonlinearity is None) == (stored.config.get("custom_nonlinearity") is True):
             raise  # the argument is wrong, not the file
-        raise FileFormatError(f"{path}: its description of the network is not valid: {error}") from error
+        raise FileFormatError(f"{shown(str(path))}: its description of the network is not valid: {error}") from error
     try:
         return RNN.from_spec(
             spec,
@@ -70,4 +72,4 @@ def load(
             check_finite=check_finite,
         )
     except StateDictError as error:
-        raise FileFormatError(f"{path}: {error}") from error
+        raise FileFormatError(f"{shown(str(path))}: {error}") from error

@@ -3,13 +3,16 @@
 import errno
 import os
 import stat
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
 import rnncore
 from rnncore import io
-from rnncore.errors import ArgumentValueError, FileFormatError
+from rnncore.errors import ArgumentValueError, FileAccessError, FileFormatError, FilePermissionError
+from tests.tools.process import python
 from tests.tools.weights_files import assert_same, host, listing, small
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX permissions, links and limits")
@@ -36,7 +39,7 @@ def test_failure_leaves_the_old_file(tmp_path, path, suffix, monkeypatch, where,
     model = small(rng=1)
     before_state = host(model)
     if where == "encode":
-        where = "numpy.lib.format.write_array" if suffix == "npz" else "safetensors.numpy.save"
+        where = f"rnncore.io.{suffix}.as_bytes"  # the description is written, and no array
     with monkeypatch.context() as patch:
         patch.setattr(where, failure)
         with pytest.raises((OSError, KeyboardInterrupt)):
@@ -132,15 +135,52 @@ def test_a_private_file_is_never_readable_by_others(path, monkeypatch):
     assert seen[0] == 0o600
 
 
-def test_write_protection_is_respected(path, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "reason", "kind"),
+    [
+        (errno.EACCES, "Permission denied", PermissionError),
+        (errno.EROFS, "Read-only file system", OSError),
+    ],
+)
+def test_write_protection_is_respected(path, monkeypatch, number, reason, kind):
     small().save(path)
     before = path.read_bytes()
-    path.chmod(0o444)
-    monkeypatch.setattr(os, "access", lambda *args: False)  # root may write to anything
-    with pytest.raises(PermissionError, match="protected"):
-        small(rng=1).save(path)
-    path.chmod(0o644)
+    opened = os.open
+
+    def refuse(name, flags, *args, **kwargs):  # root may write to anything
+        if os.fspath(name) == str(path):
+            raise OSError(number, os.strerror(number), name)
+        return opened(name, flags, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(FileAccessError, match=reason) as caught:
+            small(rng=1).save(path)
+    assert isinstance(caught.value, kind)
+    assert caught.value.filename == str(path)
     assert path.read_bytes() == before
+
+
+@posix
+def test_write_protection_is_asked_of_the_system(suffix):
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, which other users cannot reach
+        path = Path(folder) / f"rnn.{suffix}"
+        small().save(path)
+        before = path.read_bytes()
+        path.chmod(0o444)
+        path.parent.chmod(0o777)
+        code = f"""
+            import os, rnncore
+            rnn = rnncore.RNN(3, 4, rng=0)
+            if os.geteuid() == 0:  # root may write to anything
+                os.setuid(65534)
+            try:
+                rnn.save({str(path)!r})
+            except rnncore.errors.FilePermissionError as error:
+                print(error)"""
+        assert python(code).endswith(f"Permission denied: {str(path)!r}")
+        assert path.read_bytes() == before
+        assert listing(folder) == [path.name]
 
 
 @posix

@@ -9,6 +9,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
+import rnncore
 from tests.tools.weights_files import (
     assert_same,
     host,
@@ -35,6 +36,35 @@ def test_into_torch_and_back(tmp_path, dtype, options):
     fresh = small(dtype=dtype, rng=1, **options)
     fresh.load_state_dict(theirs.state_dict())
     assert_same(host(fresh), host(model))
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3, "bidirectional": True, "hidden_size": 5}, {"bias": False}])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_the_bytes_are_those_of_the_reference_writer(tmp_path, dtype, options):
+    name = 'é"\\\n\x7f'  # what JSON escapes, and what it does not
+    model = small(dtype=dtype, nonlinearity=rnncore.custom_nonlinearity(np.sin, np.cos, name=name), **options)
+    model.save(tmp_path / "rnn.safetensors")
+    raw = (tmp_path / "rnn.safetensors").read_bytes()
+    text = st_parts(raw)[0]["__metadata__"]["rnncore"]
+    assert raw == safetensors.numpy.save(host(model), {"rnncore": text})
+
+
+def test_arrays_are_read_wherever_they_lie(tmp_path):
+    """In another order than torch's and the writer's, at an address that is no multiple of their size."""
+    model = small()
+    model.save(tmp_path / "rnn.safetensors")
+    table, data = st_parts((tmp_path / "rnn.safetensors").read_bytes())
+    made, end = b"", 0
+    for name in ("weight_hh_l0", "bias_ih_l0", "weight_ih_l0", "bias_hh_l0"):
+        begin, stop = table[name]["data_offsets"]
+        table[name]["data_offsets"] = [end, end + stop - begin]
+        made, end = made + data[begin:stop], end + stop - begin
+    text = json.dumps(table)
+    for spaces in range(8):
+        (tmp_path / "odd.safetensors").write_bytes(st_join(None, made, text=text + " " * spaces))
+        again = rnncore.load(tmp_path / "odd.safetensors")
+        assert_same(host(again), host(model))
+        assert all(x.flags.owndata and x.flags.writeable and x.flags.aligned for x in again.params.values())
 
 
 def st_tensor(name="weight_hh_l0", **entry):
@@ -133,7 +163,6 @@ ST_CASES = {
     "offsets of floats": (st_tensor(data_offsets=[32.0, 64.0]), "data_offsets"),
     "offsets null": (st_tensor(data_offsets=None), "data_offsets"),
     "offset false": (st_tensor("bias_hh_l0", data_offsets=[False, 16]), "data_offsets"),
-    "offset -0": (st_text(lambda s: s.replace("[0, 16]", "[-0, 16]")), "not a safetensors file"),
     "offsets of booleans": (st_tensor(data_offsets=[False, True]), "data_offsets"),
     "two at the same place": (
         st_table(lambda t: t["bias_hh_l0"].update(data_offsets=t["bias_ih_l0"]["data_offsets"])),

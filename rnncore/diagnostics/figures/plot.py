@@ -18,6 +18,7 @@ from rnncore.diagnostics.figures.saturation import draw_saturation
 from rnncore.diagnostics.figures.spectrum import draw_eigenvalues, draw_spectrum
 from rnncore.diagnostics.findings.findings import Findings
 from rnncore.errors import ArgumentValueError
+from rnncore.io.paths import as_path, named
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +65,7 @@ def plot(report: Findings, kind: str, path: str | Path | None = None, *, width: 
         For a kind whose probe did not run, with the reason, and for a suffix that matplotlib does not know.
     ImportError
         Without matplotlib.
-    OSError
+    FileAccessError
         If the file cannot be written.
 
     Examples
@@ -88,7 +89,9 @@ def plot(report: Findings, kind: str, path: str | Path | None = None, *, width: 
             )
     KINDS[kind](report, figure, width)
     if path is not None:
-        figure.savefig(path, dpi=150)
+        place = as_path(path)
+        with named(place):
+            figure.savefig(place, dpi=150)
     return figure
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from rnncore.diagnostics.monitor.norms import NormSummary
 from rnncore.diagnostics.results import plain
 from rnncore.diagnostics.verdict.verdict import Evidence
 from rnncore.errors import FileFormatError
 from rnncore.io.atomic import open_regular
+from rnncore.io.paths import as_path, named, shown
 
 __all__ = ["Entry", "LogFile", "read_log"]
 
@@ -55,29 +57,34 @@ class Entry:
 class LogFile:
     """A file to which lines are appended, each with one system call, after a line that a crash has torn."""
 
-    def __init__(self, path: os.PathLike[str]) -> None:
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
-        torn = False
-        try:
-            if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode) and self._file.tell() > 0:
-                with open(path, "rb") as old:
-                    old.seek(-1, os.SEEK_END)
-                    torn = old.read(1) != b"\n"
-            if torn:
-                self._file.write(b"\n")
-        except BaseException:
-            self._file.close()
-            raise
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = as_path(path)
+        with named(self._path):
+            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115
+            try:
+                if self._is_torn():
+                    self._file.write(b"\n")
+            except BaseException:
+                self._file.close()
+                raise
 
     def append(self, line: str) -> None:
-        """The line and its end."""
+        """Append the line and its end."""
         left = memoryview(line.encode() + b"\n")
-        while left:
-            left = left[self._file.write(left) or 0 :]
+        with named(self._path):
+            while left:
+                left = left[self._file.write(left) or 0 :]
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _is_torn(self) -> bool:
+        if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode) or self._file.tell() == 0:
+            return False
+        with open(self._path, "rb") as old:
+            old.seek(-1, os.SEEK_END)
+            return old.read(1) != b"\n"
 
 
 def read_log(path: str | os.PathLike[str]) -> list[Entry]:
@@ -95,7 +102,8 @@ def read_log(path: str | os.PathLike[str]) -> list[Entry]:
 
     Raises
     ------
-    FileNotFoundError
+    FileAccessError
+        Among them FileMissingError, which is a FileNotFoundError.
     FileFormatError
         For a line that is no entry, with its number.
 
@@ -110,31 +118,30 @@ def read_log(path: str | os.PathLike[str]) -> list[Entry]:
     >>> [(e.step, e.loss, e.verdict) for e in read_log(path)]
     [(1, nan, 'vanishing')]
     """
-    found = []
     try:
-        file = open_regular(os.fspath(path))
+        with open_regular(path) as file:
+            return list(_entries(file))
     except FileFormatError as error:
-        raise FileFormatError(f"{path}: {error}") from error
-    with file:
-        number = 0
-        while line := file.readline(MAX_LINE + 1):
-            number += 1
-            if len(line) > MAX_LINE:
-                raise FileFormatError(f"{path}, line {number}: expected at most {MAX_LINE} bytes")
-            text = line.decode("ascii", "replace").removesuffix("\n")
-            try:
-                content = json.loads(text, parse_constant=_refuse)
-            except (ValueError, RecursionError):
-                if text.startswith(BEGIN) or BEGIN.startswith(text):
-                    continue
-                raise FileFormatError(f"{path}, line {number}: expected an entry of a monitor's log") from None
-            try:
-                found.append(_entry(content))
-            except (KeyError, TypeError, ValueError, AttributeError):
-                raise FileFormatError(
-                    f"{path}, line {number}: expected an entry of a monitor's log, version {VERSION}"
-                ) from None
-    return found
+        raise FileFormatError(f"{shown(os.fspath(path))}: {error}") from error
+
+
+def _entries(file: BinaryIO) -> Iterator[Entry]:
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise FileFormatError(f"line {number}: expected at most {MAX_LINE} bytes")
+        text = line.decode("ascii", "replace").removesuffix("\n")
+        try:
+            content = json.loads(text, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            if text.startswith(BEGIN) or BEGIN.startswith(text):
+                continue
+            raise FileFormatError(f"line {number}: expected an entry of a monitor's log") from None
+        try:
+            yield _entry(content)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise FileFormatError(f"line {number}: expected an entry of a monitor's log, version {VERSION}") from None
 
 
 def _entry(content: Any) -> Entry:

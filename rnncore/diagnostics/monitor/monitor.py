@@ -6,7 +6,6 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
@@ -231,7 +230,7 @@ class Monitor:
         if sink is None:
             return lambda entry: None
         if isinstance(sink, (str, os.PathLike)):
-            file = self._file = LogFile(Path(sink))
+            file = self._file = LogFile(sink)
             return lambda entry: file.append(entry.to_json())
         write, flush = getattr(sink, "write", None), getattr(sink, "flush", None)
         if callable(write) and not isinstance(sink, type):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -98,9 +97,9 @@ def page(report: Findings, path: str | Path | None = None) -> str:
     ------
     ImportError
         Without matplotlib.
-    ArgumentValueError
-        If the path exists and is not a regular file.
-    OSError
+    ArgumentTypeError, ArgumentValueError
+        If `path` is not a path, or exists and is not a regular file.
+    FileAccessError
         If it cannot be written.
 
     Examples
@@ -136,7 +135,8 @@ def page(report: Findings, path: str | Path | None = None) -> str:
     )
     whole = html.page(f"{verdict.label}: {s.network}", STYLE, body)
     if path is not None:
-        replace(os.fspath(path), whole.encode())
+        data = whole.encode("utf-8", "backslashreplace")  # a plugin's message may hold a lone surrogate
+        replace(path, lambda file: file.write(data))
     return whole
 
 

@@ -98,7 +98,7 @@ GOOD = '{"rnncore_monitor": 1, "step": 1, "loss": null, "verdict": "healthy", "s
 def test_a_line_that_no_monitor_writes_is_refused_with_its_number(tmp_path, line):
     path = tmp_path / "log.jsonl"
     path.write_text(f"{GOOD}\n{line}\n{GOOD}\n", encoding="utf-8")
-    with refused(ValueError, "log.jsonl, line 2"):
+    with refused(ValueError, "log.jsonl: line 2"):
         read_log(path)
 
 
