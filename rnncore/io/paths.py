@@ -32,7 +32,7 @@ def as_path(path: Any) -> str:
     return text
 
 
-def shown(path: str) -> str:
+def shown(path: str | os.PathLike[str]) -> str:
     """Write a path for a message: as it is if it is printable, else quoted and escaped.
 
     A name whose bytes are not UTF-8 has lone surrogates in Python, which cannot be printed.
@@ -41,7 +41,8 @@ def shown(path: str) -> str:
     >>> shown("a b.npz"), shown("a\\udcff.npz")
     ('a b.npz', "'a\\\\udcff.npz'")
     """
-    return path if path.isprintable() else repr(path)
+    text = os.fspath(path)
+    return text if text.isprintable() else repr(text)
 
 
 @contextmanager

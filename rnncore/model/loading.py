@@ -60,7 +60,7 @@ def load(
     except RnncoreError as error:
         if (nonlinearity is None) == (stored.config.get("custom_nonlinearity") is True):
             raise  # the argument is wrong, not the file
-        raise FileFormatError(f"{shown(str(path))}: its description of the network is not valid: {error}") from error
+        raise FileFormatError(f"{shown(path)}: its description of the network is not valid: {error}") from error
     try:
         return RNN.from_spec(
             spec,
@@ -72,4 +72,4 @@ def load(
             check_finite=check_finite,
         )
     except StateDictError as error:
-        raise FileFormatError(f"{shown(str(path))}: {error}") from error
+        raise FileFormatError(f"{shown(path)}: {error}") from error

@@ -11,7 +11,7 @@ import pytest
 
 import rnncore
 from rnncore import io
-from rnncore.errors import ArgumentValueError, FileAccessError, FileFormatError, FilePermissionError
+from rnncore.errors import ArgumentValueError, FileAccessError, FileFormatError
 from tests.tools.process import python
 from tests.tools.weights_files import assert_same, host, listing, small
 

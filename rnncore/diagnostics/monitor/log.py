@@ -122,7 +122,7 @@ def read_log(path: str | os.PathLike[str]) -> list[Entry]:
         with open_regular(path) as file:
             return list(_entries(file))
     except FileFormatError as error:
-        raise FileFormatError(f"{shown(os.fspath(path))}: {error}") from error
+        raise FileFormatError(f"{shown(path)}: {error}") from error
 
 
 def _entries(file: BinaryIO) -> Iterator[Entry]:
