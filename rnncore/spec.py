@@ -20,6 +20,20 @@ __all__ = ["RNNSpec"]
 # Parameters are drawn on the host in float64, whatever the model's dtype.
 HOST_ITEM_BYTES = 8
 OPTIONS = ("bias", "batch_first", "dropout", "bidirectional")
+# The keys of version 0.1, which every configuration has. A key of a later version belongs in OPTIONS alone: where an older
+# configuration lacks it, the default of RNNSpec.make stands in. Raise VERSION in rnncore.io.header with it.
+REQUIRED = frozenset(
+    {
+        "input_size",
+        "hidden_sizes",
+        "nonlinearity",
+        "custom_nonlinearity",
+        "bias",
+        "batch_first",
+        "dropout",
+        "bidirectional",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -149,6 +163,8 @@ class RNNSpec:
     def from_config(cls, config: Mapping[str, Any], *, nonlinearity: Any = None) -> RNNSpec:
         """Rebuild a description from :meth:`to_config`, checking everything: the file may be untrusted.
 
+        Of an older version's, options that did not exist then have their defaults. An unknown key is an error.
+
         Parameters
         ----------
         config : mapping
@@ -159,10 +175,7 @@ class RNNSpec:
         ------
         ArgumentTypeError, ArgumentValueError, UnknownNameError
         """
-        known = {"input_size", "hidden_sizes", "nonlinearity", "custom_nonlinearity", *OPTIONS}
-        if not isinstance(config, Mapping) or set(config) != known:
-            got = sorted(map(str, config)) if isinstance(config, Mapping) else describe(config)
-            raise ArgumentValueError(f"spec: expected a mapping with the keys {sorted(known)}, got {got}")
+        _check_keys(config)
         if not isinstance(config["hidden_sizes"], (list, tuple)):
             raise ArgumentTypeError(f"hidden_sizes: expected a list of int, got {config['hidden_sizes']!r}")
         stored, custom = config["nonlinearity"], config["custom_nonlinearity"]
@@ -180,8 +193,17 @@ class RNNSpec:
             as_nonlinearity(nonlinearity, clip=stored.get("clip")) if custom else nonlinearity_from_config(stored)
         )
         widths = config["hidden_sizes"]
-        options = {name: config[name] for name in OPTIONS}
+        options = {name: config[name] for name in OPTIONS if name in config}
         return cls.make(config["input_size"], widths, len(widths), function, **options)
+
+
+def _check_keys(config: Any) -> None:
+    if not isinstance(config, Mapping):
+        raise ArgumentTypeError(f"spec: expected a mapping, as from RNNSpec.to_config, got {describe(config)}")
+    faults = [f"missing {key!r}" for key in sorted(REQUIRED - set(config))]
+    faults += [f"unexpected {key!r}" for key in config if key not in REQUIRED and key not in OPTIONS]
+    if faults:
+        raise ArgumentValueError(f"spec: expected the keys of RNNSpec.to_config; {', '.join(faults)}")
 
 
 def _check_total(input_size: int, widths: tuple[int, ...], layers: int, directions: int, bias: bool) -> None:

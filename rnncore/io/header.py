@@ -4,6 +4,9 @@
 
 ``spec`` is ``RNNSpec.to_config()``. It determines the names and shapes of all parameters, so a reader compares the file's
 claims with it before it allocates memory. The caller adds the path to messages.
+
+Files of every earlier version stay readable. VERSION is raised whenever a key is added, so that an older rnncore says that
+the file is newer, and never reads it as another network.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import brief, check_mapping, describe, elements
+from rnncore.arguments import brief, check_mapping, describe, digits, elements
 from rnncore.errors import ArgumentValueError, FileFormatError, RnncoreError
 from rnncore.spec import RNNSpec
 from rnncore.typing import Host
@@ -23,6 +26,7 @@ from rnncore.typing import Host
 KEY = "rnncore"
 FORMAT = "rnncore"
 VERSION = 1
+KEYS = ("format", "version", "dtype", "spec")
 
 # A parameter takes at most 120 bytes of either format's table of contents, and the description at most twice its length
 # inside a JSON string. 5,000 parameters are 625 bidirectional layers. Parsing a hostile file of this size takes 30 MiB and
@@ -85,10 +89,13 @@ def parse(text: bytes) -> Description:
         raise FileFormatError(f"its description has no version: expected an int >= 1, got {brief(repr(version))}")
     if version > VERSION:
         raise FileFormatError(
-            f"it has format version {brief(version)}, and this rnncore reads up to {VERSION}: upgrade"
+            f"its format has version {digits(version)}, and this rnncore reads versions up to {VERSION}: install a newer "
+            "rnncore, as with pip install --upgrade rnncore"
         )
-    if set(content) != {"format", "version", "dtype", "spec"}:
-        raise FileFormatError(f"its description has unexpected or missing keys: {brief(sorted(content))}")
+    faults = [f"missing {key!r}" for key in KEYS if key not in content]
+    faults += [f"unexpected {key!r}" for key in content if key not in KEYS]
+    if faults:
+        raise FileFormatError(f"its description has unexpected or missing keys: {brief(', '.join(faults))}")
     dtype, config = content["dtype"], content["spec"]
     if not isinstance(dtype, str) or dtype not in HOST_DTYPES:
         raise FileFormatError(f"dtype: expected one of {', '.join(HOST_DTYPES)}, got {brief(repr(dtype))}")

@@ -3,6 +3,7 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 from rnncore.testing import Outcome, Report, check_backend
 
@@ -30,6 +31,16 @@ def test_json_is_json_whatever_was_measured(wrong):
     for eps in (float("nan"), float("inf"), -float("inf")):
         outcome = strictly(made(error_eps=eps, allowed_eps=64.0).to_json())["outcomes"][0]
         assert outcome["error_eps"] == str(eps)
+
+
+def test_the_json_has_every_field_of_version_0_1():
+    """``report_0_1.json`` is one that version 0.1 wrote, without all but the first outcomes."""
+    older = json.loads(Path(__file__).with_name("report_0_1.json").read_text())
+    today = strictly(check_backend("numpy", only=[QUICK]).to_json())
+    assert today["schema"] == older["schema"] == 1
+    assert older.keys() <= today.keys()
+    assert older["counts"].keys() <= today["counts"].keys()
+    assert older["outcomes"][0].keys() <= today["outcomes"][0].keys()
 
 
 def test_html_is_one_page_that_escapes_what_it_shows():

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,3 +110,13 @@ def test_logs_that_are_none(tmp_path):
         read_log("/dev/zero")
     (tmp_path / "empty").touch()
     assert read_log(tmp_path / "empty") == []
+
+
+def test_a_log_of_version_0_1_is_read():
+    """``log_0_1.jsonl`` is one that version 0.1 wrote."""
+    entries = read_log(Path(__file__).with_name("log_0_1.jsonl"))
+    assert [e.step for e in entries] == [1, 2, 3, 4]
+    assert [e.verdict for e in entries] == ["vanishing", "vanishing", "vanishing", "nonfinite"]
+    assert repr([e.loss for e in entries]) == "[0.5, nan, None, -inf]"
+    assert entries[3].evidence[0].metric == "x (input)"
+    assert [e.norms.steps for e in entries] == [1, 2, 2, 3]
