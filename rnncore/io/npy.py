@@ -6,7 +6,6 @@ size is checked before memory is allocated.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from typing import Any, BinaryIO
@@ -24,11 +23,11 @@ START_BYTES = 10  # magic string, version and length of the header
 MAX_HEADER_BYTES = 1024  # the header of a matrix has 118
 PIECE_BYTES = 2**20  # read at once: an entry of a zip is copied once more
 
-# What numpy.lib.format writes for plain numbers. NumPy's own reader parses any text as Python, which warns, recurses and
-# fails in many ways. After this check only an unknown dtype (ValueError) can still fail.
+# What numpy.lib.format writes for plain numbers, and nothing else: NumPy's own reader parses any text as Python, which warns,
+# recurses and fails in many ways.
 HEADER = re.compile(
-    rb"\{'descr': '[<>|][biufcO][0-9]*', 'fortran_order': (True|False), "
-    rb"'shape': \(((0|[1-9][0-9]*),|(0|[1-9][0-9]*)(, (0|[1-9][0-9]*))+)?\), \} *\n"
+    rb"\{'descr': '([<>|][biufcO][0-9]*)', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:0|[1-9][0-9]*),|(?:0|[1-9][0-9]*)(?:, (?:0|[1-9][0-9]*))+)?\), \} *\n"
 )
 
 
@@ -66,12 +65,15 @@ def read_header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
             f"{name}: its .npy header is not one of version 1.0 with at most {MAX_HEADER_BYTES} bytes"
         )
     text = file.read(length)
-    if not HEADER.fullmatch(text):
+    found = HEADER.fullmatch(text)
+    if found is None:
         raise FileFormatError(f"{name}: its .npy header is not one of plain numbers: {brief(text)}")
+    descr, order, axes = found.groups(b"")
     try:
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(start[-2:] + text))
-    except ValueError as error:
-        raise FileFormatError(f"{name}: its .npy header is not valid: {brief(error)}") from error
+        dtype = np.dtype(descr.decode())
+    except TypeError as error:
+        raise FileFormatError(f"{name}: its .npy header has no dtype of NumPy's: {brief(error)}") from error
+    shape, fortran = tuple(int(n) for n in re.findall(rb"[0-9]+", axes)), order == b"True"
     if dtype.hasobject or fortran:
         raise FileFormatError(f"{name}: expected plain numbers in C order, got Python objects or Fortran order")
     return shape, dtype
@@ -104,7 +106,10 @@ def read_array(file: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any
     MemoryError
         NumPy's, which says how many bytes were asked for.
     """
-    made = np.empty(shape, dtype)
+    try:
+        made = np.empty(shape, dtype)
+    except ValueError as error:  # too many axes, or an empty array with an axis beyond the address space
+        raise FileFormatError(f"{name}: expected a shape that NumPy has, got {brief(shape)}: {brief(error)}") from error
     left = as_bytes(made)
     while left:
         count = file.readinto(left[:PIECE_BYTES])
