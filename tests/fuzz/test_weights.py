@@ -1,12 +1,13 @@
 """A few hundred of the mutants, and the machine that reads a million: it finds, keeps and repeats what fails."""
 
+import argparse
 import os
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from rnncore.errors import FileFormatError
+from rnncore.errors import FileAccessError, FileFormatError
 from tests.fuzz import mutants, weights
 from tests.fuzz.__main__ import main
 
@@ -53,6 +54,10 @@ def says_what_no_terminal_shows(path):
     raise FileFormatError(f"{path}: \ud800")
 
 
+def blames_the_system(path):
+    raise FileAccessError(22, "Invalid argument", path)
+
+
 def reads_other_numbers(path, read=weights.io.read):
     stored = read(path)
     stored.params["weight_hh_l0"][0, 0] += 1
@@ -65,7 +70,9 @@ def reads_a_view(path, read=weights.io.read):
     return stored
 
 
-@pytest.mark.parametrize("fault", [fails, says_nothing, says_what_no_terminal_shows, reads_other_numbers, reads_a_view])
+@pytest.mark.parametrize(
+    "fault", [fails, says_nothing, says_what_no_terminal_shows, blames_the_system, reads_other_numbers, reads_a_view]
+)
 def test_a_faulty_reader_is_found(tmp_path, monkeypatch, fault):
     path = tmp_path / "good.safetensors"
     path.write_bytes(mutants.bases()["safetensors"][0]["raw"])
@@ -139,6 +146,29 @@ def test_a_mutant_that_ends_the_process_is_kept_and_the_rest_is_read(tmp_path, m
     assert kept.read_bytes() == raw
     assert "mutant 2 of seed 9" in shown and "status 7" in shown
     assert "seed 9: 4 mutants" in shown and "1 failed" in shown and "slowest took 4.000 s" in shown
+
+
+class Hanging:
+    """A process and its pipe, on which nothing ever comes."""
+
+    killed = False
+
+    def poll(self, seconds):
+        return False
+
+    def kill(self):
+        self.killed = True
+
+    def join(self):
+        assert self.killed
+
+
+def test_a_mutant_that_hangs_is_found():
+    share = weights.Share(argparse.Namespace(seed=0), range(9))
+    share.pipe = share.process = Hanging()
+    share.now.value = 5
+    assert "a hang" in share.watch()
+    assert share.process.killed
 
 
 def test_a_mutant_is_read_again_by_its_number(tmp_path, capsys):

@@ -20,7 +20,7 @@ import numpy as np
 
 import rnncore
 from rnncore import io
-from rnncore.errors import RnncoreError
+from rnncore.errors import FileAccessError, RnncoreError
 from rnncore.io.npy import read_npy
 from tests.fuzz.mutants import bases, bomb, mutant
 
@@ -108,10 +108,14 @@ def check(path):
     AssertionError, Exception
         Anything but an RnncoreError from the reader; a message that cannot be shown; a network unlike its description.
     """
+    stored = refused = None
     try:
         stored = read_npy("--input", path) if path.endswith(".npy") else io.read(path)
     except RnncoreError as error:
-        text = str(error)
+        refused = error
+    if refused is not None:
+        text = str(refused)
+        assert not isinstance(refused, FileAccessError), f"the system is to blame, and not the file: {text}"
         assert path in text and text.isprintable() and len(text) < MESSAGE, repr(text)
         return "refused"
     if isinstance(stored, np.ndarray):
