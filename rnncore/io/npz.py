@@ -110,7 +110,12 @@ def _entries(archive: zipfile.ZipFile, end: int) -> dict[str, zipfile.ZipInfo]:
     """Return the entries by array name, after checking that each is stored, unique, and overlaps nothing."""
     entries: dict[str, zipfile.ZipInfo] = {}
     free = 0
-    for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+    infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+    if infos and infos[0].header_offset != 0:
+        raise FileFormatError(
+            "it does not begin as an npz file does: other readers may take it for another kind of file"
+        )
+    for info in infos:
         raw = info.orig_filename  # zipfile cuts its filename at a NUL
         name = raw.removesuffix(_SUFFIX)
         if name == raw or name in entries:

@@ -1,5 +1,6 @@
 """The npz format: NumPy reads it, and malformed archives are refused."""
 
+import io
 import struct
 import zipfile
 
@@ -97,6 +98,15 @@ def quoted(raw):
     many = record * 1000
     end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1000, 1000, len(many), at, 0)
     return bytes(out[:at]) + many + end
+
+
+def behind_a_pickle(raw):
+    """A good zip behind the bytes of something else, for which other readers take the whole file."""
+    out = io.BytesIO(b"\x80\x04\x95" + bytes(9))
+    with zipfile.ZipFile(out, "a") as archive:
+        for name, data in zip_parts(raw).items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return out.getvalue()
 
 
 def with_end(count, length, begin=None):
@@ -203,6 +213,7 @@ NPZ_CASES = {
     "extra field broken": (directory(30, "<H", 3), "damaged"),
     "other name in the local header": (lambda raw: raw.replace(b"weight_hh", b"weight_xx", 1), "damaged"),
     "local signature": (local(0, "<L", 0), "damaged"),
+    "behind a pickle": (behind_a_pickle, "does not begin"),
     "duplicate name": (twice, "twice"),
     "no .npy": (z(lambda e: e.update({"readme.txt": b"hello"})), "end in .npy"),
     "a directory entry": (z(lambda e: e.update({"a/": b""})), "end in .npy"),
