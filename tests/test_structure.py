@@ -19,7 +19,7 @@ ROOMS = {
     "testing commands",
     "diagnostics": "numerics results lane recording foreign units jacobians gradient faults verdict findings figures "
     "report run monitor",
-    "testing": "tools check checks report run conformance",
+    "testing": "tools check checks report session worker lines run conformance",
     "commands": "terminal backends conform diagnose demo cli",
 }
 # The only room above the public names: it uses the library as anyone does.

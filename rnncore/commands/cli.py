@@ -11,15 +11,14 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from rnncore.commands.terminal import FAILED, USAGE, fail, needs
+from rnncore.commands.terminal import FAILED, INTERRUPTED, USAGE, fail, needs
 from rnncore.errors import RnncoreError
 
 if TYPE_CHECKING:
     import typer
 
 
-INTERRUPTED = 130  # a shell's status for Ctrl-C
-PIPE_CLOSED = 141  # and for SIGPIPE
+PIPE_CLOSED = 141  # a shell's status for SIGPIPE
 
 
 def main() -> None:

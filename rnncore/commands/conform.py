@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Iterable
-from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import typer
 
-from rnncore.commands.terminal import FAILED, STANDARD_OUTPUT, check_writable, output, progress, write
+from rnncore.commands.terminal import (
+    FAILED,
+    INTERRUPTED,
+    STANDARD_OUTPUT,
+    TERMINATED,
+    check_writable,
+    output,
+    progress,
+    write,
+)
 from rnncore.errors import ArgumentValueError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
-    from rnncore.testing import Outcome, Report
+    from rnncore.testing import Check, Outcome, Report
+    from rnncore.typing import KernelMode
 
 STYLES = {"passed": "green", "failed": "bold red", "expected to fail": "yellow", "skipped": "dim"}
 
@@ -28,34 +40,127 @@ def conform(
     expect_failure: list[str] = typer.Option(
         None, metavar="ID=REASON", help="A check that must fail, with the reason; repeatable."
     ),
+    limit: float = typer.Option(
+        None, metavar="SECONDS", help="The most that a check may take; it then fails, and the next one runs."
+    ),
     as_json: str = typer.Option(None, "--json", metavar="FILE", help="Also write the report as JSON; - for stdout."),
+    json_lines: str = typer.Option(
+        None, metavar="FILE", help="Also write each start and outcome at once, as a line of JSON; - for stdout."
+    ),
     as_html: str = typer.Option(None, "--html", metavar="FILE", help="Also write the report as one HTML page."),
 ) -> int:
-    """Check a backend with the conformance suite. Status 0 if it conforms, 1 if a check failed or none ran."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    """Check a backend with the conformance suite. Status 0 if it conforms, 1 if a check failed or none ran.
 
-    from rnncore.testing import check_backend
+    Ctrl-C ends the run with the report so far and status 130; with --limit, SIGTERM does so with status 143.
+    """
+    from rnncore.testing.lines import JsonLines
+    from rnncore.testing.run import Run
 
-    check_writable("--json", as_json)
-    check_writable("--html", as_html)
+    for option, path in (("--json", as_json), ("--json-lines", json_lines), ("--html", as_html)):
+        check_writable(option, path)
+    if as_json == json_lines == STANDARD_OUTPUT:
+        raise ArgumentValueError("--json-lines: expected a file, as --json has standard output")
     expected = expectations(expect_failure or [])
-    bar = progress(TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    task = bar.add_task("starting", total=None)
-
-    def on_outcome(outcome: Outcome, number: int, count: int) -> None:
-        bar.update(task, completed=number, total=count, description=outcome.id)
-
-    options: dict[str, Any] = {"device": device, "kernel": kernel, "only": only or None}
-    # A plugin or its library may print; standard output is for the report.
-    with bar, redirect_stdout(sys.stderr):
-        report = check_backend(backend, expected_failures=expected, on_outcome=on_outcome, **options)
+    status = 0
+    with ExitStack() as stack:
+        if limit is not None:  # else SIGTERM must end native code, which a handler in Python would wait for
+            stack.enter_context(_terminable())
+        line = stack.enter_context(_lines(json_lines))
+        # A plugin or its library may print; standard output is for the report.
+        stack.enter_context(redirect_stdout(sys.stderr))
+        show = stack.enter_context(_Shown())
+        mode = cast("KernelMode", kernel)
+        options: dict[str, Any] = {"device": device, "only": only or None, "limit": limit}
+        run = stack.enter_context(Run(backend, kernel=mode, expected_failures=expected, **options))
+        lines = JsonLines(run.setting, line)
+        try:
+            lines.plan(run.checks, limit)
+            for number, check in enumerate(run.checks, start=1):
+                lines.started(check)
+                show.started(check, number, len(run.checks))
+                outcome = run.one(check)
+                lines.outcome(outcome)
+                show.outcome(outcome)
+        except KeyboardInterrupt as interrupt:
+            run.close(now=True)
+            status = TERMINATED if isinstance(interrupt, _Terminated) else INTERRUPTED
+        report = run.report()
+        lines.summary(report)
     if as_json is not None:
         write(as_json, report.to_json() + "\n")
     if as_html is not None:
         write(as_html, report.to_html())
-    if as_json != STANDARD_OUTPUT:
+    if STANDARD_OUTPUT not in (as_json, json_lines):
         print_report(report, output())
-    return 0 if report.ok else FAILED
+    return status or (0 if report.ok else FAILED)
+
+
+class _Shown:
+    """Progress on stderr: a bar on a terminal, else a line for each check, which names it before it runs."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+
+        self._bar: Progress = progress(
+            TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        )
+        self._task = self._bar.add_task("starting", total=None)
+        self._open = False
+
+    def __enter__(self) -> _Shown:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+        if self._open:
+            self._say("\n")
+
+    def started(self, check: Check, number: int, count: int) -> None:
+        self._bar.update(self._task, completed=number - 1, total=count, description=check.id)
+        self._say(f"[{number:>{len(str(count))}}/{count}] {check.id:<14} ")
+        self._open = True
+
+    def outcome(self, outcome: Outcome) -> None:
+        self._bar.advance(self._task)
+        reason = f": {outcome.reason}" if outcome.status == "failed" else ""
+        self._say(f"{outcome.status} in {outcome.seconds:.2f} s{reason}\n")
+        self._open = False
+
+    def _say(self, text: str) -> None:
+        if self._bar.disable and sys.stderr is not None:
+            print(text, end="", file=sys.stderr, flush=True)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM interrupt as Ctrl-C does."""
+
+    def stop(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _lines(path: str | None) -> Iterator[Callable[[str], object]]:
+    """A function that writes a line to a file, or to standard output for "-", and flushes it."""
+    if path is None:
+        yield lambda line: None
+        return
+    with ExitStack() as stack:
+        stream: TextIO = sys.stdout
+        if path != STANDARD_OUTPUT:
+            stream = stack.enter_context(open(path, "w", encoding="utf-8"))
+        yield lambda line: (stream.write(line), stream.flush())
 
 
 def print_report(report: Report, console: Console) -> None:

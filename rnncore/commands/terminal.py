@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
 
 FAILED, USAGE = 1, 2
+INTERRUPTED, TERMINATED = 130, 143  # a shell's status for Ctrl-C and SIGTERM
 STANDARD_OUTPUT = "-"
 PIPE_WIDTH = 120  # a pipe has no width
 
@@ -45,7 +46,7 @@ def output() -> Console:
 
 
 def progress(*columns: str | ProgressColumn) -> Progress:
-    """Progress display on stderr, shown only on a terminal."""
+    """Progress display on stderr, shown only on a terminal; ``.disable`` says whether it is not."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -60,7 +61,7 @@ def check_writable(option: str, path: str | None) -> None:
     ------
     ArgumentValueError
     """
-    if path is None or (path == STANDARD_OUTPUT and option == "--json"):
+    if path is None or (path == STANDARD_OUTPUT and option in ("--json", "--json-lines")):
         return
     folder = os.path.dirname(os.path.abspath(path))
     there = os.path.exists(path)

@@ -10,7 +10,7 @@ import pytest
 from rnncore.backend.contract import Backend
 from rnncore.errors import RnncoreError
 from rnncore.testing.check import CHECKS
-from rnncore.testing.run import Session, known_failures
+from rnncore.testing.run import Run, known_failures
 from rnncore.typing import KernelMode
 
 __all__ = ["BackendConformance"]
@@ -33,6 +33,9 @@ class BackendConformance:
     kernel : {"auto", "reference", "require"}
     expected_failures : mapping of str to str
         Ids of checks that are known to fail, with the reason. If one passes, that is a failure.
+    limit : float, optional
+        The most seconds that a check may take, as in :func:`rnncore.testing.check_backend`: checks then run in a process of
+        their own, without what fixtures and other tests do in this one. By default there is no limit.
 
     Notes
     -----
@@ -44,23 +47,24 @@ class BackendConformance:
     kernel: ClassVar[KernelMode] = "auto"
     expected_failures: ClassVar[Mapping[str, str]] = {}
 
-    _session: ClassVar[Session | None] = None
+    limit: ClassVar[float | None] = None
+
+    _run: ClassVar[Run | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls._session = None
+        cls._run = None
         known_failures(cls.expected_failures)
 
     def test_backend_can_be_used(self) -> None:
         """The backend and its device can be used, and at least one check applies."""
-        session = self._ready()
-        if not any(session.asks(check) for check in CHECKS.values()):
+        if CHECKS.keys() <= self._ready().setting.skips.keys():
             pytest.fail("no check applies to this backend", pytrace=False)
 
     @pytest.mark.parametrize("check", list(CHECKS))
     def test_conformance(self, check: str, record_property: Any) -> None:
         """One check of :data:`rnncore.testing.CHECKS`."""
-        outcome = self._ready().run(CHECKS[check], self.expected_failures.get(check))
+        outcome = self._ready().one(CHECKS[check])
         if outcome.error_eps is not None:
             record_property("error_eps", outcome.error_eps)
         if outcome.status == "skipped":
@@ -71,12 +75,22 @@ class BackendConformance:
             pytest.fail(f"{outcome.id}: {outcome.rule}\n{outcome.reason}", pytrace=False)
 
     @classmethod
-    def _ready(cls) -> Session:
+    def teardown_class(cls) -> None:
+        """End the process of the checks, if they have one."""
+        if cls._run is not None:
+            cls._run.close()
+            cls._run = None
+
+    @classmethod
+    def _ready(cls) -> Run:
         if not hasattr(cls, "backend"):
             pytest.fail(f"{cls.__name__}: expected a class attribute `backend`, a name or a plugin", pytrace=False)
-        if cls._session is None:
+        if cls._run is None:
+            known = cls.expected_failures
             try:
-                cls._session = Session(cls.backend, device=cls.device, kernel=cls.kernel)
+                cls._run = Run(
+                    cls.backend, device=cls.device, kernel=cls.kernel, expected_failures=known, limit=cls.limit
+                )
             except RnncoreError as error:
                 pytest.fail(str(error), pytrace=False)
-        return cls._session
+        return cls._run

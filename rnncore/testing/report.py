@@ -6,14 +6,14 @@ import html
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from rnncore.testing.tools.rules import Check
     from rnncore.testing.tools.subject import Measured
 
-__all__ = ["SUITE_VERSION", "Outcome", "Report"]
+__all__ = ["SUITE_VERSION", "Outcome", "Report", "Setting"]
 
 # Raised when checks are added, which happens only in minor releases.
 SUITE_VERSION = "1.1"
@@ -67,6 +67,33 @@ class Outcome:
             where, error, allowed = (dtype, worst.what), worst.eps, worst.allowed
         return cls(check.id, check.rule, check.group, status, reason, error, allowed, *where, seconds)
 
+    def where_failure_is_expected(self, why: str) -> Outcome:
+        """Return the outcome of a check that is known to fail. If it passed, or cannot run, that is a failure."""
+        if self.status == "failed":
+            return replace(self, status="expected to fail", reason=f"{why}: {self.reason}")
+        found = "passed" if self.status == "passed" else f"cannot run here, as {self.reason}"
+        return replace(self, status="failed", reason=f"expected to fail ({why}), and {found}: take it off the list")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a backend under test says of itself.
+
+    Attributes
+    ----------
+    backend, device, kernel, precision : str
+    versions : dict of str to str
+    skips : dict of str to str
+        Ids of the checks that the backend cannot be asked, with the reasons.
+    """
+
+    backend: str
+    device: str
+    kernel: str
+    precision: str
+    versions: dict[str, str]
+    skips: dict[str, str]
+
 
 @dataclass(frozen=True)
 class Report:
@@ -78,6 +105,9 @@ class Report:
     versions : dict of str to str
     outcomes : tuple of Outcome
     seconds : float
+    not_run : tuple of str
+        Ids of the checks that did not end because the run was interrupted, first the one that was running. Empty if the run
+        was complete.
     """
 
     backend: str
@@ -87,6 +117,7 @@ class Report:
     versions: dict[str, str]
     outcomes: tuple[Outcome, ...]
     seconds: float
+    not_run: tuple[str, ...] = ()
 
     def count(self, status: Status) -> int:
         """Number of checks with this status."""
@@ -99,8 +130,8 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether checks ran and none failed."""
-        return self.ran > 0 and self.count("failed") == 0
+        """Whether checks ran, none failed, and the run was not interrupted."""
+        return self.ran > 0 and self.count("failed") == 0 and not self.not_run
 
     @property
     def worst(self) -> Outcome | None:
@@ -127,7 +158,7 @@ class Report:
 
     @property
     def heading(self) -> list[str]:
-        """Lines with the setting, the largest error and the versions."""
+        """Lines with the setting, the largest error and the versions, and where the run was interrupted."""
         worst = self.worst
         measured = any(o.error_eps is not None for o in self.outcomes)
         largest = "no passed check has an error above 0" if measured else "no number was compared"
@@ -138,14 +169,20 @@ class Report:
             largest = f"begin with {first.id}: {first.rule}"
         if self.ran == 0:
             largest = "no check ran: that is a failure"
+        left = [f"interrupted in {self.not_run[0]}: {len(self.not_run)} did not end"] if self.not_run else []
         return [
             f"backend {self.backend}, device {self.device}, kernel={self.kernel!r}, precision {self.precision}; "
             f"{self.seconds:.1f} s; {largest}",
             ", ".join(f"{k} {v}" for k, v in self.versions.items()),
+            *left,
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to plain data, with NaN and infinity as strings."""
+        """Convert to plain data, with NaN and infinity as strings.
+
+        The keys are ``schema`` (1), ``ok``, ``ran``, ``counts`` by status, and the attributes. Keys may be added; none is
+        removed or changes its meaning while ``schema`` is the same.
+        """
         from rnncore.diagnostics.results import plain  # takes as long to import as the suite itself
 
         counts = {s: self.count(s) for s in ORDER}

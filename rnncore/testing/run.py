@@ -1,121 +1,93 @@
-"""Run checks on a backend: all of them with ``check_backend``, or one at a time for the pytest class."""
+"""Run checks on a backend: all of them with ``check_backend``, or one at a time, in this process or in one of their own."""
 
 from __future__ import annotations
 
-import os
-import platform
-import threading
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
-from importlib import import_module, metadata
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any
 
-import numpy as np
-
-from rnncore.arguments import brief, check_mapping
-from rnncore.backend.arrays import device_name, find_device, floating_dtypes
+from rnncore.arguments import check_mapping
 from rnncore.backend.contract import Backend
-from rnncore.backend.discovery import words
-from rnncore.backend.plugin import ask_plugin
-from rnncore.backend.registry import backends, get_backend, resolve_backend
-from rnncore.errors import ArgumentTypeError, ArgumentValueError, BackendUnavailableError, UnknownNameError
-from rnncore.network.engine import check_kernel_mode
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameError
 from rnncore.testing.check import CHECKS
-from rnncore.testing.report import SUITE_VERSION, Outcome, Report
-from rnncore.testing.tools.rules import BOTH, CAPABILITIES, Check, CheckFailed
-from rnncore.testing.tools.subject import Measured, Subject, capabilities, precision_of
-from rnncore.typing import Device, KernelMode
+from rnncore.testing.report import Outcome, Report, Setting
+from rnncore.testing.session import Session
+from rnncore.testing.tools.rules import Check
+from rnncore.testing.worker import Worker
+from rnncore.typing import KernelMode
 
-__all__ = ["Session", "check_backend"]
-
-# The order of the checks: those whose failure makes others fail come first.
-GROUPS = "contract scan network lengths weights gradient second carry relation extreme purity kernel"
-for _group in GROUPS.split():
-    import_module(f"rnncore.testing.checks.{_group}")
-
-T = TypeVar("T")
-
-_running = threading.RLock()
+__all__ = ["Run", "check_backend"]
 
 
-class Session:
-    """One backend on one device, with its capabilities. Runs single checks."""
+class Run:
+    """A run of checks on a backend, as a context manager; the arguments are those of :func:`check_backend`.
 
-    def __init__(self, backend: str | Backend, *, device: Any = None, kernel: KernelMode = "auto") -> None:
-        self.backend: Backend = resolve_backend(backend)
-        self.kernel = check_kernel_mode(kernel)
-        # Ask the plugin about itself before any check, so that a fault there is an error of one line.
-        devices = self._ask("devices", lambda: tuple(self.backend.devices()))
-        self._ask("device_name", lambda: [device_name(self.backend, d) for d in devices])
-        self.device: Device = find_device(device, backend=self.backend)
-        self.dtypes = self._ask(
-            "namespace", lambda: tuple(floating_dtypes(xp=self.backend.namespace(), device=self.device))
+    Attributes
+    ----------
+    checks : list of Check
+        Those to run, in order.
+    setting : Setting
+    outcomes : list of Outcome
+        Those so far.
+    """
+
+    def __init__(
+        self,
+        backend: str | Backend,
+        *,
+        device: Any = None,
+        kernel: KernelMode = "auto",
+        only: Iterable[str] | None = None,
+        expected_failures: Mapping[str, str] | None = None,
+        limit: float | None = None,
+    ) -> None:
+        self.checks = selected(only)
+        self._known = known_failures(expected_failures)
+        for id in self._known:
+            if id not in {check.id for check in self.checks}:
+                raise ArgumentValueError(f"expected_failures: {id!r} is not among the checks that `only` selects")
+        self._worker = None if limit is None else Worker(backend, device=device, kernel=kernel, limit=limit)
+        self._runner: Session | Worker = self._worker or Session(backend, device=device, kernel=kernel)
+        self.setting: Setting = self._runner.setting
+        self.outcomes: list[Outcome] = []
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(now=kind is not None)
+
+    def close(self, *, now: bool = False) -> None:
+        """End the process of the checks, if they have one: after what it does at its exit, or at once."""
+        if self._worker is not None:
+            self._worker.close(now=now)
+
+    def one(self, check: Check) -> Outcome:
+        """Run one check."""
+        skip = self.setting.skips.get(check.id)
+        outcome = self._runner.run(check) if skip is None else Outcome.of(check, "skipped", skip)
+        why = self._known.get(check.id)
+        outcome = outcome if why is None else outcome.where_failure_is_expected(why)
+        self.outcomes.append(outcome)
+        return outcome
+
+    def report(self) -> Report:
+        """The report on the checks that have ended."""
+        setting, ended = self.setting, {o.id for o in self.outcomes}
+        return Report(
+            backend=setting.backend,
+            device=setting.device,
+            kernel=setting.kernel,
+            precision=setting.precision,
+            versions=setting.versions,
+            outcomes=tuple(self.outcomes),
+            seconds=time.perf_counter() - self._started,
+            not_run=tuple(check.id for check in self.checks if check.id not in ended),
         )
-        if not set(BOTH) & set(self.dtypes):
-            raise BackendUnavailableError(
-                f"backend {self.backend.name!r}: expected a namespace that lists float32 or float64 for device "
-                f"{device_name(self.backend, self.device)!r}, got {', '.join(self.dtypes) or 'none'}"
-            )
-        registered = isinstance(backend, str) or _is_registered(self.backend)
-        ask = partial(capabilities, self.backend, self.device, registered=registered)
-        self.capabilities = self._ask("scans, writable, devices or asarray", ask)
-        self.precision = self._ask("precision", lambda: precision_of(self.backend, self.device))
-        self.versions = dict(_versions(self.backend))
-
-    def _fault_in_any(self, check: Check, dtypes: list[str], measured: list[tuple[str, Measured]]) -> str:
-        for dtype in dtypes:
-            subject = Subject(
-                self.backend, self.device, dtype, self.kernel, check, self.capabilities, precision=self.precision
-            )
-            fault = _fault(check, subject)
-            measured += [(dtype, m) for m in subject.measured]
-            if fault:
-                return f"{dtype}: {fault}"
-        return ""
-
-    def asks(self, check: Check) -> bool:
-        """Whether the backend has the capabilities and dtypes that the check needs."""
-        return not self._missing(check) and bool(self._dtypes(check))
-
-    def _missing(self, check: Check) -> list[str]:
-        return [n for n in check.needs if n not in self.capabilities]
-
-    def _dtypes(self, check: Check) -> list[str]:
-        there = [n for n in check.dtypes if n in self.dtypes]
-        return there[:1] if check.once else there
-
-    def _ask(self, what: str, question: Callable[[], T]) -> T:
-        return ask_plugin(f"backend {self.backend.name!r}: its {what} failed", question)
-
-    def run(self, check: Check, expected: str | None = None) -> Outcome:
-        """Run one check in each of its dtypes that the device has.
-
-        Parameters
-        ----------
-        check : Check
-        expected : str, optional
-            Reason why the check is known to fail. If it passes nevertheless, that is a failure.
-        """
-        missing, dtypes = self._missing(check), self._dtypes(check)
-        started = time.perf_counter()
-        measured: list[tuple[str, Measured]] = []
-        if missing or not dtypes:
-            status, reason = "skipped", "; ".join(CAPABILITIES[n] for n in missing or check.dtypes)
-        else:
-            # One check at a time in a process: some observe the library while they run.
-            with _running:
-                reason = self._fault_in_any(check, dtypes, measured)
-            status = "failed" if reason else "passed"
-        if expected is not None:
-            stale = f"expected to fail ({expected}), and {{}}: take it off the list"
-            status, reason = {
-                "failed": ("expected to fail", f"{expected}: {reason}"),
-                "passed": ("failed", stale.format("passed")),
-                "skipped": ("failed", stale.format(f"cannot run here, as {reason}")),
-            }[status]
-        return Outcome.of(check, status, reason, measured=measured, seconds=time.perf_counter() - started)
 
 
 def check_backend(
@@ -125,6 +97,8 @@ def check_backend(
     kernel: KernelMode = "auto",
     only: Iterable[str] | None = None,
     expected_failures: Mapping[str, str] | None = None,
+    limit: float | None = None,
+    on_start: Callable[[Check, int, int], None] | None = None,
     on_outcome: Callable[[Outcome, int, int], None] | None = None,
 ) -> Report:
     """Run the conformance suite on a backend.
@@ -141,6 +115,11 @@ def check_backend(
         Ids, or beginnings of ids such as ``"RC-SCAN"``.
     expected_failures : mapping of str to str, optional
         Ids of checks that are known to fail, with the reason. If one passes, that is a failure.
+    limit : float, optional
+        The most seconds that a check may take. One that takes longer has failed, with the place where it was, and the run
+        goes on with the next. By default there is none. See the notes.
+    on_start : callable, optional
+        Called before each check with the check, its number and the number of checks.
     on_outcome : callable, optional
         Called after each check with its outcome, its number and the number of checks.
 
@@ -153,6 +132,16 @@ def check_backend(
     ------
     UnknownNameError, BackendUnavailableError, DeviceError
         If the backend or the device cannot be used, or no check has such an id.
+    ArgumentTypeError
+        Also if there is a limit and the plugin is neither a module nor an object that can be pickled.
+
+    Notes
+    -----
+    With a limit, checks run in a process of their own, which is given up and replaced when one takes too long. So the limit
+    stops Python code, native code that never returns, and deadlocks, and a check that crashes the process fails alone. The
+    process is a new one: settings that this process has made in the library are not there, environment variables are. The
+    limit does not cover the start of the process and the import of the library. It does not end other processes that the
+    plugin has started. A process that the operating system cannot kill, as in a driver that hangs, is left behind.
 
     Examples
     --------
@@ -161,29 +150,17 @@ def check_backend(
     >>> print(str(report).splitlines()[0])
     7 ran: 7 passed, 0 failed, 0 expected to fail; 0 skipped
     """
-    chosen = selected(only)
-    known = known_failures(expected_failures)
-    if on_outcome is not None and not callable(on_outcome):
-        raise ArgumentTypeError(f"on_outcome: expected a function or None, got {on_outcome!r}")
-    for id in known:
-        if id not in {check.id for check in chosen}:
-            raise ArgumentValueError(f"expected_failures: {id!r} is not among the checks that `only` selects")
-    session = Session(backend, device=device, kernel=kernel)
-    started = time.perf_counter()
-    outcomes = []
-    for number, check in enumerate(chosen, start=1):
-        outcomes.append(session.run(check, known.get(check.id)))
-        if on_outcome is not None:
-            on_outcome(outcomes[-1], number, len(chosen))
-    return Report(
-        backend=session.backend.name,
-        device=device_name(session.backend, session.device),
-        kernel=session.kernel,
-        precision=session.precision,
-        versions=session.versions,
-        outcomes=tuple(outcomes),
-        seconds=time.perf_counter() - started,
-    )
+    for name, function in (("on_start", on_start), ("on_outcome", on_outcome)):
+        if function is not None and not callable(function):
+            raise ArgumentTypeError(f"{name}: expected a function or None, got {function!r}")
+    with Run(backend, device=device, kernel=kernel, only=only, expected_failures=expected_failures, limit=limit) as run:
+        for number, check in enumerate(run.checks, start=1):
+            if on_start is not None:
+                on_start(check, number, len(run.checks))
+            outcome = run.one(check)
+            if on_outcome is not None:
+                on_outcome(outcome, number, len(run.checks))
+    return run.report()
 
 
 def selected(only: Iterable[str] | None) -> list[Check]:
@@ -218,42 +195,3 @@ def known_failures(expected: Mapping[str, str] | None) -> dict[str, str]:
         if not isinstance(reason, str) or not reason.strip():
             raise ArgumentTypeError(f"expected_failures[{id!r}]: expected a reason, got {reason!r}")
     return dict(expected)
-
-
-def _fault(check: Check, subject: Subject) -> str:
-    """Run a check; return what is wrong, or ""."""
-    # Some checks test overflow and NaN. Other warnings reach the caller.
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)
-        try:
-            check.run(subject)
-        except CheckFailed as failure:
-            return str(failure)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # exits, panics and skips of a plugin count as failures too
-            return f"raised {brief(words(error))}"
-    return ""
-
-
-def _is_registered(backend: Backend) -> bool:
-    try:
-        return get_backend(backend.name) is backend
-    except Exception:  # absent or not usable, so not the registered one
-        return False
-
-
-def _versions(backend: Backend) -> Iterator[tuple[str, str]]:
-    yield "suite", SUITE_VERSION
-    brings = [b for b in backends() if b.name == backend.name and b.distribution]
-    if brings and _is_registered(backend):
-        yield brings[0].distribution, brings[0].version
-    for package in dict.fromkeys(("rnncore", backend.native_package, "numpy", "array-api-compat")):
-        try:
-            yield package, metadata.version(package)
-        except metadata.PackageNotFoundError:
-            names = metadata.packages_distributions().get(package, [])
-            if names:
-                yield package, metadata.version(names[0])
-    yield "python", platform.python_version()
-    yield "platform", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
