@@ -196,11 +196,14 @@ def _fate(text: str, status: int | None, limit: float = STARTING) -> str:
         reason = f"the process was ended by {signal.Signals(-status).name}"
     else:
         reason = f"the process ended with status {status}"
-    # The thread of the checks comes last, its innermost call first.
-    frames = FRAME.findall(text[text.rfind("hread 0x") :])
-    ours = next((k for k, (file, _, name) in enumerate(frames) if name == "_fault" and "session" in file), len(frames))
-    shown = [f"{name} ({'/'.join(PurePath(file).parts[-2:])}:{line})" for file, line, name in frames[:ours]]
-    return f"{reason}; it was in {', called by '.join(shown[:FRAMES_SHOWN])}" if shown else reason
+    # Of all threads that of the checks, its innermost call first, up to the call of the check.
+    for frames in map(FRAME.findall, text.split("hread 0x")):
+        calls = [f"{name} ({'/'.join(PurePath(file).parts[-2:])}:{line})" for file, line, name in frames]
+        names = [name for _, _, name in frames]
+        if "serve" in names and "_fault" in names:
+            shown = calls[: names.index("_fault")][:FRAMES_SHOWN]
+            return f"{reason}; it was in {', called by '.join(shown)}"
+    return reason
 
 
 _KILL = getattr(signal, "SIGKILL", 9)
