@@ -76,8 +76,8 @@ def conform(
         try:
             lines.plan(run.checks, limit)
             for number, check in enumerate(run.checks, start=1):
-                lines.started(check)
                 show.started(check, number, len(run.checks))
+                lines.started(check)
                 outcome = run.one(check)
                 lines.outcome(outcome)
                 show.outcome(outcome)

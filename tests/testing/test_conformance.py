@@ -12,6 +12,7 @@ import pytest
 from rnncore.errors import ArgumentTypeError, UnknownNameError
 from rnncore.testing import CHECKS, BackendConformance, check_backend
 from tests.tools.places import DOUBLES
+from tests.tools.process import PATIENCE
 
 
 class TestNumPy(BackendConformance):
@@ -56,7 +57,8 @@ def pytest_of(folder, body, *tests):
         capture_output=True,
         text=True,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(DOUBLES), "PYTEST_ADDOPTS": ""},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(DOUBLES), *sys.path]), "PYTEST_ADDOPTS": ""},
+        timeout=PATIENCE,  # for a limit that does not work
     )
     last = run.stdout.strip().splitlines()[-1]
     return run.returncode, {kind: int(n) for n, kind in re.findall(r"(\d+) (\w+)", last)}, run.stdout + run.stderr
@@ -124,3 +126,23 @@ def test_no_pytest_plugin_is_registered():
     """One would import this library in every run of pytest of whoever has it installed."""
     groups = {entry.group for entry in metadata.distribution("rnncore").entry_points}
     assert "pytest11" not in groups and "rnncore.backends" in groups
+
+
+LIMITED = """
+    import os
+    os.environ["STUCK"] = "natively"
+    class TestHung(BackendConformance):
+        import stuck_plugin as backend
+        limit = 0.5
+    class TestFine(BackendConformance):
+        backend = "numpy"
+        limit = 3600
+"""
+
+
+def test_with_a_limit_a_check_that_hangs_fails(tmp_path):
+    ids = [*one("TestHung", "RC-CON-007", "RC-CON-011"), *one("TestFine", QUICK, "RC-TYPE-004")]
+    code, counts, output = pytest_of(tmp_path, LIMITED, *ids)
+    assert code == 1
+    assert counts | {"in": 0} == {"failed": 2, "passed": 1, "skipped": 1, "in": 0}, output
+    assert output.count("did not end in 0.5 s") >= 2
