@@ -1,90 +1,74 @@
 """A backend for a lazy library: Dask's arrays, which record operations as a graph and compute when numbers are asked for.
 
-``rnncore.testing.check_backend(rnncore_dask_array, limit=600)`` runs the conformance suite on it. To install it, it needs an
-entry point, as docs/writing-a-backend.md shows. Each function that differs from an eager library's says why.
+``rnncore.testing.check_backend(rnncore_dask_array)`` runs the conformance suite on it, without installing it.
+docs/writing-a-backend.md says what a lazy library needs, and why.
 """
+
+from __future__ import annotations
 
 import math
 import sys
-from functools import partial
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
-
-import rnncore
-from rnncore import scan
 
 name = "dask"
 native_package = "dask.array"
 contract_version = 2
 
-RNN, RNNCell = rnncore.bound_to(name)
+
+@cache
+def namespace() -> Any:
+    """That of array-api-compat, but for two functions."""
+    xp = import_module("array_api_compat.dask.array")
+    return SimpleNamespace(**{n: getattr(xp, n) for n in dir(xp)} | {"stack": _stack, "reshape": _reshape})
 
 
-def namespace():
-    """That of array-api-compat with one function corrected."""
-    import array_api_compat.dask.array as xp
-
-    return SimpleNamespace(**{n: getattr(xp, n) for n in dir(xp)} | {"reshape": partial(_reshape, xp)})
-
-
-def is_native(x, /):
+def is_native(x: object, /) -> bool:
+    """Whether x is one of Dask's arrays."""
     library = sys.modules.get("dask.array")
     return library is not None and isinstance(x, library.Array)
 
 
-def devices():
+def devices() -> Sequence[str]:
+    """The host."""
     return ("cpu",)
 
 
-def asarray(x, /, *, dtype, device):
-    """One chunk: a graph has a node for each chunk of each operation."""
-    import dask.array
-
-    return dask.array.from_array(np.array(x, dtype=dtype), chunks=-1)
+def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> Any:
+    """A copy of one chunk, as a graph has a node for each chunk of each operation."""
+    return _dask().from_array(np.array(x, dtype=dtype), chunks=-1)
 
 
-def to_numpy(x, /):
-    """Compute the graph of x. Nothing else does, and nothing is kept: two arrays with the same past compute it twice."""
+def to_numpy(x: Any, /) -> np.ndarray[Any, Any]:
+    """Compute x from the last arrays that were kept; in this thread, as the nodes are too small for others."""
     return np.asarray(x.compute(scheduler="synchronous"))
 
 
-def synchronize(device, /):
-    """Nothing is running."""
+def synchronize(device: Any, /) -> None:
+    """Nothing runs in the background."""
 
 
-def scans():
-    return _Scans()
+def scans() -> None:
+    """None of its own."""
 
 
-class _Scans:
-    """Each scan is one node, which runs the reference on NumPy's arrays. As operations it would be some five for each step."""
+def _stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Any:
+    """Compute the states of a scan, which ends here, and keep them in one chunk.
 
-    def unsupported(self, request, /):
-        return None
-
-    def nonlinear(self, p, h0, w_hh, /, *, nonlinearity, reverse, overwrite=False):
-        return _node(partial(scan.nonlinear, nonlinearity=nonlinearity, reverse=reverse), p, h0, w_hh)
-
-    def linear(self, u, d, s0, m, /, *, reverse, overwrite=False):
-        return _node(partial(scan.linear, reverse=reverse), u, d, s0, m)
+    Otherwise the graph grows with every step, layer and derivative, and each array that is read computes its past again.
+    """
+    return _dask().stack(arrays, axis=axis).rechunk(-1).persist(scheduler="synchronous")
 
 
-def _node(run, first, *others):
-    """run(first, *others) as one node of the graph, of the shape and dtype of `first`."""
-    import dask
-    import dask.array
-
-    lazy = dask.delayed(_on_numpy)(run, first, *others)
-    return dask.array.from_delayed(lazy, first.shape, dtype=first.dtype)
+def _reshape(x: Any, /, shape: tuple[int, ...], *, copy: bool | None = None) -> Any:
+    """Reshape arrays without elements too, which Dask's own function cannot."""
+    return x.reshape(shape) if math.prod(x.shape) else _dask().zeros(shape, dtype=x.dtype)
 
 
-def _on_numpy(run, *arrays):
-    import array_api_compat.numpy as xp
-
-    return run(*arrays, xp=xp)
-
-
-def _reshape(xp, x, /, shape, *, copy=None):
-    """Dask's cannot reshape an array without elements."""
-    return xp.reshape(x, shape) if math.prod(x.shape) else xp.zeros(shape, dtype=x.dtype)
+def _dask() -> Any:
+    return import_module("dask.array")

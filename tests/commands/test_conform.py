@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 
 import pytest
 
 from tests.tools.command import PLAIN, on_a_terminal, rnn
 from tests.tools.places import DOUBLES
+from tests.tools.process import PATIENCE
 
 STUCK = ("--only", "RC-CON-010", "--only", "RC-CON-011", "--only", "RC-CON-012")
 
@@ -112,6 +114,8 @@ def stuck(folder, way, *options):
     command = [sys.executable, "-c", code, "conform", "stuck", *STUCK, "--json-lines", "-", *options]
     pipe, environment = subprocess.PIPE, {**PLAIN, "PYTHONPATH": path, "STUCK": way}
     with subprocess.Popen(command, stdout=pipe, stderr=pipe, encoding="utf-8", env=environment) as process:
+        guard = threading.Timer(PATIENCE, process.kill)  # for lines that never come
+        guard.start()
         try:
             lines = []
             for line in process.stdout:
@@ -120,6 +124,7 @@ def stuck(folder, way, *options):
                     break
             yield process, lines
         finally:
+            guard.cancel()
             process.kill()
 
 

@@ -248,8 +248,8 @@ def test_numbers_and_options_on_the_page():
     assert f"the {len(FUNCTIONS_USED)} functions that the core calls" in TEXT
     lines = len((ROOT / "backends" / "rnncore_mlx" / "_namespace.py").read_text().splitlines())
     assert f"`backends/rnncore_mlx/_namespace.py` does so in {lines} lines" in TEXT
-    assert {"device", "kernel", "only", "expect_failure"} <= set(conform.__annotations__)
-    assert {"backend", "device", "kernel", "expected_failures"} <= set(BackendConformance.__annotations__)
+    assert {"device", "kernel", "only", "expect_failure", "limit", "json_lines"} <= set(conform.__annotations__)
+    assert {"backend", "device", "kernel", "limit", "expected_failures"} <= set(BackendConformance.__annotations__)
 
 
 @pytest.mark.parametrize("page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))])
