@@ -39,7 +39,7 @@ FULL_PRECISION = ("highest", "float32", "F32_F32_F32", "F64_F64_F64")
 def namespace() -> Any:
     """``jax.numpy`` with float32 products in float32. The first call also registers the models as pytrees."""
     # Importing _pytree registers them, once per process, also if several threads import it.
-    from rnncore_jax import _namespace, _pytree  # noqa: F401
+    from rnncore_jax import _namespace, _pytree, _scans  # noqa: F401  # _scans here, in the first use, which a fork waits for
 
     return _namespace
 

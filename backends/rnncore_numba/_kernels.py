@@ -1,4 +1,4 @@
-"""The compiled functions: built at first use and cached on disk where possible.
+"""The compiled functions: built at first use and kept on disk where possible.
 
 There is one for each nonlinearity and dtype, with and without a clip. Importing this module imports Numba.
 """
@@ -6,7 +6,7 @@ There is one for each nonlinearity and dtype, with and without a clip. Importing
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from threading import RLock
@@ -17,6 +17,8 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
+from rnncore.backend.forks import first_use
+from rnncore_numba._cache import keep
 from rnncore_numba._functions import FUNCTIONS
 from rnncore_numba._tiles import Arguments, Kind, emit_finish, emit_scan
 from rnncore_numba._vectors import BITS, I64, POINTER, lane_count
@@ -28,16 +30,14 @@ _compiling = RLock()
 
 
 def version() -> int:
-    """Hash of the sources. Numba's cache checks the file of a function, but not the other files that its code comes from."""
+    """Hash of the files that the code comes from."""
     text = b"".join((Path(__file__).parent / name).read_bytes() for name in SOURCES)
     return int.from_bytes(hashlib.sha256(text).digest()[:4], "little")
 
 
 @intrinsic
-def _scan(
-    typing: Any, p: Any, d: Any, h0: Any, strips: Any, out: Any, rows: Any, options: Any, kind: Any, sources: Any
-) -> Any:
-    """(p, d, h0, strips, out, (first row, last row), (reverse, clip), kind, version): see `rnncore_numba._tiles`."""
+def _scan(typing: Any, p: Any, d: Any, h0: Any, strips: Any, out: Any, rows: Any, options: Any, kind: Any) -> Any:
+    """(p, d, h0, strips, out, (first row, last row), (reverse, clip), kind): see `rnncore_numba._tiles`."""
     if not isinstance(kind, types.IntegerLiteral):
         return None
     chosen = KINDS[kind.literal_value]
@@ -54,12 +54,12 @@ def _scan(
         return context.get_dummy_value()
 
     pair, both = types.UniTuple(types.int64, 2), types.Tuple((types.boolean, types.float64))  # type: ignore[no-untyped-call]
-    return types.void(p, d, h0, strips, out, pair, both, kind, sources), generate
+    return types.void(p, d, h0, strips, out, pair, both, kind), generate
 
 
 @intrinsic
-def _finish(typing: Any, product: Any, p: Any, d: Any, out: Any, clip: Any, kind: Any, sources: Any) -> Any:
-    """(product, p, d, out, clip, kind, version): see `rnncore_numba._tiles`."""
+def _finish(typing: Any, product: Any, p: Any, d: Any, out: Any, clip: Any, kind: Any) -> Any:
+    """(product, p, d, out, clip, kind): see `rnncore_numba._tiles`."""
     if not isinstance(kind, types.IntegerLiteral):
         return None
     chosen = KINDS[kind.literal_value]
@@ -71,7 +71,7 @@ def _finish(typing: Any, product: Any, p: Any, d: Any, out: Any, clip: Any, kind
         emit_finish(builder, chosen, product, p, d, out, arrays[0].nitems, limit)
         return context.get_dummy_value()
 
-    return types.void(product, p, d, out, types.float64, kind, sources), generate
+    return types.void(product, p, d, out, types.float64, kind), generate
 
 
 def _addresses(context: Any, builder: Any, kinds: Any, values: Any) -> tuple[list[Any], list[Any]]:
@@ -97,8 +97,7 @@ class Compiled(NamedTuple):
 def _compile(kind: Kind) -> Compiled:
     dtype = getattr(types, kind.dtype)
     number = np.dtype(kind.dtype)
-    # Everything that affects the compiled code is in the closure, and so in the key of Numba's cache.
-    code, sources, lanes, size = KINDS.index(kind), version(), lane_count(kind.dtype), number.itemsize
+    code, lanes, size = KINDS.index(kind), lane_count(kind.dtype), number.itemsize
 
     def pack(w):  # type: ignore[no-untyped-def]
         width = w.shape[0]
@@ -122,31 +121,51 @@ def _compile(kind: Kind) -> Compiled:
         return strips
 
     def rows(p, d, h0, strips, out, first, last, reverse, clip):  # type: ignore[no-untyped-def]
-        _scan(p, d, h0, strips, out, (first, last), (reverse, clip), code, sources)  # type: ignore[call-arg]
+        _scan(p, d, h0, strips, out, (first, last), (reverse, clip), code)  # type: ignore[call-arg]
 
     def finish(product, p, d, out, clip):  # type: ignore[no-untyped-def]
-        _finish(product, p, d, out, clip, code, sources)  # type: ignore[call-arg]
+        _finish(product, p, d, out, clip, code)  # type: ignore[call-arg]
 
     block, state = types.Array(dtype, 3, "C"), types.Array(dtype, 2, "C")
     matrix, flat = types.Array(dtype, 2, "A"), types.Array(dtype, 1, "C")
     index, flag, limit = types.int64, types.boolean, types.float64
+    own = f"{kind.function}-{kind.dtype}{'-clipped' * kind.clipped}"
     return Compiled(
-        _jit(flat(matrix), pack),
-        _jit(types.void(block, block, state, flat, block, index, index, flag, limit), rows),
-        _jit(types.void(state, state, state, state, limit), finish),
+        _jit(flat(matrix), pack, f"pack-{kind.dtype}"),
+        _jit(types.void(block, block, state, flat, block, index, index, flag, limit), rows, f"rows-{own}"),
+        _jit(types.void(state, state, state, state, limit), finish, f"finish-{own}"),
     )
 
 
 def compiled(kind: Kind) -> Compiled:
     """The functions of a kind, compiled or read from disk at first use."""
-    with _compiling:  # so that two threads do not compile the same function
+    with first_use, _compiling:  # so that two threads do not compile the same function
         return _compile(kind)
 
 
-def _jit(signature: Any, function: Callable[..., Any]) -> Any:
-    try:
-        return numba.njit(signature, nogil=True, cache=True)(function)
-    except RuntimeError as error:
-        if "cannot cache" not in str(error):
-            raise
-        return numba.njit(signature, nogil=True)(function)  # there is no writable cache folder
+def _jit(signature: Any, function: Callable[..., Any], name: str) -> Any:
+    function.__qualname__ = name.replace(
+        "-", "_"
+    )  # and so its symbol, also beside one that another process has compiled
+    dispatcher = numba.njit(nogil=True)(function)
+    keep(dispatcher, name, version())
+    dispatcher.compile(signature)
+    dispatcher.disable_compile()
+    return dispatcher
+
+
+def _locks() -> Iterator[Any]:
+    """Numba's lock of all compilation and llvmlite's of LLVM, in the order in which they nest, where these private names exist.
+
+    Other code compiles under them, too.
+    """
+    from llvmlite.binding import ffi  # type: ignore[import-untyped]
+    from numba.core import compiler_lock
+
+    yield getattr(getattr(compiler_lock, "global_compiler_lock", None), "_lock", None)
+    yield getattr(getattr(getattr(ffi, "lib", None), "_lock", None), "_lock", None)
+
+
+for _lock in _locks():
+    if _lock is not None:
+        first_use.hold_in_forks(_lock)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.backend.contract import ScanRequest
+from rnncore.backend.forks import first_use
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_numba._rule import ROWS_PER_THREAD, plan, reason
 from rnncore_numba._threads import allowed, around_blas, divided, run
@@ -80,10 +81,11 @@ class NumbaScans:
         return _run(functions, _plain(u), d, _plain(s0), m.T, out, bool(reverse), 0.0)
 
     def _functions(self, name: str, dtype: Any, clipped: bool) -> Any:
-        from rnncore_numba._kernels import compiled
-        from rnncore_numba._tiles import Kind
+        with first_use:
+            from rnncore_numba._kernels import compiled
+            from rnncore_numba._tiles import Kind
 
-        found = self._compiled[name, dtype, clipped] = compiled(Kind(name, NAMES[dtype], clipped))
+            found = self._compiled[name, dtype, clipped] = compiled(Kind(name, NAMES[dtype], clipped))
         return found
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from rnncore.backend.forks import first_use
+
 __all__ = ["limit_threads", "one_thread_for", "product", "threads"]
 
 HostArray = np.ndarray[Any, Any]
@@ -145,7 +147,8 @@ class _Blas:
 @lru_cache(maxsize=1)
 def _libraries() -> tuple[_Blas, ...]:
     """The BLAS libraries that NumPy calls: its wheel's own, or every loaded one if the wheel has none."""
-    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+    with first_use:
+        from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
     found = [library for library in ThreadpoolController().lib_controllers if library.user_api == "blas"]
     own = [library for library in found if "numpy.libs" in library.filepath or "/numpy/" in library.filepath]

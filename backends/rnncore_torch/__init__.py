@@ -30,7 +30,7 @@ RNN, RNNCell = rnncore.bound_to(name)
 
 def namespace() -> Any:
     """PyTorch by way of array-api-compat."""
-    from rnncore_torch import _namespace
+    from rnncore_torch import _namespace, _scans  # noqa: F401  # _scans here, in the first use, which a fork waits for
 
     return _namespace
 

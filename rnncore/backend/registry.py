@@ -23,6 +23,7 @@ from types import TracebackType
 from rnncore.arguments import describe, one_line
 from rnncore.backend.contract import Backend
 from rnncore.backend.discovery import BackendStatus, top_package
+from rnncore.backend.forks import first_use
 from rnncore.backend.plugin import MEMBERS, check_members, is_imported, is_native
 from rnncore.backend.state import State
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, BackendUnavailableError
@@ -66,10 +67,11 @@ def get_backend(name: str | None = None) -> Backend:
     name = selected_backend() if name is None else _checked_name(name)
     state = _state
     if name not in state.ready:
-        plugin = state.plugin(state.claim(name))
-        with state.locks.setdefault(name, RLock()):
-            if name not in state.ready:
-                state.first_use(name, plugin)
+        with first_use:
+            plugin = state.plugin(state.claim(name))
+            with state.locks.setdefault(name, RLock()):
+                if name not in state.ready:
+                    state.prepare(name, plugin)
     return state.ready[name]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from functools import cached_property
 from threading import RLock
 
 from rnncore.arguments import closest, one_line
 from rnncore.backend.contract import Backend
 from rnncore.backend.discovery import DISTRIBUTION, GROUP, BackendStatus, Claim, Scan, read_metadata
+from rnncore.backend.forks import first_use
 from rnncore.backend.plugin import Plugin, ask_plugin, is_installed, load_plugin, unusable
 from rnncore.errors import BackendUnavailableError, UnknownNameError
 
@@ -18,15 +18,19 @@ class State:
 
     def __init__(self) -> None:
         self.ready: dict[str, Backend] = {}
-        self.locks: dict[str, RLock] = {}  # held during the first use of a backend
+        self.locks: dict[str, RLock] = {}  # held while a backend is prepared
         self._failed: dict[str, str] = {}  # why a backend could not be used, until it is tried again
         self._loaded: dict[Claim, Plugin] = {}
         self._unloadable: dict[Claim, str] = {}
+        self._scan: Scan | None = None
 
-    @cached_property
+    @property
     def scan(self) -> Scan:
         """Registered names. Two threads may both read the metadata, which does no harm."""
-        return read_metadata()
+        if self._scan is None:  # not a cached_property, whose lock in Python 3.11 a forked child would wait for
+            with first_use:
+                self._scan = read_metadata()
+        return self._scan
 
     def claim(self, name: str) -> Claim:
         """Return the entry point of that name, or raise UnknownNameError."""
@@ -49,7 +53,8 @@ class State:
             if not retry and claim in self._unloadable:
                 raise BackendUnavailableError(self._unloadable[claim])
             try:
-                self._loaded[claim] = load_plugin(claim)
+                with first_use:
+                    self._loaded[claim] = load_plugin(claim)
             except BackendUnavailableError as error:
                 # Unless this call comes from the plugin's own, unfinished import.
                 if claim.entry.value.partition(":")[0].strip() not in sys.modules:
@@ -58,7 +63,7 @@ class State:
             self._unloadable.pop(claim, None)
         return self._loaded[claim]
 
-    def first_use(self, name: str, plugin: Plugin) -> None:
+    def prepare(self, name: str, plugin: Plugin) -> None:
         """Import the library and check that there is a device."""
 
         def has_device() -> bool:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import rnncore_numba
 from rnncore_numba import _kernels
 from rnncore_numba._vectors import fuses
 
+from tests.tools.forks import forked, needs_fork
 from tests.tools.numba_scans import needs_x86
 from tests.tools.process import python
 
@@ -46,18 +48,53 @@ def test_a_change_of_any_source_is_noticed(tmp_path):
     assert python(code, cwd=tmp_path, NUMBA_CACHE_DIR=cache).split()[-1] == "-2.0"
 
 
-def test_it_compiles_without_a_folder_to_write_to(monkeypatch):
-    asked, real = [], _kernels.numba.njit
+FORKS = """
+    import numpy as np, numba
+    from numba.core.compiler_lock import global_compiler_lock
+    from rnncore_numba import _kernels, scans
 
-    def njit(*signature, **options):
-        asked.append(options.get("cache", False))
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function 'f': no locator available for file 'x'")
-        return real(*signature, **options)
+    real, numbers = _kernels._jit, np.linspace(-2, 2, 24, dtype="f4").reshape(2, 3, 4)
 
-    monkeypatch.setattr(_kernels.numba, "njit", njit)
-    assert _kernels._jit("int64(int64)", lambda x: x + 1)(2) == 3
-    assert asked == [True, False]
+    def held(*arguments):
+        pause()
+        return real(*arguments)
+
+    _kernels._jit = held
+
+    def compute(name, dtype):
+        p, w = numbers.astype(dtype), np.zeros((4, 4), dtype)
+        f = rnncore.get_nonlinearity(name)
+        found = scans().nonlinear(p, p[0], w, nonlinearity=f, reverse=False)
+        want = {"relu": np.maximum(p, 0), "identity": p}[name]
+        assert np.array_equal(found, want), (name, found)
+"""
+
+
+@needs_fork
+def test_a_child_forked_while_another_thread_compiles_can_compile_and_compute():
+    """With Numba's compilation of ours, and again with one of the user's own."""
+    code = """
+    cases = [(name, dtype) for name in ("relu", "identity") for dtype in ("f4", "f8")]
+    for case, other in zip(cases, cases[1:] + cases[:1]):
+        # What the other thread compiles, and what nobody has.
+        fork_during(lambda: compute(*case), lambda: (compute(*case), compute(*other)))
+
+    def work():
+        with global_compiler_lock:
+            pause()
+
+    for _ in range(5):
+        fork_during(work, lambda: numba.njit("i8(i8)")(lambda n: n + 1)(1))
+    print("done")
+    """
+    assert forked(textwrap.dedent(FORKS) + textwrap.dedent(code)) == "done"
+
+
+def test_a_fork_holds_the_locks_of_numba_and_llvmlite():
+    from llvmlite.binding import ffi
+    from numba.core.compiler_lock import global_compiler_lock
+
+    assert list(_kernels._locks()) == [global_compiler_lock._lock, ffi.lib._lock._lock]
 
 
 @pytest.mark.slow
