@@ -112,6 +112,7 @@ def diagnose(
         dependency_length = positive_int("dependency_length", dependency_length)
     rng = integer("rng", rng, "an int >= 0", lambda n: n >= 0)
     rnn, x, h0 = as_rnn(rnn), detached(x), detached(h0)
+    rnn = type(rnn).from_network(rnn.network)  # with the parameters of now, whatever another thread sets meanwhile
     cotangent = cotangent if callable(cotangent) else detached(cotangent)
     _check_budget(rnn, x, level, max_bytes)
     with np.errstate(all="ignore"):  # numbers that are not finite are a finding, not a warning

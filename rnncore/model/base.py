@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from threading import RLock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from rnncore.arguments import check_mapping, describe, flag
 from rnncore.backend.arrays import device_name, dtype_name, find_device, find_dtype
 from rnncore.backend.contract import Backend
+from rnncore.backend.forks import first_use
 from rnncore.backend.registry import get_backend, owner_name, resolve_backend
 from rnncore.errors import ArgumentTypeError, BackendUnavailableError, StateDictError, UnknownNameError
 from rnncore.network.engine import Engine, check_kernel_mode, make_engine
@@ -20,6 +22,11 @@ from rnncore.typing import Array, Device, Host, KernelMode
 __all__ = ["Parameterised"]
 
 Self = TypeVar("Self", bound="Parameterised")
+
+# Held while a model's network is exchanged for one with other parameters. One for all models, as it is held for microseconds,
+# and a lock in a model could not be pickled.
+_exchanging = RLock()
+first_use.hold_in_forks(_exchanging)
 
 
 class Parameterised:
@@ -87,7 +94,8 @@ class Parameterised:
     def set_params(self, params: Mapping[str, Array]) -> None:
         """Replace some parameters by other arrays, without copying them.
 
-        This is how an optimiser steps. A call that runs in another thread keeps the parameters it began with.
+        This is how an optimiser steps. A call that runs in another thread keeps the parameters it began with. Threads that
+        replace different parameters at once lose none.
 
         Raises
         ------
@@ -101,7 +109,8 @@ class Parameterised:
             raise StateDictError(f"params: unexpected {', '.join(unknown)}; expected among {', '.join(shapes)}")
         for name, value in params.items():
             self._network.engine.check(name, value, shapes[name])
-        self._network = self._network.with_params(params)
+        with _exchanging:
+            self._network = self._network.with_params(params)
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of the parameters under torch's names, as arrays of this backend; loads into ``torch.nn.RNN``.
@@ -127,12 +136,18 @@ class Parameterised:
             Listing every missing, unexpected, mis-shaped and mis-typed name at once. The model is then unchanged.
         """
         host = self._host_state(state_dict)
-        engine, params = self._network.engine, self._network.params
-        mark_like = engine.abilities.mark_like
-        self._network = self._network.with_params({k: mark_like(engine.give(v), params[k]) for k, v in host.items()})
+        engine = self._network.engine
+        new = {k: engine.give(v) for k, v in host.items()}
+        with _exchanging:
+            old = self._network.params
+            self._network = self._network.with_params(
+                {k: engine.abilities.mark_like(v, old[k]) for k, v in new.items()}
+            )
 
     def to(self: Self, backend: str | Backend | None = None, *, device: Any = None, dtype: Any = None) -> Self:
         """Copy the model to another backend, device or dtype. Without a change of dtype the weights stay the same bit for bit.
+
+        Attributes that were set on the model go along, as they are.
 
         Parameters
         ----------
@@ -154,7 +169,9 @@ class Parameterised:
         kind = find_dtype(network.engine.dtype_name if dtype is None else dtype, xp=target.namespace(), device=where)
         engine = make_engine(target, device=where, dtype=kind, kernel=self.kernel)
         params = {n: engine.give(x) for n, x in self._host_params().items()}
-        return self.from_network(Network(network.spec, params, engine, network.check_finite))
+        moved = self.from_network(Network(network.spec, params, engine, network.check_finite))
+        vars(moved).update(self._attributes())
+        return moved
 
     def __getstate__(self) -> dict[str, Any]:
         # NumPy arrays and names, so that a process without this backend's library can still report what it needs.
@@ -166,6 +183,7 @@ class Parameterised:
             "dtype": self._network.engine.dtype_name,
             "kernel": self.kernel,
             "check_finite": self._network.check_finite,
+            "attributes": self._attributes(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -181,6 +199,7 @@ class Parameterised:
         dtype = find_dtype(state["dtype"], xp=backend.namespace(), device=device)
         engine = make_engine(backend, device=device, dtype=dtype, kernel=state["kernel"])
         self._bind(state["spec"], state["params"], engine, state["check_finite"])
+        vars(self).update(state.get("attributes", {}))  # version 0.1 kept none
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._repr_parts())})"
@@ -216,6 +235,10 @@ class Parameterised:
     @property
     def _device_name(self) -> str:
         return device_name(self._network.engine.backend, self.device)
+
+    def _attributes(self) -> dict[str, Any]:
+        """What the user or a subclass has set on the model."""
+        return {name: value for name, value in vars(self).items() if name != "_network"}
 
     def _host_params(self) -> dict[str, Host]:
         to_numpy = self._network.engine.backend.to_numpy

@@ -40,6 +40,16 @@ T = TypeVar("T")
 _running = threading.RLock()
 
 
+def _renew() -> None:
+    """Free a forked child, which has no other thread, of a check that one was running."""
+    global _running
+    _running = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
+
+
 class Session:
     """One backend on one device, with its capabilities. Runs single checks.
 

@@ -135,3 +135,39 @@ def test_a_call_goes_on_with_the_parameters_it_began_with():
     np.testing.assert_array_equal(pullback(output).x, before)
     np.testing.assert_array_equal(rnncore.RNN.from_network(network)(x)[0], output)
     assert not rnn(x)[0].any()
+
+
+class Annotated(rnncore.RNN):
+    """A subclass with state of its own."""
+
+    def __init__(self, *args, scale, **options):
+        super().__init__(*args, **options)
+        self.scale = scale
+
+    def scaled(self, x):
+        return self.scale * self(x)[0]
+
+
+@pytest.mark.parametrize(
+    "clone",
+    [copy.deepcopy, copy.copy, lambda m: pickle.loads(pickle.dumps(m)), lambda m: m.to(dtype="float64")],
+    ids=["deepcopy", "copy", "pickle", "to"],
+)
+def test_attributes_go_along(clone):
+    """As those of a torch.nn.Module or a dataclass do."""
+    rnn = Annotated(2, 3, scale=2.0, rng=0)
+    rnn.notes = ["good"]
+    twin, x = clone(rnn), np.ones((4, 1, 2))
+    assert type(twin) is Annotated and twin.notes == ["good"]
+    np.testing.assert_array_equal(twin.scaled(x), rnn.scaled(x))
+    cell = rnncore.RNNCell(2, 3)
+    cell.notes = "good"
+    assert clone(cell).notes == "good"
+
+
+def test_a_deep_copy_has_attributes_of_its_own():
+    rnn = rnncore.RNN(2, 3)
+    rnn.notes, rnn.itself = ["good"], rnn
+    twin = copy.deepcopy(rnn)
+    twin.notes.append("better")
+    assert rnn.notes == ["good"] and twin.itself is twin

@@ -6,6 +6,7 @@ time in a process, and only calls from the checking thread are counted.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -49,6 +50,16 @@ FUNCTIONS = ("allclose", "array_equal", "async_eval", "block_until_ready", "devi
 Wrap = Callable[[str, Callable[..., Any]], Callable[..., Any]]
 
 _patching = threading.RLock()
+
+
+def _renew() -> None:
+    """Free a forked child, which has no other thread, of the lock. What another one had replaced calls the original."""
+    global _patching
+    _patching = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 @contextmanager
