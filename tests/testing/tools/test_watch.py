@@ -8,6 +8,7 @@ from wrong_backends import Altered
 
 import rnncore
 from rnncore.testing import check_backend
+from tests.tools.forks import forked, needs_fork
 from tests.tools.sample import sample
 
 LEAKS = {
@@ -57,3 +58,20 @@ def test_what_cannot_be_looked_at_is_skipped_and_says_so():
     assert "methods of the array class cannot be replaced" in skipped["RC-SYNC-005"]
     hidden = {o.id: o.reason for o in check_backend("strict", only=["RC-PURE-002"]).outcomes if o.status == "skipped"}
     assert "does not expose addresses of arrays" in hidden["RC-PURE-002"]
+
+
+@needs_fork
+def test_a_child_forked_during_a_check_can_run_checks():
+    """Its parent's check goes on; nobody goes on with it in the child."""
+    code = """
+        from rnncore.testing import check_backend, run
+        from rnncore.testing.tools import watch
+        def work():
+            with run._running, watch._patching:
+                pause()
+        def in_child():
+            assert check_backend("numpy", only=["RC-SYNC-004"]).ok
+        fork_during(work, in_child)
+        print("done")
+    """
+    assert forked(code) == "done"
