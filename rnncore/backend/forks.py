@@ -36,13 +36,14 @@ class Lock(Protocol):
 class FirstUses:
     """A context that any number of threads may be in, nested too, and that a fork in another thread waits for.
 
-    Nobody waits to enter it except during the fork itself. So it needs no place in an order of locks: a thread that is inside
-    may wait for what another holds that is about to enter.
+    Nobody waits to enter it as long as somebody is inside, for whoever is inside may wait for what the one that enters holds.
+    So it needs no place in an order of locks.
     """
 
     def __init__(self) -> None:
         self._changed = Condition()
         self._depths: dict[int, int] = {}  # by thread
+        self._waiting = 0  # forks
         self._forking: int | None = None
         self._locks: list[Lock] = []
         self._held: list[Lock] = []
@@ -64,7 +65,8 @@ class FirstUses:
                     "done here and would be waited for for ever; fork before or after that, or start processes by "
                     "'spawn' or 'forkserver'"
                 )
-            self._changed.wait_for(lambda: self._forking in (None, me))
+            # A fork that waits comes first, so that it does not wait for one first use after another.
+            self._changed.wait_for(lambda: self._forking == me or self._depths or not (self._waiting or self._forking))
             self._depths[me] = self._depths.get(me, 0) + 1
 
     def __exit__(self, *error: object) -> None:
@@ -86,10 +88,15 @@ class FirstUses:
             return
         with self._changed:
             # A library that forks while it is imported waits for nobody: another thread may be waiting for that import.
-            self._changed.wait_for(
-                lambda: self._forking is None and (me in self._depths or not self._depths), timeout=LONGEST_WAIT
-            )
-            self._forking = me
+            self._waiting += 1
+            try:
+                self._changed.wait_for(
+                    lambda: self._forking is None and (me in self._depths or not self._depths), timeout=LONGEST_WAIT
+                )
+                self._forking = me
+            finally:
+                self._waiting -= 1
+                self._changed.notify_all()
             if me in self._depths:
                 return
         self._held = [lock for lock in self._locks if lock.acquire(timeout=max(0.0, end - time.monotonic()))]
@@ -111,7 +118,7 @@ class FirstUses:
         others = [thread for thread in inside if thread != me]
         self._is_cut = self._is_cut or bool(others) or (me not in inside and len(self._held) < len(self._locks))
         self._release()
-        self._changed, self._forking = Condition(), None
+        self._changed, self._waiting, self._forking = Condition(), 0, None
         self._depths = {me: inside[me]} if me in inside else {}
 
     def register(self) -> None:

@@ -157,6 +157,35 @@ def test_nobody_waits_to_enter_while_a_fork_waits():
     assert order == ["first leaves", "forks"]
 
 
+def test_a_thread_with_one_first_use_after_another_lets_a_waiting_fork_pass_between_them():
+    uses, waiting, order = FirstUses(), threading.Event(), []
+
+    class Watched(threading.Condition):
+        def wait(self, timeout=None):
+            waiting.set()
+            return super().wait(timeout)
+
+    uses._changed = Watched()
+
+    def one_after_another():
+        with uses:
+            inside.set()
+            assert waiting.wait(PATIENCE)
+        for n in range(3):
+            with uses:
+                order.append(n)
+
+    inside = threading.Event()
+    thread = threading.Thread(target=one_after_another)
+    thread.start()
+    assert inside.wait(PATIENCE)
+    uses.before_fork()
+    order.append("forks")
+    uses.after_fork_in_parent()
+    thread.join()
+    assert order == ["forks", 0, 1, 2]
+
+
 def test_whoever_enters_during_the_fork_waits_until_it_is_over():
     uses, waiting, order = FirstUses(), threading.Event(), []
 

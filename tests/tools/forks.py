@@ -17,6 +17,7 @@ FORK = """
     from rnncore.backend import forks
     from rnncore.backend.forks import first_use
 
+    forks.LONGEST_WAIT = PATIENCE  # no loaded machine reaches it
     begun, noticed = threading.Event(), threading.Event()
 
     class Watched(threading.Condition):
