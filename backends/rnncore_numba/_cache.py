@@ -100,7 +100,7 @@ class _Cache:
         body = pickle.dumps((key, self._dumps(self._reduce(result))))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            replace(str(path), hashlib.sha256(body).digest() + body)
+            replace(path, lambda file: file.write(hashlib.sha256(body).digest() + body))
         except (OSError, ArgumentValueError) as error:
             _warn("write", f"{path} cannot be written, so its function is compiled in every process: {error}")
 

@@ -142,7 +142,7 @@ def test_code_that_llvm_refuses_is_compiled_again(monkeypatch):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), PermissionError(13, "Permission denied")])
 def test_a_folder_that_cannot_be_written_to_stops_nothing(error, monkeypatch):
-    def refuse(path, data):
+    def refuse(path, write):
         raise error
 
     monkeypatch.setattr(_cache, "replace", refuse)
