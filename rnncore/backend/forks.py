@@ -6,7 +6,7 @@ middle of compiling is in no defined state. So a fork waits until no other threa
 That takes some seconds, and only at first uses. After LONGEST_WAIT it goes on all the same, and the child gets an error, where
 it would wait for ever, if it uses something for the first time.
 
-``subprocess`` and the start methods "spawn" and "forkserver" of ``multiprocessing`` do not fork the process, and do not wait.
+``subprocess`` without ``preexec_fn``, and the start methods "spawn" and "forkserver" of ``multiprocessing``, do not wait.
 """
 
 from __future__ import annotations
