@@ -67,7 +67,7 @@ def test_a_child_forked_during_a_check_can_run_checks():
         from rnncore.testing import check_backend, run
         from rnncore.testing.tools import watch
         def work():
-            with run._running, watch._patching:
+            with session._running, watch._patching:
                 pause()
         def in_child():
             assert check_backend("numpy", only=["RC-SYNC-004"]).ok
