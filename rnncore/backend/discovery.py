@@ -1,6 +1,7 @@
 """Find the installed backends from package metadata alone, without importing anything.
 
-Any installed package may be damaged: a malformed file in one makes a row with the reason and affects no other package.
+rnncore's own backends are those of the package that contains the imported rnncore: a name in metadata proves nothing. Any
+installed package may be damaged: a malformed file in one makes a row with the reason and affects no other package.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -20,6 +22,7 @@ GROUP = "rnncore.backends"
 DISTRIBUTION = "rnncore"
 ALLOWED_VARIABLE = "RNNCORE_PLUGINS"
 UNKNOWN_PACKAGE = "unknown package"
+HERE = Path(__file__).parents[1]  # the imported rnncore
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,12 @@ class BackendStatus:
 
 @dataclass(frozen=True)
 class Claim:
-    """An entry point, with its package; empty strings if it has none."""
+    """An entry point, with its package; empty strings if it has none. `ours`: the package contains the imported rnncore."""
 
     entry: EntryPoint
     distribution: str
     version: str
-
-    @property
-    def ours(self) -> bool:
-        """Whether it belongs to rnncore's own distribution."""
-        return _normalized(self.distribution) == DISTRIBUTION
+    ours: bool = False
 
     @property
     def source(self) -> str:
@@ -141,9 +140,13 @@ def _read_entry_points() -> tuple[set[Claim], list[BackendStatus]]:
     allowed = None if setting is None else {part.strip() for part in setting.split(",")}
     claims: set[Claim] = set()
     rows = []
-    for package, name, version in _packages():
+    packages = list(_packages())
+    own = _own([package for package, name, _ in packages if _normalized(name) == DISTRIBUTION])
+    for package, name, version in packages:
         try:
-            entries = [Claim(entry, name, version) for entry in package.entry_points if entry.group == GROUP]
+            entries = [
+                Claim(entry, name, version, package is own) for entry in package.entry_points if entry.group == GROUP
+            ]
         except Exception as error:
             if allowed is None:
                 reason = f"its entry_points.txt cannot be read: {words(error)}"
@@ -157,7 +160,64 @@ def _read_entry_points() -> tuple[set[Claim], list[BackendStatus]]:
             else:
                 why = "expected a name of letters, digits, dots, dashes and underscores"
                 rows.append(claim.refused(repr(claim.entry.name), why))
-    return claims, rows
+    if own is None:
+        claims |= _source_tree()
+    return _without_namesakes(claims, rows), rows
+
+
+def _own(packages: list[Distribution]) -> Distribution | None:
+    """The package, of those named rnncore, that contains the imported rnncore, if that can be told."""
+    best = max(packages, key=_proof, default=None)  # of equal ones the first on sys.path
+    return best if best is not None and _proof(best) else None
+
+
+def _proof(package: Distribution) -> int:
+    """2 if the package says that it contains the imported rnncore, 1 if it lies beside it and says nothing, 0 otherwise."""
+    import json
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    try:
+        origin = json.loads(package.read_text("direct_url.json") or "{}")
+        if origin.get("dir_info", {}).get("editable") and _is_here(url2pathname(urlsplit(origin["url"]).path)):
+            return 2
+        if not _is_here(str(package.locate_file(""))):
+            return 0
+        files = package.files
+        return 1 if files is None else 2 * (Path(DISTRIBUTION, "__init__.py") in map(Path, files))
+    except Exception:  # unreadable, so no proof; its entry points make rows of their own
+        return 0
+
+
+def _is_here(folder: str) -> bool:
+    def place(path: str) -> str:
+        return os.path.normcase(os.path.realpath(path))
+
+    return place(folder) == place(str(HERE.parent))
+
+
+def _source_tree() -> set[Claim]:
+    """The backends of a source tree that is not installed, from its pyproject.toml; empty if there is none."""
+    import tomllib
+    from importlib.metadata import EntryPoint
+
+    try:
+        project: dict[str, Any] = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        entries = project["entry-points"][GROUP].items() if project["name"] == DISTRIBUTION else ()
+        return {Claim(EntryPoint(n, value, GROUP), DISTRIBUTION, project["version"], True) for n, value in entries}
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):  # no source tree of this project
+        return set()
+
+
+def _without_namesakes(claims: set[Claim], rows: list[BackendStatus]) -> set[Claim]:
+    """The claims without those of other packages named rnncore, which get rows; all claims if none is known to be ours."""
+    known = {(claim.entry.name, claim.entry.value) for claim in claims if claim.ours}
+    namesakes = {c for c in claims if known and not c.ours and _normalized(c.distribution) == DISTRIBUTION}
+    for claim in namesakes:
+        if (claim.entry.name, claim.entry.value) not in known:  # the same one is another copy of ours
+            why = f"its package does not contain the {DISTRIBUTION} that is imported from {str(HERE)!r}"
+            rows.append(claim.refused(claim.entry.name, f"{why}: this entry point ({claim.entry.value}) is ignored"))
+    return claims - namesakes
 
 
 def _packages() -> Iterator[tuple[Distribution, str, str]]:
@@ -173,7 +233,7 @@ def _packages() -> Iterator[tuple[Distribution, str, str]]:
         except Exception:  # unreadable, so not known to concern rnncore
             continue
         name, version = _field(package, "name"), _field(package, "version")
-        if name and _normalized(name) in seen:
+        if name and _normalized(name) in seen and _normalized(name) != DISTRIBUTION:
             continue  # a copy later on sys.path, which imports would not find either
         seen.add(_normalized(name))
         yield package, name, version

@@ -1,19 +1,21 @@
 """Entry points in the metadata of packages: names, contests, and metadata that cannot be read."""
 
 import itertools
+import json
 import os
 import sys
-from importlib.metadata import EntryPoint
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import rnncore
 from rnncore.arguments import one_line
-from rnncore.backend import registry
-from rnncore.backend.discovery import Claim
+from rnncore.backend import discovery, registry
 from rnncore.errors import UnknownNameError
-from tests.tools.plugins import sound
+from tests.tools.places import ROOT
+from tests.tools.plugins import cases, sound
 
 
 def test_plugins_can_be_switched_off(acme, monkeypatch):
@@ -144,10 +146,39 @@ def test_names_that_no_table_could_tell_apart_are_refused(plugin_files, others):
             rnncore.get_backend(name)
 
 
-def test_our_own_package_is_ours_however_it_is_spelt(plugin_files):
-    entry = EntryPoint("numpy", "rnncore_numpy", "rnncore.backends")
-    assert Claim(entry, "RnnCore", "1").ours
-    assert not Claim(entry, "rnn-core", "1").ours and not Claim(entry, "", "").ours
+NAMES = tuple(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["rnncore.backends"])
+
+
+def check_ours(others, *impostors):
+    """All backends are rnncore's own, and each impostor's row of each name says why it is not used."""
+    others(*(f"{name} ({spelling})" for name in NAMES for spelling in impostors))
+    import rnncore_numpy
+
+    assert rnncore.get_backend("numpy") is rnncore_numpy
+    rows = {b.name: b for b in rnncore.backends()}
+    for name in NAMES:
+        assert (rows[name].distribution, rows[name].version) == ("rnncore", rnncore.__version__)
+        for spelling in impostors:
+            row = rows[f"{name} ({spelling})"]
+            assert (row.usable, row.distribution, row.version) == (False, spelling, "9.9")
+            assert f"this entry point (rnncore_{spelling}) is ignored" in row.reason
+            assert "rnncore's own name" in row.reason or "does not contain the rnncore that is imported" in row.reason
+
+
+@pytest.mark.parametrize("spelling", ["rnncore", "RNNcore", "RnnCore", "rnn.core", "rnn_core"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_package_that_calls_itself_rnncore_takes_no_backend_over(
+    plugin_files, others, spelling, before, tmp_path, monkeypatch
+):
+    """The first three spellings are one name by the packaging standard, and the others are other names."""
+    text = "".join(f"{name} = rnncore_{spelling}\n" for name in NAMES)
+    registry.refresh()
+    others()
+    plain = list(sys.path)
+    plugin_files("", "raise SystemExit", spelling, "9.9", tmp_path / "it", text=f"[rnncore.backends]\n{text}")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "it"), *plain] if before else [*plain, str(tmp_path / "it")])
+    registry.refresh()
+    check_ours(others, spelling)
 
 
 def test_a_librarys_words_on_one_line():
@@ -163,3 +194,75 @@ def test_a_refresh_finds_what_was_installed_in_the_same_tick_of_the_clock(plugin
     os.utime(tmp_path, ns=(then, then))
     registry.refresh()
     assert rnncore.get_backend("two").name == "two"
+
+
+def installed(folder, *, record=None, origin=None, value="rnncore_numpy", version="1.0"):
+    """Write the metadata of a package named rnncore."""
+    info = folder / f"rnncore-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: rnncore\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[rnncore.backends]\nnumpy = {value}\n")
+    for name, text in (("RECORD", record), ("direct_url.json", origin)):
+        if text is not None:
+            (info / name).write_text(text)
+
+
+# How the imported rnncore in tmp/code may have come there: what is written where, and the version that its backends have.
+LAYOUTS = {
+    "a wheel": (
+        lambda tmp: installed(tmp / "code", record="rnncore/__init__.py,,\nrnncore_numpy/__init__.py,,\n"),
+        "1.0",
+    ),
+    "a wheel whose RECORD was removed": (lambda tmp: installed(tmp / "code"), "1.0"),
+    "an editable install": (
+        lambda tmp: installed(
+            tmp / "site",
+            record="_rnncore.pth,,\n",
+            origin=json.dumps({"url": (tmp / "code").as_uri(), "dir_info": {"editable": True}}),
+        ),
+        "1.0",
+    ),
+    "a source tree": (
+        lambda tmp: (tmp / "code" / "pyproject.toml").write_text(
+            '[project]\nname = "rnncore"\nversion = "2.0"\n'
+            '[project.entry-points."rnncore.backends"]\nnumpy = "rnncore_numpy"\n'
+        ),
+        "2.0",
+    ),
+}
+
+
+@cases(LAYOUTS)
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("claim", [{"record": "evil.py,,\n"}, {"origin": '{"url": 3}'}, {"origin": "no JSON"}])
+def test_our_backends_are_those_of_the_package_that_contains_us(case, before, claim, tmp_path, monkeypatch):
+    place, version = case
+    (tmp_path / "code" / "rnncore").mkdir(parents=True)
+    place(tmp_path)
+    installed(tmp_path / "evil", value="rnncore_evil", version="9.9", **claim)
+    if version == "1.0":  # left by an upgrade that went wrong, in the same folder as the right one
+        installed(tmp_path / "code", record="evil.py,,\n", value="rnncore_left", version="0.9")
+    folders = ["code", "site"]
+    folders = [str(tmp_path / name) for name in (["evil", *folders] if before else [*folders, "evil"])]
+    monkeypatch.setattr(metadata, "distributions", lambda: metadata.Distribution.discover(path=folders))
+    monkeypatch.setattr(discovery, "HERE", tmp_path / "code" / "rnncore")
+    scan = discovery.read_metadata()
+    ours = scan.claims["numpy"]
+    assert (ours.entry.value, ours.version, ours.ours) == ("rnncore_numpy", version, True)
+    assert set(scan.claims) == {"numpy"} and not scan.contests
+    assert {row.version for row in scan.refused} == ({"9.9", "0.9"} if version == "1.0" else {"9.9"})
+    for row in scan.refused:
+        assert row.name.startswith("numpy (rnncore)") and "does not contain the rnncore that is imported" in row.reason
+
+
+def test_where_no_package_is_known_to_contain_us_none_has_precedence(tmp_path, monkeypatch):
+    """As in a bundle that keeps the metadata elsewhere: one package is believed, and of two none."""
+    installed(tmp_path / "one")
+    found = lambda: metadata.Distribution.discover(path=[str(tmp_path / "one"), str(tmp_path / "two")])  # noqa: E731
+    monkeypatch.setattr(metadata, "distributions", found)
+    monkeypatch.setattr(discovery, "HERE", tmp_path / "bundle" / "rnncore")
+    scan = discovery.read_metadata()
+    assert not scan.claims["numpy"].ours and not scan.refused
+    installed(tmp_path / "two", value="rnncore_evil")
+    scan = discovery.read_metadata()
+    assert not scan.claims and "uninstall all but one" in scan.contests["numpy"] and len(scan.refused) == 2
