@@ -23,7 +23,8 @@ from rnncore.typing import Array
 Rng: TypeAlias = "np.random.Generator | int | None"
 
 PRINTED_BITS = 256
-SHOWN = 300  # characters of a foreign text in a message
+# Characters of a foreign text within a message, and of one that is kept with its lines.
+SHOWN, KEPT = 300, 3000
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -123,7 +124,8 @@ def closest(name: str, known: Iterable[str]) -> str:
     >>> closest("thanh", ["relu", "tanh"])
     "; did you mean 'tanh'?"
     """
-    close = get_close_matches(name, list(known), n=1)
+    names = list(known)
+    close = get_close_matches(name, names, n=1) or get_close_matches(name.lower(), names, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -169,15 +171,29 @@ def describe(x: object) -> str:
 
 def one_line(text: str) -> str:
     """Put a library's text on one line, without characters that move a terminal's cursor."""
-    return " ".join(
-        "".join(c if c.isprintable() else " " for c in re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text)).split()
-    )
+    return " ".join(_printable(text).split())
+
+
+def lines(message: object) -> str:
+    """Return a foreign text with its lines, of at most some 3000 characters that can all be printed and encoded."""
+    return "\n".join(map(_printable, _shortened(str(message), KEPT).splitlines()))
 
 
 def brief(message: object) -> str:
-    """Put a foreign text on one line of at most 300 characters, so that it cannot flood a message."""
-    text = str(message)
-    return one_line(text[:SHOWN]) + ("..." if len(text) > SHOWN else "")
+    """Put a foreign text on one line of at most some 300 characters, so that it cannot flood a message."""
+    return one_line(_shortened(str(message), SHOWN))
+
+
+def _shortened(text: str, most: int) -> str:
+    """The text, or its first two thirds and last third of `most` characters, with the number of those left out."""
+    last = most // 3
+    first = most - last
+    left_out = len(text) - most
+    return text if left_out <= 0 else f"{text[:first]} [... {left_out} characters left out ...] {text[-last:]}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text))
 
 
 def digits(n: int) -> str:

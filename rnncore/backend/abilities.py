@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any
 
+from rnncore.arguments import brief
 from rnncore.typing import Array, Device
 
 __all__ = ["ABILITIES", "SCAN_FORMS", "Abilities", "abilities_of", "ability", "fault_of", "member_of"]
@@ -141,12 +142,16 @@ def fault_of(name: str, value: Any) -> str | None:
     """Return what is wrong with a value of :func:`ability`, or None."""
     member, default = member_of(name), ABILITIES[name]
     if name == "scans":
-        unknown = [repr(value)] if isinstance(value, str) else sorted(map(repr, set(value) - set(SCAN_FORMS)))
+        unknown = (
+            [repr(value)] if isinstance(value, str) else sorted(repr(form) for form in set(value) - set(SCAN_FORMS))
+        )
         names = f"its {member} must be a set of names among {', '.join(SCAN_FORMS)}"
-        return f"{names}, got {', '.join(unknown)}" if unknown else None
+        return f"{names}, got {brief(', '.join(unknown))}" if unknown else None
     if isinstance(default, (bool, int)):
         kind = type(default)
-        return None if type(value) is kind else f"its {member} must be of type {kind.__name__}, got {value!r}"
+        return (
+            None if type(value) is kind else f"its {member} must be of type {kind.__name__}, got {brief(repr(value))}"
+        )
     return None if value is None or callable(value) else f"its {member} must be a function, got {type(value).__name__}"
 
 

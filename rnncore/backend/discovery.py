@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rnncore.arguments import brief, lines
+
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
 
@@ -63,7 +65,7 @@ class Claim:
     def source(self) -> str:
         """Entry point and package, for messages."""
         package = f"{self.distribution or f'an {UNKNOWN_PACKAGE}'} {self.version}".strip()
-        return f"entry point {self.entry.name} = {self.entry.value} of {package}"
+        return f"entry point {self.entry.name} = {brief(self.entry.value)} of {package}"
 
     def install_command(self, package: str) -> str:
         """Command that installs the plugin's library."""
@@ -73,7 +75,7 @@ class Claim:
 
     def refused(self, name: str, reason: str) -> BackendStatus:
         """Row for an entry point that is not used, under a name that no backend can have."""
-        label = f"{name} ({self.distribution or UNKNOWN_PACKAGE})"
+        label = f"{brief(name)} ({self.distribution or UNKNOWN_PACKAGE})"
         return BackendStatus(label, False, reason, self.distribution, self.version)
 
 
@@ -111,10 +113,10 @@ def read_metadata() -> Scan:
         if first.ours or not others:
             claims[name] = first
             why = f"{name!r} is {DISTRIBUTION}'s own name: this entry point ({{}}) is ignored"
-            rows += [claim.refused(name, why.format(claim.entry.value)) for claim in others]
+            rows += [claim.refused(name, why.format(brief(claim.entry.value))) for claim in others]
             continue
         both = [first, *others]
-        sources = ", ".join(f"{c.distribution or UNKNOWN_PACKAGE} ({c.entry.value})" for c in both)
+        sources = ", ".join(f"{c.distribution or UNKNOWN_PACKAGE} ({brief(c.entry.value)})" for c in both)
         contests[name] = f"{name!r} is registered more than once, by {sources}; uninstall all but one"
         rows += [claim.refused(name, contests[name]) for claim in both]
     return Scan(claims, contests, tuple(_numbered(rows)))
@@ -126,11 +128,13 @@ def top_package(package: str) -> str:
 
 
 def words(error: BaseException) -> str:
-    """Type and message of an error."""
-    kind = type(error).__name__
+    """Type and message of an error, which may be a plugin's."""
+    kind = brief(type(error).__name__)
     try:
-        return f"{kind}: {error}" if str(error) else kind
-    except Exception:  # its __str__ is a plugin's code too
+        return f"{kind}: {text}" if (text := lines(error)) else kind
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # its __str__ is a plugin's code too
         return kind
 
 
@@ -216,7 +220,9 @@ def _without_namesakes(claims: set[Claim], rows: list[BackendStatus]) -> set[Cla
     for claim in namesakes:
         if (claim.entry.name, claim.entry.value) not in known:  # the same one is another copy of ours
             why = f"its package does not contain the {DISTRIBUTION} that is imported from {str(HERE)!r}"
-            rows.append(claim.refused(claim.entry.name, f"{why}: this entry point ({claim.entry.value}) is ignored"))
+            rows.append(
+                claim.refused(claim.entry.name, f"{why}: this entry point ({brief(claim.entry.value)}) is ignored")
+            )
     return claims - namesakes
 
 
@@ -242,7 +248,7 @@ def _packages() -> Iterator[tuple[Distribution, str, str]]:
 def _field(package: Distribution, field: str) -> str:
     """Name or version, or "" if the package's METADATA file is damaged."""
     try:
-        return str(getattr(package, field) or "")
+        return brief(getattr(package, field) or "")
     except Exception:  # the parser of a damaged file may raise anything; its row shows that the package is unknown
         return ""
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from rnncore.arguments import describe
+from rnncore.arguments import brief, describe, lines
 from rnncore.backend.abilities import ABILITIES, ability, fault_of, member_of
 from rnncore.backend.contract import READABLE_VERSIONS, Backend
 from rnncore.backend.discovery import DISTRIBUTION, Claim, top_package, words
 from rnncore.errors import BackendUnavailableError
 
 MEMBERS = tuple(sorted(n for n in dir(Backend) if not n.startswith("_")))
+LONGEST_NAME = 255  # characters in the name of a file, and so of a module
 STRINGS = ("name", "native_package")  # the members that are not functions
 
 T = TypeVar("T")
@@ -54,9 +55,9 @@ def load_plugin(claim: Claim) -> Plugin:
     members = check_members(plugin, who)
     name, package = members["name"], members["native_package"]
     if name != claim.entry.name:
-        raise BackendUnavailableError(f"{who} calls itself {name!r}; the two must be the same")
-    if not all(part.isidentifier() for part in package.split(".")):
-        raise BackendUnavailableError(f"{who}: its native_package must be a module's name, got {package!r}")
+        raise BackendUnavailableError(f"{who} calls itself {brief(repr(name))}; the two must be the same")
+    if len(package) > LONGEST_NAME or not all(part.isidentifier() for part in package.split(".")):
+        raise BackendUnavailableError(f"{who}: its native_package must be a module's name, got {brief(repr(package))}")
     return Plugin(plugin, package)
 
 
@@ -87,6 +88,8 @@ def check_members(plugin: object, who: str) -> dict[str, Any]:
         if not (isinstance(value, str) if n in STRINGS else callable(value)):
             kind = "a string" if n in STRINGS else "a function"
             raise BackendUnavailableError(f"{who}: its {n} must be {kind}, got {describe(value)}")
+        if n in STRINGS:
+            members[n] = str.__str__(value)  # a plain string, whatever a subclass of it does
     for n in ABILITIES:
         value = ask_plugin(f"{who}: its {member_of(n)} cannot be read", partial(ability, plugin, n))
         fault = ask_plugin(f"{who}: its {member_of(n)} cannot be read", partial(fault_of, n, value))
@@ -113,7 +116,7 @@ def unusable(plugin: Plugin) -> str:
     answer = ask_plugin("its unusable failed", ask)
     if answer is not None and not isinstance(answer, str):
         raise BackendUnavailableError(f"its unusable returned {describe(answer)}, not a string or None")
-    return answer or ""
+    return lines(answer or "")
 
 
 def is_imported(package: str) -> bool:
@@ -129,4 +132,4 @@ def is_installed(package: str) -> bool:
 
 def _other_version(plugin: object) -> str:
     version = getattr(plugin, "contract_version", 1)
-    return "" if version in READABLE_VERSIONS else repr(version)
+    return "" if version in READABLE_VERSIONS else brief(repr(version))

@@ -40,7 +40,11 @@ _state = State()
 
 def selected_backend() -> str:
     """Name of the backend of a new model: from ``use_backend``, else RNNCORE_BACKEND, else "numpy"."""
-    return _chosen.get() or os.environ.get(CHOICE_VARIABLE, "").strip() or FALLBACK_NAME
+    return _chosen.get() or _variable() or FALLBACK_NAME
+
+
+def _variable() -> str:
+    return os.environ.get(CHOICE_VARIABLE, "").strip()
 
 
 def get_backend(name: str | None = None) -> Backend:
@@ -64,11 +68,13 @@ def get_backend(name: str | None = None) -> Backend:
     >>> rnncore.get_backend("numpy").native_package
     'numpy'
     """
+    by_variable = name is None and _chosen.get() is None and _variable()
+    argument = f"environment variable {CHOICE_VARIABLE}" if by_variable else "backend"
     name = selected_backend() if name is None else _checked_name(name)
     state = _state
     if name not in state.ready:
         with first_use:
-            plugin = state.plugin(state.claim(name))
+            plugin = state.plugin(state.claim(name, argument))
             with state.locks.setdefault(name, RLock()):
                 if name not in state.ready:
                     state.prepare(name, plugin)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast, get_args
 
 from rnncore import scan
-from rnncore.arguments import check_shape, one_of
+from rnncore.arguments import check_shape, lines, one_of
 from rnncore.backend.abilities import Abilities, abilities_of
 from rnncore.backend.arrays import check_array, dtype_name
 from rnncore.backend.contract import Backend, FormScans, ScanRequest, Scans, scan_words
@@ -100,6 +100,7 @@ class Engine:
             reason = f"the scans of backend {self.backend.name!r} do not name the form {' or '.join(other)}"
         else:
             reason = self.scans.unsupported(request)
+            reason = None if reason is None else lines(reason)
         if reason is None:
             return Choice(request.scan, "kernel", f"the scan of backend {self.backend.name!r}")
         if self.kernel == "require":
@@ -113,7 +114,7 @@ class Engine:
         """Like :meth:`choose`, with the scans' own explanation of the code path they take."""
         choice = self.choose(request)
         words = None if self.scans is None or choice.path == "reference" else scan_words(self.scans)
-        return choice if words is None else replace(choice, reason=f"{choice.reason}: {words(request)}")
+        return choice if words is None else replace(choice, reason=f"{choice.reason}: {lines(words(request))}")
 
     def nonlinear(
         self,

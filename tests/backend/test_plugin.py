@@ -1,5 +1,6 @@
 """Plugins of others: one that works, and those that break the contract."""
 
+import re
 import sys
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 import rnncore
 from rnncore.backend import registry
-from rnncore.errors import ArgumentTypeError, BackendUnavailableError
+from rnncore.errors import ArgumentTypeError, BackendUnavailableError, RnncoreError
 from tests.tools.plugins import Nobodys, Sub, as_object, cases, sound
 
 
@@ -205,6 +206,73 @@ def test_a_plugin_that_cannot_tell_its_arrays_has_none(plugin_files, others, cas
     ) as e:
         registry.backend_of(Nobodys())
     assert f"could not be asked: backend 'broken': its {words}" in str(e.value)
+
+
+LONG = 2**20
+# A longest text, with its note on what is left out, and the words around it.
+SHORT_ENOUGH = 4000
+# Lines of a plugin that define the class Odd of an error, or of what else it may hand out.
+ODD = {
+    "1 MB": f"def odd(): return 'first' + 'x' * {LONG} + 'last'",
+    "1 MB of lines": f"def odd(): return 'first' + 'x\\n' * {LONG // 2} + 'last'",
+    "ANSI": "def odd(): return 'first \\x1b[2J\\x1b[31mred\\x1b[0m \\x1b]0;title\\x07\\r\\x08\\x00 last'",
+    "surrogates": "def odd(): return 'first \\ud800\\udfff last'",
+    "raises": "def odd(): raise RuntimeError('mute')",
+    "exits": "def odd(): raise SystemExit(3)",
+    "panics": "class Panic(BaseException): pass\ndef odd(): raise Panic",
+    "recurses": "def odd(): return odd()",
+    "no string": "def odd(): return 3",
+}
+# Where the text appears.
+PLACES = {
+    "while it is loaded": "raise Odd",
+    "unusable raises": "def unusable(): raise Odd",
+    "unusable returns": "def unusable(): return odd()",
+    "namespace raises": "def namespace(): raise Odd",
+    "devices raises": "def devices(): raise Odd",
+    "is_native raises": "def is_native(x, /): raise Odd",
+    "its name": "name = odd()",
+    "its package": "class Name(str):\n    def __repr__(self): return odd()\nnative_package = Name(odd())",
+    "its version": "class Version:\n    def __repr__(self): return odd()\ncontract_version = Version()",
+    "writable": "class Odder:\n    def __repr__(self): return odd()\nwritable = Odder()\ncontract_version = 2",
+    "forms": "scan_forms = {odd()}\ncontract_version = 2",
+}
+
+
+@pytest.mark.parametrize("kind", ["BaseException", "SystemExit", "GeneratorExit", "ImportError"])
+@pytest.mark.parametrize("place", ["while it is loaded", "unusable raises", "namespace raises"])
+def test_errors_of_any_kind_are_kept_short(plugin_files, place, kind):
+    check_short(plugin_files, ODD["1 MB"], PLACES[place], kind)
+
+
+@cases(PLACES)
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_whatever_text_a_plugin_hands_out_is_kept_short_and_printable(plugin_files, text, case):
+    check_short(plugin_files, text, case)
+
+
+def check_short(plugin_files, text, more, kind="Exception"):
+    odd = f"{text}\nclass Odd({kind}):\n    def __str__(self): return odd()\n"
+    plugin_files("broken", sound(more=odd + more))
+    texts = [b.reason for b in rnncore.backends() if b.name == "broken"]
+    for ask in (lambda: rnncore.get_backend("broken"), lambda: registry.backend_of(Nobodys())):
+        try:
+            ask()
+        except RnncoreError as error:
+            texts.append(str(error))
+    texts += [b.reason for b in rnncore.backends() if b.name == "broken"]
+    assert "".join(texts)
+    for shown in texts:
+        assert len(shown) < SHORT_ENOUGH
+        assert shown.replace("\n", "").isprintable()
+        shown.encode("utf-8")  # as a file or a terminal does
+    if f"* {LONG}" in text:
+        found = next(shown for shown in texts if "left out" in shown)
+        assert (
+            "first" in found
+            and "last" in found
+            and re.search(r"xx \[\.\.\. \d+ characters left out \.\.\.\] xx", found)
+        )
 
 
 def test_a_library_whose_import_is_blocked_is_not_installed(plugin_files, others, monkeypatch):

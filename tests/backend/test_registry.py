@@ -35,6 +35,28 @@ def test_argument_before_context_before_environment_before_numpy(monkeypatch):
     assert rnncore.RNN(2, 3).backend == "torch"
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("tourch", "got 'tourch'. Did you mean 'torch'?"),
+        ("TORCH", "got 'TORCH'. Did you mean 'torch'?"),
+        ("no such\x1b[2J", r"got 'no such\x1b[2J'. Known here:"),
+        ("x" * 10**5, "characters left out"),
+    ],
+)
+def test_a_wrong_name_in_the_environment_is_blamed_on_the_variable(monkeypatch, value, words):
+    monkeypatch.setenv("RNNCORE_BACKEND", value)
+    for act in (lambda: rnncore.RNN(2, 3), rnncore.get_backend, lambda: rnncore.RNNCell(2, 3)):
+        with pytest.raises(UnknownNameError, match=r"^environment variable RNNCORE_BACKEND: expected one of") as error:
+            act()
+        assert words in str(error.value) and len(str(error.value)) < 5000
+    # Not to blame, where a name is given in another way.
+    for act in (lambda: rnncore.RNN(2, 3, backend="nunpy"), lambda: rnncore.use_backend("nunpy")):
+        with pytest.raises(UnknownNameError, match=r"^backend: expected one of .* Did you mean 'numpy'"):
+            act()
+    assert rnncore.functional.rnn(np.ones((4, 1, 2)), rnncore.RNN(2, 3, backend="numpy").state_dict())[0].shape
+
+
 def test_the_environment_is_read_at_first_use_in_a_new_process():
     assert python("import rnncore; print(rnncore.RNN(2, 3).backend)", RNNCORE_BACKEND="torch") == "torch"
 
@@ -275,7 +297,7 @@ def test_a_plugin_that_failed_to_load_is_loaded_when_it_is_asked_for_again_but_n
 
 def test_the_command_that_installs_a_library():
     for name, package in (("torch", "torch"), ("strict", "array_api_strict"), ("cupy", "cupy")):
-        claim = Claim(EntryPoint(name, f"rnncore_{name}", "rnncore.backends"), "rnncore", "1")
+        claim = Claim(EntryPoint(name, f"rnncore_{name}", "rnncore.backends"), "rnncore", "1", True)
         assert claim.install_command(package) == f'pip install "rnncore[{name}]"'
     claim = Claim(EntryPoint("acme", "rnncore_acme", "rnncore.backends"), "rnncore-acme", "1")
     assert claim.install_command("acme_arrays.core") == "pip install acme_arrays"

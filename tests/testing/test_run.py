@@ -1,5 +1,6 @@
 """check_backend: which checks run on what, expected failures, and plugins that fail before any check."""
 
+import contextlib
 import re
 import sys
 
@@ -72,6 +73,40 @@ def test_what_cannot_be_run_is_an_error_before_anything_runs(backend, options, e
 def test_a_backend_that_cannot_be_used_is_an_error_with_its_reason(idle):
     with pytest.raises(BackendUnavailableError, match="its driver is too old"):
         check_backend(idle)
+
+
+@pytest.mark.parametrize("place", ["scan", "reason", "words"])
+@pytest.mark.parametrize("text", ["first" + "x" * 10**6 + "last", "first\x1b[2J \x07\ud800\nlast", None])
+def test_a_plugins_text_does_not_flood_the_report(place, text):
+    """Whether it is the text of an error, of a refusal or of an explanation; None: an error that cannot be printed."""
+
+    class Odd(BaseException):
+        def __str__(self):
+            raise SystemExit if text is None else RuntimeError(text)
+
+    def fail(*_, **__):
+        raise Odd if text is None else RuntimeError(text)
+
+    answer = str(text)
+    scans = Altered(
+        get_backend("numpy").scans(),
+        **{
+            "scan": {"nonlinear": fail},
+            "reason": {"unsupported": lambda request: answer},
+            "words": {"explain": lambda request: answer},
+        }[place],
+    )
+    plugin = Altered(get_backend("numpy"), name="mine", scans=lambda: scans)
+    report = check_backend(plugin, only=[QUICK, "RC-KER"])
+    texts = [str(report), report.to_json(), report.to_html(), *(o.reason for o in report.outcomes)]
+    with contextlib.suppress(Exception):  # the scan's own
+        texts.append(str(rnncore.RNN(2, 3, backend=plugin).explain()))
+    for shown in texts:
+        assert len(shown) < 10**5  # of some ten checks, with style
+        assert shown.replace("\n", "").isprintable()
+        shown.encode("utf-8")
+    if place != "words":
+        assert "failed" in {o.status for o in report.outcomes}
 
 
 def test_ids_and_beginnings_of_ids_choose_and_the_order_is_the_suites():

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from rnncore.arguments import brief
 from rnncore.backend.abilities import abilities_of
 from rnncore.backend.arrays import FLOATS, device_scope, floating_dtypes
 from rnncore.backend.contract import Backend
+from rnncore.backend.discovery import words
 from rnncore.model.rnn import RNN
 from rnncore.network.engine import Engine, make_engine
 from rnncore.spec import RNNSpec
@@ -175,9 +177,7 @@ class Subject:
         except kind as error:
             return error
         except Exception as error:
-            raise CheckFailed(
-                f"{what}: expected {kind.__name__}, got {type(error).__name__}: {str(error)[:200]}"
-            ) from error
+            raise CheckFailed(f"{what}: expected {kind.__name__}, got {brief(words(error))}") from error
         raise CheckFailed(f"{what}: expected {kind.__name__}, got an answer of type {type(got).__name__}")
 
 
