@@ -82,10 +82,9 @@ def bind(
     check_floating("weight_ih_l0", first)
     engine = make_engine(backend, device=device_of(first), dtype=first.dtype, kernel=kernel)
     shapes = spec.parameter_shapes()
-    for name, shape in shapes.items():
-        engine.check(name, params[name], shape)
+    checked = {name: engine.check(name, params[name], shape) for name, shape in shapes.items()}
     flag("check_finite", check_finite)
-    return Network(spec, {n: params[n] for n in shapes}, engine, check_finite)
+    return Network(spec, checked, engine, check_finite)
 
 
 def rnn(
@@ -192,16 +191,16 @@ def rnn_cell(
     if x.ndim != 2:
         raise ShapeError(f"x: expected shape (B, I), got {tuple(x.shape)}")
     engine = make_engine(backend, device=device_of(x), dtype=x.dtype, kernel="auto")
-    engine.check("weight_hh", weight_hh, (None, None))
+    weight_hh = engine.check("weight_hh", weight_hh, (None, None))
     width = weight_hh.shape[0]
     engine.check("weight_hh", weight_hh, (width, width))
-    engine.check("weight_ih", weight_ih, (width, x.shape[1]))
-    engine.check("h", h, (x.shape[0], width))
+    weight_ih = engine.check("weight_ih", weight_ih, (width, x.shape[1]))
+    x, h = engine.check("x", x), engine.check("h", h, (x.shape[0], width))
     with engine.scope():
         bias = None
         for name, value in (("bias_ih", bias_ih), ("bias_hh", bias_hh)):
             if value is not None:
-                engine.check(name, value, (width,))
+                value = engine.check(name, value, (width,))
                 bias = value if bias is None else bias + value
         f = as_nonlinearity(nonlinearity, clip=clip)
         return step(Weights(weight_ih, weight_hh, bias), x, h, nonlinearity=f, xp=engine.xp)

@@ -18,6 +18,7 @@ import numpy as np
 
 import rnncore
 from rnncore.arguments import describe
+from rnncore.backend.arrays import from_user
 from rnncore.errors import ArgumentTypeError, DeviceError
 from rnncore_cupy._driver import cuda_fault
 from rnncore_cupy._scans import CupyScans
@@ -81,14 +82,17 @@ def scope(device: Any, /) -> AbstractContextManager[Any]:
     return context
 
 
-def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> Any:
+def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
     """A new array on the device; the caller may change x immediately.
 
     The numbers are copied on the host first, because CuPy may read x later: it copies pageable memory before it returns, but
     reads pinned memory in stream order, and with CUPY_ENABLE_UMP=1 the new array shares the memory of x.
+
+    All arguments are as in :func:`rnncore.backend.arrays.from_user`.
     """
+    host, dtype, device = from_user(x, dtype, device, backend=sys.modules[__name__])
     with scope(device):
-        return _cupy().asarray(np.array(x, dtype=dtype, order="C"))
+        return _cupy().asarray(np.array(host, dtype=dtype, order="C"))
 
 
 def to_numpy(x: Any, /) -> np.ndarray[Any, Any]:
@@ -141,13 +145,13 @@ def from_dlpack(x: Any, /) -> Any:
     if ask is None:
         raise ArgumentTypeError(
             f"x: expected an array on a CUDA device that supports DLPack, got {describe(x)}; "
-            f"from numbers make one with rnncore.get_backend({name!r}).asarray(x, dtype=..., device=...)"
+            f"from numbers make one with rnncore.get_backend({name!r}).asarray(x)"
         )
     kind, number = ask()
     if kind not in (DLPACK_CUDA, DLPACK_CUDA_MANAGED):
         raise DeviceError(
             f"x: expected an array on a CUDA device, got {describe(x)} on DLPack device {(int(kind), number)}, not a "
-            f"CUDA device (1 is the host); copy it with rnncore.get_backend({name!r}).asarray(x, dtype=..., device=...)"
+            f"CUDA device (1 is the host); copy it with rnncore.get_backend({name!r}).asarray(x)"
         )
     rnncore.get_backend(name)
     return _cupy().from_dlpack(x)

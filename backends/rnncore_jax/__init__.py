@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import rnncore
+from rnncore.backend.arrays import from_user
 from rnncore.errors import ArgumentTypeError, DTypeError
 
 if TYPE_CHECKING:
@@ -73,12 +74,16 @@ def device_name(device: Any, /) -> str:
     return f"{device.platform}:{device.id}"
 
 
-def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> jax.Array:
-    """A new array of exactly this dtype; an error if JAX would round it."""
+def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> jax.Array:
+    """A new array of exactly this dtype; an error if JAX would round it.
+
+    All arguments are as in :func:`rnncore.backend.arrays.from_user`.
+    """
     import jax
 
+    host, dtype, device = from_user(x, dtype, device, backend=sys.modules[__name__])
     # Copy first: on the host, JAX may keep using the memory that it is given.
-    host = np.array(x, dtype=dtype)
+    host = np.array(host, dtype=dtype)
     # Arrays on the default device stay uncommitted, so that they can follow others, like arrays that users create.
     made: jax.Array = jax.device_put(host, None if device == devices()[0] else device)
     if made.dtype != host.dtype:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import rnncore
+from rnncore.backend.arrays import from_user
 
 name = "mlx"
 native_package = "mlx"
@@ -71,12 +72,13 @@ def scope(device: Any, /) -> AbstractContextManager[Any]:
     return mx.stream(device)
 
 
-def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> Any:
-    """A new array of the dtype, in shared memory."""
+def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
+    """A new array of the dtype, in shared memory. All arguments are as in :func:`rnncore.backend.arrays.from_user`."""
     import mlx.core as mx
 
+    host, dtype, _ = from_user(x, dtype, device, backend=sys.modules[__name__])
     # Contiguous, as MLX has no negative strides.
-    return mx.array(np.asarray(x, order="C"), dtype=dtype)
+    return mx.array(np.asarray(host, order="C"), dtype=dtype)
 
 
 def to_numpy(x: Any, /) -> np.ndarray[Any, Any]:

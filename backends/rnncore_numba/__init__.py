@@ -6,6 +6,7 @@ The plugin implements version 2 of the contract.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import rnncore
+from rnncore.backend.arrays import from_user
 from rnncore_numba._products import product as product
 from rnncore_numba._scans import NumbaScans
 from rnncore_numba._threads import allowed
@@ -54,9 +56,10 @@ def devices() -> Sequence[str]:
     return ("cpu",)
 
 
-def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> np.ndarray[Any, Any]:
-    """A contiguous copy in the dtype."""
-    return np.array(x, dtype=dtype, order="C")
+def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> np.ndarray[Any, Any]:
+    """A contiguous copy in the dtype. All arguments are as in :func:`rnncore.backend.arrays.from_user`."""
+    host, dtype, _ = from_user(x, dtype, device, backend=sys.modules[__name__])
+    return np.array(host, dtype=dtype, order="C")
 
 
 def to_numpy(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:

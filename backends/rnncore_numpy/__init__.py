@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 import rnncore
+from rnncore.backend.arrays import from_user
 from rnncore_numpy._scans import NumpyScans
 from rnncore_numpy._threads import limit_threads as limit_threads
 from rnncore_numpy._threads import product as product
@@ -40,9 +42,10 @@ def devices() -> Sequence[str]:
     return ("cpu",)
 
 
-def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> np.ndarray[Any, Any]:
-    """A contiguous copy in the dtype."""
-    return np.array(x, dtype=dtype, order="C")
+def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> np.ndarray[Any, Any]:
+    """A contiguous copy in the dtype. All arguments are as in :func:`rnncore.backend.arrays.from_user`."""
+    host, dtype, _ = from_user(x, dtype, device, backend=sys.modules[__name__])
+    return np.array(host, dtype=dtype, order="C")
 
 
 def to_numpy(x: np.ndarray[Any, Any], /) -> np.ndarray[Any, Any]:

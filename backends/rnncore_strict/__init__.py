@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import rnncore
+from rnncore.backend.arrays import FLOATS, dtype_name, find_dtype, from_user
 
 name = "strict"
 native_package = "array_api_strict"
@@ -54,9 +55,12 @@ def device_name(device: Any, /) -> str:
     return str(device._device)
 
 
-def asarray(x: np.ndarray[Any, Any], /, *, dtype: Any, device: Any) -> Any:
-    """A copy in the dtype on the device."""
-    return namespace().asarray(np.array(x), dtype=dtype, device=device, copy=True)
+def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
+    """A copy in the dtype on the device. All arguments are as in :func:`rnncore.backend.arrays.from_user`."""
+    host, dtype, device = from_user(x, dtype, device, backend=sys.modules[__name__])
+    if dtype_name(host.dtype if dtype is None else dtype) in FLOATS:  # else the library's own error
+        dtype = find_dtype(host.dtype if dtype is None else dtype, xp=namespace(), device=device)
+    return namespace().asarray(np.array(host), dtype=dtype, device=device, copy=True)
 
 
 def to_numpy(x: Any, /) -> np.ndarray[Any, Any]:

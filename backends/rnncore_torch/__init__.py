@@ -13,7 +13,7 @@ import numpy as np
 
 import rnncore
 from rnncore.arguments import describe
-from rnncore.backend.arrays import find_device
+from rnncore.backend.arrays import find_device, from_user
 from rnncore.errors import ArgumentTypeError
 
 if TYPE_CHECKING:
@@ -53,12 +53,16 @@ def devices() -> Sequence[torch.device]:
     return tuple(dict.fromkeys(found))
 
 
-def asarray(x: np.ndarray[Any, Any], /, *, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """A tensor of its own, never one that shares the host array's memory."""
+def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> torch.Tensor:
+    """A tensor of its own, never one that shares memory with x.
+
+    All arguments are as in :func:`rnncore.backend.arrays.from_user`.
+    """
     import torch
 
+    host, dtype, device = from_user(x, dtype, device, backend=sys.modules[__name__])
     # Contiguous, as PyTorch knows no negative strides; not ascontiguousarray, which adds an axis to a scalar.
-    return torch.tensor(np.asarray(x, order="C"), dtype=dtype, device=device)
+    return torch.tensor(np.asarray(host, order="C"), dtype=dtype, device=device)
 
 
 def to_numpy(x: torch.Tensor, /) -> np.ndarray[Any, Any]:

@@ -6,13 +6,14 @@ Each raises an error of the form "name: expected ..., got ...". They read shapes
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import check_shape, describe, integer
+from rnncore.arguments import brief, check_shape, closest, describe, integer
 from rnncore.backend.abilities import ability
 from rnncore.backend.contract import Backend
 from rnncore.backend.registry import get_backend, owner_name
@@ -22,6 +23,7 @@ from rnncore.errors import (
     DeviceError,
     DTypeError,
     NonFiniteError,
+    RnncoreError,
     ShapeError,
 )
 from rnncore.typing import Array, Device, Namespace
@@ -29,12 +31,14 @@ from rnncore.typing import Array, Device, Namespace
 _NO_SCOPE: AbstractContextManager[Any] = nullcontext()
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 
 def dtype_name(dtype: Any) -> str:
-    """Short name of any library's dtype: "float32" for ``numpy.float32``, ``torch.float32`` or "float32"."""
+    """Short name of any library's dtype, or of what it prints: "float32" for ``torch.float32`` or "dtype('float32')"."""
     if isinstance(dtype, str):
-        return dtype
+        words = re.findall(r"\w+", dtype)
+        return words[-1] if words and words[-1] in (*FLOATS, *INTEGERS) else dtype
     try:
         return np.dtype(dtype).name if np.dtype(dtype).isnative else str(np.dtype(dtype))
     except (TypeError, ValueError):
@@ -49,7 +53,7 @@ def find_dtype(dtype: Any, *, xp: Namespace, device: Device, argument: str = "dt
     name = dtype_name(dtype)
     if name not in have:
         where = "" if device is None else f" on device {str(device)!r}"
-        raise DTypeError(f"{argument}: expected one of {', '.join(have)}{where}, got {dtype!r}")
+        raise DTypeError(f"{argument}: expected one of {', '.join(have)}{where}, got {brief(repr(dtype))}")
     return have[name]
 
 
@@ -78,11 +82,15 @@ def find_device(device: Any, *, backend: Backend) -> Device:
     if device is None:
         return usable[0]
     wanted, named = str(device), [(device_name(backend, candidate), candidate) for candidate in usable]
-    found = [d for name, d in named if d is device or wanted in (name, str(d))]
-    found += [d for name, d in named if name.split(":")[0] == wanted]
+    found = [d for name, d in named if d is device or wanted in (name, str(d), repr(d))]
+    # "cuda" is the first of its kind, and "cpu:0" the one that a library calls "cpu".
+    found += [d for name, d in named if wanted in (name.split(":")[0], f"{name}:0")]
     if not found:
-        names = ", ".join(name for name, _ in named)
-        raise DeviceError(f"device: expected one of {names} of backend {backend.name!r}, got {wanted!r}")
+        names = [name for name, _ in named]
+        hint = closest(wanted, names)
+        raise DeviceError(
+            f"device: expected one of {', '.join(names)} of backend {backend.name!r}, got {brief(repr(wanted))}{hint}"
+        )
     return found[0]
 
 
@@ -106,19 +114,24 @@ def check_array(
     dtype: Any,
     device: Device,
     shape: Sequence[int | None] | None = None,
-) -> None:
-    """Require an array of the backend with this dtype, device and shape; None in a shape stands for any size."""
+) -> Array:
+    """Require an array of the backend with this dtype, device and shape; None in a shape stands for any size.
+
+    Returns the array, as :func:`plain` makes it.
+    """
     if not backend.is_native(x):
         other = owner_name(x)
         text = f"{describe(x)} (backend {other!r})" if other is not None and other != backend.name else describe(x)
         raise ArgumentTypeError(
             f"{argument}: expected an array of backend {backend.name!r} ({backend.native_package}), got {text}; "
-            f"convert with rnncore.get_backend({backend.name!r}).asarray(x, dtype=..., device=...)"
+            + (_special(x) or _conversion(backend, dtype, device))
         )
     if x.dtype != dtype:
+        got = dtype_name(x.dtype)
+        model = f", or the model with .to(dtype={got!r})" if got in FLOATS else ""
         raise DTypeError(
-            f"{argument}: expected dtype {dtype_name(dtype)}, the model's, got {dtype_name(x.dtype)}; "
-            "convert the array, or the model with .to(dtype=...)"
+            f"{argument}: expected dtype {dtype_name(dtype)}, the model's, got {got}; "
+            f"{_conversion(backend, dtype, device)}{model}"
         )
     if shape is not None:
         check_shape(argument, x, shape)
@@ -126,6 +139,88 @@ def check_array(
     if where is not None and device is not None and where != device and str(where) != str(device):
         want, got = device_name(backend, device), device_name(backend, where)
         raise DeviceError(f"{argument}: expected an array on device {want!r}, the model's, got {got!r}")
+    return x if type(x) is np.ndarray else plain(x, backend)
+
+
+def plain(x: Array, backend: Backend) -> Array:
+    """x, or the same memory as a plain ``numpy.ndarray`` if x is one of NumPy's other classes, such as ``numpy.memmap``.
+
+    So results are plain arrays too, and the methods of a user's class do not take part in computing them.
+    """
+    return np.asarray(x) if isinstance(x, np.ndarray) and backend.native_package == "numpy" else x
+
+
+def _conversion(backend: Backend, dtype: Any, device: Device) -> str:
+    """How to convert an array: a call that works as it stands, where the backend's ``asarray`` takes names."""
+    where = None if device is None else device_name(backend, device)
+    return (
+        f"convert with rnncore.get_backend({backend.name!r}).asarray(x, dtype={dtype_name(dtype)!r}, device={where!r})"
+    )
+
+
+def _special(x: Any) -> str:
+    """What to do with what is no array and yet holds one, or "" for anything else."""
+    if isinstance(x, np.ma.MaskedArray):
+        return "its masked entries have no numbers: give them some with x.filled(0.0), and end rows early with lengths="
+    if all(hasattr(x, name) for name in ("batch_sizes", "sorted_indices", "unsorted_indices")):
+        return (
+            "unpack it with x, lengths = torch.nn.utils.rnn.pad_packed_sequence(x, batch_first=rnn.spec.batch_first), "
+            "and call rnn(x, lengths=lengths)"
+        )
+    return ""
+
+
+# --- what a user gives a backend's asarray ---------------------------------------------------------------------------
+
+
+def from_user(x: Any, dtype: Any, device: Any, *, backend: Backend) -> tuple[np.ndarray[Any, Any], Any, Device]:
+    """Return host numbers, a dtype of the namespace (or None) and a device, for a backend's ``asarray``.
+
+    Parameters
+    ----------
+    x : array of any registered backend, or numbers in nested sequences
+    dtype : dtype of any library, its name or None
+    device : device of the backend, its name or None
+        Names are those that rnncore and the library print.
+
+    Raises
+    ------
+    ArgumentTypeError, DTypeError, DeviceError
+    """
+    if device is None or isinstance(device, (str, int)) or backend.native_package == "numpy":
+        device = find_device(device, backend=backend)
+    return host_numbers(x), _known_dtype(dtype, backend), device
+
+
+def host_numbers(x: Any) -> np.ndarray[Any, Any]:
+    """Copy the numbers of anything that has some to the host; an array that is there already is not copied."""
+    if special := _special(x):
+        raise ArgumentTypeError(f"x: expected numbers, got {describe(x)}; {special}")
+    if type(x) is not np.ndarray:
+        owner = owner_name(x)
+        try:
+            x = np.asarray(x) if owner is None else get_backend(owner).to_numpy(x)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            if isinstance(error, RnncoreError):
+                raise
+            raise ArgumentTypeError(f"x: expected numbers, got {describe(x)}: {brief(error)}") from error
+    if x.dtype.kind not in "biuf" and x.dtype.name != "bfloat16":
+        raise DTypeError(f"x: expected real numbers, got dtype {brief(x.dtype)}")
+    host: np.ndarray[Any, Any] = x
+    return host
+
+
+def _known_dtype(dtype: Any, backend: Backend) -> Any:
+    """The namespace's dtype of that name, or None for None."""
+    if dtype is None:
+        return None
+    with suppress(TypeError, ValueError):  # NumPy's codes, such as "f4"
+        dtype = np.dtype(dtype) if isinstance(dtype, str) else dtype
+    xp, name = backend.namespace(), dtype_name(dtype)
+    known = [n for n in (*FLOATS, *INTEGERS, "bool") if hasattr(xp, n)]
+    if name not in known:
+        raise DTypeError(f"dtype: expected one of {', '.join(known)}, got {brief(repr(dtype))}{closest(name, known)}")
+    return getattr(xp, name)
 
 
 def check_floating(argument: str, x: Array) -> None:
@@ -156,6 +251,8 @@ def host_lengths(lengths: Any, *, batch: int, steps: int) -> tuple[int, ...] | N
 def _host_list(lengths: Any) -> list[Any]:
     if hasattr(lengths, "__index__") and not hasattr(lengths, "shape"):
         return [lengths]
+    if isinstance(lengths, np.ma.MaskedArray):
+        raise ArgumentTypeError(f"lengths: expected integers, got {describe(lengths)}; {_special(lengths)}")
     if hasattr(lengths, "shape") and hasattr(lengths, "dtype"):
         name = owner_name(lengths)
         if name is not None:

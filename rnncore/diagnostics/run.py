@@ -203,8 +203,7 @@ def _cotangents(
         shape: tuple[int, ...] = (seen.steps, seen.batch, top) if layout.batched else (seen.steps, top)
         if layout.batched and seen.spec.batch_first:
             shape = (seen.batch, seen.steps, top)
-        seen.engine.check("cotangent[0]", d_output, shape)
-        d_output = seen.masked(layout.inward(d_output))
+        d_output = seen.masked(layout.inward(seen.engine.check("cotangent[0]", d_output, shape)))
     d_last = None if d_h_n is None else state_in(layout, "cotangent[1]", d_h_n)
     return d_output, d_last
 

@@ -108,7 +108,7 @@ class Parameterised:
         if unknown:
             raise StateDictError(f"params: unexpected {', '.join(unknown)}; expected among {', '.join(shapes)}")
         for name, value in params.items():
-            self._network.engine.check(name, value, shapes[name])
+            params[name] = self._network.engine.check(name, value, shapes[name])
         with _exchanging:
             self._network = self._network.with_params(params)
 

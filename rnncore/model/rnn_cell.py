@@ -125,7 +125,7 @@ class RNNCell(Parameterised):
         def pullback(d_next: Array) -> CellGradients:
             """Gradients for the cotangent of the next state."""
             check_unchanged()
-            engine.check("d_next", d_next, shape)
+            d_next = engine.check("d_next", d_next, shape)
             with engine.scope():
                 d = d_next if batched else d_next[None, ...]
                 found = step.step_vjp(
@@ -153,7 +153,7 @@ class RNNCell(Parameterised):
             alone, dots = x.ndim == 1, []
             for name, value, like in (("x_dot", x_dot, x2), ("h_dot", h_dot, h2)):
                 if value is not None:
-                    engine.check(name, value, tuple(like.shape[1:] if alone else like.shape))
+                    value = engine.check(name, value, tuple(like.shape[1:] if alone else like.shape))
                 dots.append(value[None, ...] if alone and value is not None else value)
             w_dot = None if params_dot is None else network.weights(complete(network, params_dot))[0][0]
             h_next = _step(network, w, x2, h2)
@@ -216,8 +216,10 @@ def _prepared(network: Network, x: Any, h: Any) -> tuple[Weights, Array, Array]:
         except (AttributeError, TypeError, RuntimeError):  # no array, no shape, or a device that cannot be hashed
             key = None
     if not known:
-        _check(network, x, h)
-        network.remember(key, True)
+        given = x, h
+        x, h = _check(network, x, h)
+        if x is given[0] and h is given[1]:  # else the next call has to convert them again
+            network.remember(key, True)
     if h is None:
         h = engine.nothing((*x.shape[:-1], network.spec.hidden_sizes[0]))
     if x.ndim == 1:
@@ -225,13 +227,14 @@ def _prepared(network: Network, x: Any, h: Any) -> tuple[Weights, Array, Array]:
     return network.weights()[0][0], x, h
 
 
-def _check(network: Network, x: Any, h: Any) -> None:
+def _check(network: Network, x: Any, h: Any) -> tuple[Array, Array | None]:
     engine, reads = network.engine, network.spec.input_size
-    engine.check("x", x)
+    x = engine.check("x", x)
     if x.ndim not in (1, 2) or x.shape[-1] != reads:
         raise ShapeError(f"x: expected shape (B, {reads}) or unbatched ({reads},), got {tuple(x.shape)}")
     if h is not None:
-        engine.check("h", h, (*x.shape[:-1], network.spec.hidden_sizes[0]))
+        h = engine.check("h", h, (*x.shape[:-1], network.spec.hidden_sizes[0]))
     if network.check_finite:
         for name, value in (("x", x), *((("h", h),) if h is not None else ()), *network.params.items()):
             check_finite(name, value, xp=engine.xp, backend=engine.backend)
+    return x, h

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from rnncore.arguments import Rng, as_generator, check_bytes, check_mapping, elements, flag, positive_int
-from rnncore.backend.arrays import check_finite, host_lengths
+from rnncore.backend.arrays import check_finite, host_lengths, plain
 from rnncore.errors import ArgumentValueError, StateDictError
 from rnncore.network import layout, stack
 from rnncore.network.engine import Engine
@@ -83,8 +83,7 @@ def vjp(
         with engine.scope():
             d_out = None
             if d_output is not None:
-                engine.check("d_output", d_output, output_shape)
-                d_out = shape.inward(d_output)
+                d_out = shape.inward(engine.check("d_output", d_output, output_shape))
             d_last = None if d_h_n is None else layout.state_in(shape, "d_h_n", d_h_n)
             found = pull(d_out, d_last)
             d_h0 = layout.state_out(shape, found.h0)
@@ -128,8 +127,7 @@ def jvp(
         shape, xt, h0s, plan = prepare(network, x, h0, lengths, training, rng)
         xt_dot = None
         if x_dot is not None:
-            network.engine.check("x_dot", x_dot, tuple(x.shape))
-            xt_dot = shape.inward(x_dot)
+            xt_dot = shape.inward(network.engine.check("x_dot", x_dot, tuple(x.shape)))
             xt_dot = xt_dot if plan.ragged is None else plan.ragged.masked(xt_dot)
         h0s_dot = None if h0_dot is None else layout.state_in(shape, "h0_dot", h0_dot)
         weights_dot = None if params_dot is None else network.weights(complete(network, params_dot))
@@ -179,7 +177,7 @@ def prepare(
                 first = layout.split_state(shape, h0)
             return shape, x if shape.time_first else shape.inward(x), first or layout.zero_state(shape), plan
     prepared = _prepared(network, x, h0, lengths, training, rng, truncate)
-    if key is not None:
+    if key is not None and engine.is_plain(x, h0):  # else the next call has to convert them again
         shape, _, first, plan = prepared
         kept = h0 is None and engine.keeps((shape.batch, max(network.spec.hidden_sizes)))
         network.remember(key, (shape, plan, first if kept else None))
@@ -190,7 +188,7 @@ def _prepared(
     network: Network, x: Array, h0: Any, lengths: Any, training: bool, rng: Rng, truncate: int | None
 ) -> Prepared:
     spec, engine = network.spec, network.engine
-    shape = layout.layout_of(spec, engine, x)
+    shape, x = layout.layout_of(spec, engine, x), plain(x, engine.backend)
     counts = host_lengths(lengths, batch=shape.batch, steps=shape.steps)
     if rng is not None:
         rng = as_generator(rng)
@@ -244,9 +242,8 @@ def complete(network: Network, tangents: Mapping[str, Array]) -> dict[str, Array
     unknown = [str(name) for name in tangents if name not in shapes]
     if unknown:
         raise StateDictError(f"params_dot: unexpected {', '.join(unknown)}; expected names are {', '.join(shapes)}")
-    for name, value in tangents.items():
-        network.engine.check(f"params_dot[{name!r}]", value, shapes[name])
-    return {n: tangents[n] if n in tangents else network.engine.zeros(shape) for n, shape in shapes.items()}
+    given = {n: network.engine.check(f"params_dot[{n!r}]", value, shapes[n]) for n, value in tangents.items()}
+    return {n: given[n] if n in given else network.engine.zeros(shape) for n, shape in shapes.items()}
 
 
 # --- options ----------------------------------------------------------------------------------------------------------

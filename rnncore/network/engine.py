@@ -15,7 +15,7 @@ from typing import Any, cast, get_args
 from rnncore import scan
 from rnncore.arguments import check_shape, lines, one_of
 from rnncore.backend.abilities import Abilities, abilities_of
-from rnncore.backend.arrays import check_array, dtype_name
+from rnncore.backend.arrays import check_array, dtype_name, plain
 from rnncore.backend.contract import Backend, FormScans, ScanRequest, Scans, scan_words
 from rnncore.carry import Carry, spread
 from rnncore.errors import KernelUnsupportedError, ShapeError
@@ -249,15 +249,20 @@ class Engine:
         """a (N, K) times b (K, M), by the backend's own product where it has one. `whole`: see :class:`Abilities`."""
         return self.multiply(a, b, whole)
 
-    def check(self, name: str, x: Any, shape: Sequence[int | None] | None = None, hint: str = "") -> None:
-        """Raise unless x is an array of this backend, dtype and device, and of this shape (None: any)."""
-        check_array(name, x, backend=self.backend, dtype=self.dtype, device=self.device)
+    def check(self, name: str, x: Any, shape: Sequence[int | None] | None = None, hint: str = "") -> Array:
+        """Return x as a plain array if it is one of this backend, dtype and device, and of this shape (None: any)."""
+        x = check_array(name, x, backend=self.backend, dtype=self.dtype, device=self.device)
         if shape is None:
-            return
+            return x
         try:
             check_shape(name, x, shape)
         except ShapeError as error:
             raise ShapeError(f"{error}{hint}") from None
+        return x
+
+    def is_plain(self, *arrays: Array | None) -> bool:
+        """Whether :meth:`check` returns these arrays of the backend as they are."""
+        return all(plain(x, self.backend) is x for x in arrays)
 
     def give(self, x: Host) -> Array:
         """An array of the engine's dtype on its device, from host numbers."""

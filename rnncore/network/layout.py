@@ -74,7 +74,7 @@ def state_in(layout: Layout, name: str, state: Any) -> PerDirection:
     batch: tuple[int, ...] = (layout.batch,) if layout.batched else ()
     hint = " for an unbatched input" if not layout.batched else " (never batch-first)" if spec.batch_first else ""
     if spec.uniform:
-        engine.check(name, state, (spec.num_layers * directions, *batch, spec.hidden_sizes[0]), hint)
+        state = engine.check(name, state, (spec.num_layers * directions, *batch, spec.hidden_sizes[0]), hint)
         return split_state(layout, state)
     if not isinstance(state, (list, tuple)) or len(state) != spec.num_layers:
         got = f"{len(state)} entries" if isinstance(state, (list, tuple)) else describe(state)
@@ -84,7 +84,7 @@ def state_in(layout: Layout, name: str, state: Any) -> PerDirection:
         )
     nested = []
     for k, rows in enumerate(state):
-        engine.check(f"{name}[{k}]", rows, (directions, *batch, spec.hidden_sizes[k]), hint)
+        rows = engine.check(f"{name}[{k}]", rows, (directions, *batch, spec.hidden_sizes[k]), hint)
         rows = rows if layout.batched else engine.xp.expand_dims(rows, axis=1)
         nested.append([rows[d, ...] for d in range(directions)])
     return nested

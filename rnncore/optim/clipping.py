@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from rnncore.arguments import check_mapping, flag, non_negative
 from rnncore.backend.abilities import ability
-from rnncore.backend.arrays import check_floating, device_of, device_scope, dtype_name
+from rnncore.backend.arrays import check_floating, device_of, device_scope, dtype_name, plain
 from rnncore.backend.contract import Backend
 from rnncore.backend.registry import backend_of
 from rnncore.errors import ArgumentTypeError, NonFiniteError
@@ -72,9 +72,9 @@ def clip_grad_norm(
     for name, g in same.items():
         check_floating(f"grads[{name!r}]", g)
     with device_scope(backend, device_of(next(iter(same.values())))):
-        plain = {name: detach(g) for name, g in same.items()}
-        clipped, norm = _clipped(plain, limit, error_if_nonfinite, backend)
-    return same if clipped is plain else clipped, norm
+        ours = {name: plain(detach(g), backend) for name, g in same.items()}
+        clipped, norm = _clipped(ours, limit, error_if_nonfinite, backend)
+    return same if clipped is ours else clipped, norm
 
 
 def _clipped(

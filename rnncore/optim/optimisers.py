@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from rnncore.arguments import check_mapping, describe, flag, fraction, non_negative
 from rnncore.backend.abilities import ability
-from rnncore.backend.arrays import check_array, check_floating, device_of, device_scope
+from rnncore.backend.arrays import check_array, check_floating, device_of, device_scope, plain
 from rnncore.backend.contract import Backend
 from rnncore.backend.registry import backend_of
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, StateDictError
@@ -79,7 +79,7 @@ class _Optimiser(ABC):
         state: dict[str, dict[str, Array]] = {}
         steps = {name: self._steps.get(name, 0) + 1 for name in params}
         for name, p in params.items():
-            p, g = detach(p), detach(grads[name])
+            p, g = plain(detach(p), backend), plain(detach(grads[name]), backend)
             with device_scope(backend, device_of(p)):
                 if weight_decay != 0:
                     g = g + weight_decay * p
