@@ -128,7 +128,7 @@ def check_array(
         )
     if x.dtype != dtype:
         got = dtype_name(x.dtype)
-        model = f", or the model with .to(dtype={got!r})" if got in FLOATS else ""
+        model = f", or the model with rnn.to(dtype={got!r})" if got in FLOATS else ""
         raise DTypeError(
             f"{argument}: expected dtype {dtype_name(dtype)}, the model's, got {got}; "
             f"{_conversion(backend, dtype, device)}{model}"
@@ -138,7 +138,10 @@ def check_array(
     where = device_of(x)
     if where is not None and device is not None and where != device and str(where) != str(device):
         want, got = device_name(backend, device), device_name(backend, where)
-        raise DeviceError(f"{argument}: expected an array on device {want!r}, the model's, got {got!r}")
+        raise DeviceError(
+            f"{argument}: expected an array on device {want!r}, the model's, got {got!r}; "
+            f"{_conversion(backend, dtype, device)}"
+        )
     return x if type(x) is np.ndarray else plain(x, backend)
 
 
@@ -180,6 +183,7 @@ def from_user(x: Any, dtype: Any, device: Any, *, backend: Backend) -> tuple[np.
     ----------
     x : array of any registered backend, or numbers in nested sequences
     dtype : dtype of any library, its name or None
+        None keeps an array's own; Python's floats then get the library's default.
     device : device of the backend, its name or None
         Names are those that rnncore and the library print.
 
@@ -189,7 +193,12 @@ def from_user(x: Any, dtype: Any, device: Any, *, backend: Backend) -> tuple[np.
     """
     if device is None or isinstance(device, (str, int)) or backend.native_package == "numpy":
         device = find_device(device, backend=backend)
-    return host_numbers(x), _known_dtype(dtype, backend), device
+    host, found = host_numbers(x), _known_dtype(dtype, backend)
+    if (
+        found is None and host.dtype.kind == "f" and not hasattr(x, "dtype")
+    ):  # Python's numbers, which have no precision
+        found = find_dtype(None, xp=backend.namespace(), device=device)
+    return host, found, device
 
 
 def host_numbers(x: Any) -> np.ndarray[Any, Any]:
@@ -207,7 +216,7 @@ def host_numbers(x: Any) -> np.ndarray[Any, Any]:
     if x.dtype.kind not in "biuf" and x.dtype.name != "bfloat16":
         raise DTypeError(f"x: expected real numbers, got dtype {brief(x.dtype)}")
     host: np.ndarray[Any, Any] = x
-    return host
+    return host if host.dtype.isnative else host.astype(host.dtype.newbyteorder("="))
 
 
 def _known_dtype(dtype: Any, backend: Backend) -> Any:

@@ -135,7 +135,7 @@ def backend_of(*arrays: Array | None, prefer: str | None = None) -> Backend:
         if not is_native(name, found, x):
             raise ArgumentTypeError(
                 f"expected arrays of one library, got {describe(given[0])} and {describe(x)}; "
-                f"convert with rnncore.get_backend({name!r}).asarray"
+                f"convert with rnncore.get_backend({name!r}).asarray(x)"
             )
     return found
 

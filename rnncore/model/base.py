@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rnncore.arguments import check_mapping, describe, flag
-from rnncore.backend.arrays import device_name, dtype_name, find_device, find_dtype
+from rnncore.backend.arrays import FLOATS, device_name, dtype_name, find_device, find_dtype
 from rnncore.backend.contract import Backend
 from rnncore.backend.forks import first_use
 from rnncore.backend.registry import get_backend, owner_name, resolve_backend
@@ -260,10 +260,9 @@ class Parameterised:
             elif tuple(value.shape) != shape:
                 faults.append(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
             elif dtype_name(value.dtype) != dtype:
-                faults.append(
-                    f"{name}: expected dtype {dtype}, got {dtype_name(value.dtype)}; "
-                    "move the model with .to(dtype=...) first"
-                )
+                got = dtype_name(value.dtype)
+                hint = f"; move the model first: rnn = rnn.to(dtype={got!r})" if got in FLOATS else ""
+                faults.append(f"{name}: expected dtype {dtype}, got {got}{hint}")
             else:
                 host[name] = get_backend(owner).to_numpy(value)
         if faults:

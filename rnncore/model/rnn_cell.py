@@ -89,7 +89,9 @@ class RNNCell(Parameterised):
     def from_network(cls, network: Network) -> RNNCell:
         """Make a cell of a network of one layer and direction, whose arrays it takes without copying them."""
         if isinstance(network, Network) and (network.spec.num_layers, network.spec.num_directions) != (1, 1):
-            raise ArgumentValueError("network: expected one layer in one direction; use RNN.cell(layer)")
+            raise ArgumentValueError(
+                "network: expected one layer in one direction; use rnncore.RNN.from_network(network).cell(layer=0)"
+            )
         return super().from_network(network)
 
     def __call__(self, x: Array, h: Array | None = None) -> Array:

@@ -78,7 +78,9 @@ class Nonlinearity:
     def derivative_from_h(self, h: Array, /, *, xp: Namespace) -> Array:
         """Derivative ``f'(z)`` from h = f(z). Only where ``derivative_needs_z`` is False."""
         if self._functions.df_from_h is None or self.clip is not None:
-            raise ArgumentValueError(f"nonlinearity {self.name!r}: h does not determine the derivative; use z")
+            raise ArgumentValueError(
+                f"nonlinearity {self.name!r}: h does not determine the derivative; use z: f.derivative(z, xp=xp)"
+            )
         return self._functions.df_from_h(h, xp)
 
     def log_derivative(self, z: Array, /, *, xp: Namespace) -> Array:

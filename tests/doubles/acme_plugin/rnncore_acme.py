@@ -5,6 +5,7 @@ import sys
 import numpy as np
 
 import rnncore
+from rnncore.backend.arrays import from_user
 
 name = "acme"  # as in the entry point
 native_package = "acme_arrays"
@@ -32,7 +33,8 @@ def device_name(device, /):
     return str(device).split("'")[1]
 
 
-def asarray(x, /, *, dtype, device):
+def asarray(x, /, *, dtype=None, device=None):
+    x, dtype, device = from_user(x, dtype, device, backend=sys.modules[__name__])
     return namespace().asarray(x, dtype=dtype, device=device, copy=True)
 
 
