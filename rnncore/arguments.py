@@ -35,13 +35,13 @@ def real(
 ) -> float:
     """Return the value as a float if it is a real number that `accept` takes. A bool is not a number."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise ArgumentTypeError(f"{argument}: expected {expected}, got {value!r}")
+        raise ArgumentTypeError(f"{argument}: expected {expected}, got {shown(value)}")
     try:
         number = float(value)
     except OverflowError:
         raise ArgumentValueError(f"{argument}: expected {expected}, got an integer too large for a float") from None
     if not accept(number):
-        raise ArgumentValueError(f"{argument}: expected {expected}, got {value!r}")
+        raise ArgumentValueError(f"{argument}: expected {expected}, got {shown(value)}")
     return number
 
 
@@ -74,7 +74,7 @@ def integer(argument: str, value: Any, expected: str, accept: Callable[[int], bo
     except TypeError:
         number = None
     if number is None or isinstance(value, (bool, np.bool_)):
-        raise ArgumentTypeError(f"{argument}: expected {expected}, got {value!r}")
+        raise ArgumentTypeError(f"{argument}: expected {expected}, got {shown(value)}")
     if not accept(number):
         raise ArgumentValueError(f"{argument}: expected {expected}, got {digits(number)}")
     return number
@@ -85,6 +85,11 @@ def positive_int(argument: str, value: Any) -> int:
     return integer(argument, value, "an int >= 1", lambda n: n >= 1)
 
 
+def non_negative_int(argument: str, value: Any) -> int:
+    """Return the value as an int >= 0."""
+    return integer(argument, value, "an int >= 0", lambda n: n >= 0)
+
+
 def as_generator(rng: Rng) -> np.random.Generator:
     """Return a NumPy generator from a generator, a seed, or None for fresh entropy."""
     if isinstance(rng, np.random.Generator):
@@ -92,8 +97,15 @@ def as_generator(rng: Rng) -> np.random.Generator:
     if rng is not None and (isinstance(rng, bool) or not isinstance(rng, (int, np.integer))):
         raise ArgumentTypeError(f"rng: expected a numpy.random.Generator, an int or None, got {describe(rng)}")
     if rng is not None and rng < 0:
-        raise ArgumentValueError(f"rng: expected a seed >= 0, got {rng}")
+        raise ArgumentValueError(f"rng: expected a seed >= 0, got {shown(rng)}")
     return np.random.default_rng(rng)
+
+
+def sequence(argument: str, value: Any, expected: str) -> list[Any]:
+    """Return the items of a list, tuple, range or vector of NumPy's; text, mappings and sets are none."""
+    if isinstance(value, (list, tuple, range)) or (isinstance(value, np.ndarray) and value.ndim == 1):
+        return list(value)
+    raise ArgumentTypeError(f"{argument}: expected {expected}, got {describe(value)}")
 
 
 # --- flags, names, mappings, shapes -----------------------------------------------------------------------------------
@@ -102,7 +114,7 @@ def as_generator(rng: Rng) -> np.random.Generator:
 def flag(argument: str, value: Any) -> bool:
     """Return the value if it is True or False."""
     if not isinstance(value, bool):
-        raise ArgumentTypeError(f"{argument}: expected True or False, got {value!r}")
+        raise ArgumentTypeError(f"{argument}: expected True or False, got {shown(value)}")
     return value
 
 
@@ -110,10 +122,10 @@ def one_of(argument: str, value: Any, known: Iterable[str]) -> str:
     """Return the value if it is one of the known names; an error suggests the closest one."""
     names = tuple(known)
     if not isinstance(value, str):
-        raise ArgumentTypeError(f"{argument}: expected one of {', '.join(names)}, got {value!r}")
+        raise ArgumentTypeError(f"{argument}: expected one of {', '.join(names)}, got {shown(value)}")
     if value not in names:
         hint = closest(value, names)
-        raise UnknownNameError(f"{argument}: expected one of {', '.join(names)}, got {value!r}{hint}")
+        raise UnknownNameError(f"{argument}: expected one of {', '.join(names)}, got {shown(value)}{hint}")
     return value
 
 
@@ -177,6 +189,32 @@ def one_line(text: str) -> str:
 def lines(message: object) -> str:
     """Return a foreign text with its lines, of at most some 3000 characters that can all be printed and encoded."""
     return "\n".join(map(_printable, _shortened(str(message), KEPT).splitlines()))
+
+
+def shown(value: object) -> str:
+    """Write any value for a message: its repr, on one line of at most some 300 characters, or else its type."""
+    if type(value) is int:
+        return digits(value)
+    try:
+        return brief(repr(value))
+    except (
+        Exception
+    ):  # a user's class: what is wrong with the value is the error to raise, not what is wrong with its repr
+        return describe(value)
+
+
+def printed(value: object) -> str:
+    """Return ``str(value)``, or the name of its type where that fails."""
+    try:
+        return str(value)
+    except Exception:  # as in `shown`; and Python refuses to print integers of several thousand digits
+        return describe(value)
+
+
+def check_kind(argument: str, value: Any, kind: type | tuple[type, ...], expected: str) -> None:
+    """Require an instance of a class or of one of several; `expected` says how to get one."""
+    if not isinstance(value, kind):
+        raise ArgumentTypeError(f"{argument}: expected {expected}, got {describe(value)}")
 
 
 def brief(message: object) -> str:

@@ -23,6 +23,7 @@ from functools import partial
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
+from rnncore.arguments import shown
 from rnncore.errors import ArgumentValueError
 from rnncore.typing import Array, Namespace
 
@@ -310,7 +311,7 @@ def by_rows(
     batch = like.shape[-2]
     if len(rows) != like.shape[0] or any(n < m for n, m in pairwise([batch, *rows, 0])):
         raise ArgumentValueError(
-            f"rows: expected {like.shape[0]} numbers from {batch} down to 0, each at most the one before, got {rows!r}"
+            f"rows: expected {like.shape[0]} numbers from {batch} down to 0, each at most the one before, got {shown(rows)}"
         )
     pieces, start = [], 0
     for n, same in groupby(rows):

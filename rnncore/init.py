@@ -13,7 +13,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rnncore.arguments import non_negative, one_of, positive
+from rnncore.arguments import (
+    as_generator,
+    check_bytes,
+    check_kind,
+    elements,
+    non_negative,
+    non_negative_int,
+    one_of,
+    positive,
+    real,
+    sequence,
+    shown,
+)
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameError
 from rnncore.spec import RNNSpec
 from rnncore.typing import Host
@@ -31,6 +43,8 @@ __all__ = [
     "xavier_uniform",
 ]
 
+FLOAT64_BYTES = 8
+
 Initialiser: TypeAlias = Callable[[tuple[int, ...], np.random.Generator], Host]
 
 
@@ -38,14 +52,14 @@ def uniform(bound: float) -> Initialiser:
     """Draw from U(-bound, bound). ``torch.nn.RNN`` draws every parameter this way, with bound 1 / sqrt(H)."""
     bound = non_negative("bound", bound)
 
-    return lambda shape, rng: rng.uniform(-bound, bound, shape)
+    return _checked(lambda shape, rng: rng.uniform(-bound, bound, shape))
 
 
 def constant(value: float) -> Initialiser:
     """Set every entry to one number."""
-    value = float(value)
+    value = real("value", value, "a number", lambda x: True)
 
-    return lambda shape, rng: np.full(shape, value)
+    return _checked(lambda shape, rng: np.full(shape, value))
 
 
 def orthogonal(gain: float = 1.0) -> Initialiser:
@@ -63,7 +77,7 @@ def orthogonal(gain: float = 1.0) -> Initialiser:
         q = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
         return gain * np.ascontiguousarray(q if rows >= columns else q.T)
 
-    return make
+    return _checked(make)
 
 
 def identity(gain: float = 1.0) -> Initialiser:
@@ -74,7 +88,7 @@ def identity(gain: float = 1.0) -> Initialiser:
     """
     gain = positive("gain", gain)
 
-    return lambda shape, rng: gain * np.eye(*_matrix(shape, "identity"))
+    return _checked(lambda shape, rng: gain * np.eye(*_matrix(shape, "identity")))
 
 
 def xavier_uniform(gain: float = 1.0) -> Initialiser:
@@ -85,7 +99,7 @@ def xavier_uniform(gain: float = 1.0) -> Initialiser:
         bound = gain * math.sqrt(6.0 / sum(_matrix(shape, "xavier_uniform")))
         return rng.uniform(-bound, bound, shape)
 
-    return make
+    return _checked(make)
 
 
 def xavier_normal(gain: float = 1.0) -> Initialiser:
@@ -95,7 +109,7 @@ def xavier_normal(gain: float = 1.0) -> Initialiser:
     def make(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
         return rng.standard_normal(shape) * (gain * math.sqrt(2.0 / sum(_matrix(shape, "xavier_normal"))))
 
-    return make
+    return _checked(make)
 
 
 def gaussian(gain: float = 1.0) -> Initialiser:
@@ -105,7 +119,7 @@ def gaussian(gain: float = 1.0) -> Initialiser:
     """
     gain = positive("gain", gain)
 
-    return lambda shape, rng: rng.standard_normal(shape) * (gain / math.sqrt(_matrix(shape, "gaussian")[1]))
+    return _checked(lambda shape, rng: rng.standard_normal(shape) * (gain / math.sqrt(_matrix(shape, "gaussian")[1])))
 
 
 def spectral_radius(radius: float = 1.0) -> Initialiser:
@@ -124,7 +138,7 @@ def spectral_radius(radius: float = 1.0) -> Initialiser:
         scaled: Host = w * (radius / np.max(np.abs(np.linalg.eigvals(w))))
         return scaled
 
-    return make
+    return _checked(make)
 
 
 # The names apply to weight_hh, with weight_ih Xavier uniform and biases 0; "uniform" is torch's default for all four.
@@ -168,7 +182,8 @@ def draw(spec: RNNSpec, rng: np.random.Generator, init: Any = "uniform") -> dict
     >>> bool(np.allclose(w @ w.T, np.eye(3)))
     True
     """
-    makers = _makers(init)
+    check_kind("spec", spec, RNNSpec, "an RNNSpec")
+    rng, makers = as_generator(rng), _makers(init)
     out: dict[str, Host] = {}
     for name, shape in spec.parameter_shapes().items():
         kind, _, _ = name.partition("_l")
@@ -203,7 +218,19 @@ def _by_name(value: Any, argument: str) -> Initialiser | None:
     if callable(value):
         maker: Initialiser = value
         return maker
-    raise ArgumentTypeError(f"{argument}: expected a name or an initialiser, got {value!r}")
+    raise ArgumentTypeError(f"{argument}: expected a name or an initialiser, got {shown(value)}")
+
+
+def _checked(make: Initialiser) -> Initialiser:
+    """The initialiser with checks of its arguments."""
+
+    def run(shape: tuple[int, ...], rng: np.random.Generator) -> Host:
+        given = sequence("shape", shape, "a sequence of int")
+        sizes = tuple(non_negative_int(f"shape[{i}]", n) for i, n in enumerate(given))
+        check_bytes("shape", elements(sizes), FLOAT64_BYTES)
+        return make(sizes, as_generator(rng))
+
+    return run
 
 
 def _matrix(shape: tuple[int, ...], name: str) -> tuple[int, int]:

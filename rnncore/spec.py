@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rnncore.arguments import check_bytes, describe, digits, flag, positive_int, probability
+from rnncore.arguments import check_bytes, describe, digits, flag, positive_int, probability, shown
 from rnncore.errors import ArgumentTypeError, ArgumentValueError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity, as_nonlinearity
 from rnncore.nonlinearity.nonlinearity import from_config as nonlinearity_from_config
@@ -177,17 +177,20 @@ class RNNSpec:
         """
         _check_keys(config)
         if not isinstance(config["hidden_sizes"], (list, tuple)):
-            raise ArgumentTypeError(f"hidden_sizes: expected a list of int, got {config['hidden_sizes']!r}")
+            raise ArgumentTypeError(f"hidden_sizes: expected a list of int, got {shown(config['hidden_sizes'])}")
         stored, custom = config["nonlinearity"], config["custom_nonlinearity"]
         if not isinstance(stored, Mapping) or not isinstance(custom, bool):
-            raise ArgumentTypeError(f"nonlinearity: expected a mapping and custom_nonlinearity a bool, got {stored!r}")
+            raise ArgumentTypeError(
+                f"nonlinearity: expected a mapping and custom_nonlinearity a bool, got {shown(stored)}"
+            )
         if custom and nonlinearity is None:
             raise ArgumentValueError(
-                f"nonlinearity: this network has a custom function, {stored.get('name')!r}; pass it as nonlinearity="
+                f"nonlinearity: expected this network's custom function, {shown(stored.get('name'))}, which is not stored; "
+                "pass it as nonlinearity="
             )
         if not custom and nonlinearity is not None:
             raise ArgumentValueError(
-                f"nonlinearity: expected None, as this network has {stored.get('name')!r}, got {nonlinearity!r}"
+                f"nonlinearity: expected None, as this network has {stored.get('name')!r}, got {shown(nonlinearity)}"
             )
         function = (
             as_nonlinearity(nonlinearity, clip=stored.get("clip")) if custom else nonlinearity_from_config(stored)

@@ -90,7 +90,7 @@ def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
 
     All arguments are as in :func:`rnncore.backend.arrays.from_user`.
     """
-    host, dtype, device = from_user(x, dtype, device, backend=sys.modules[__name__])
+    host, dtype, device = from_user(x, dtype, device, backend=sys.modules[__name__], kind=_cupy().cuda.Device)
     with scope(device):
         return _cupy().asarray(np.array(host, dtype=dtype, order="C"))
 

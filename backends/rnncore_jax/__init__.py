@@ -81,7 +81,9 @@ def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> jax.Array:
     """
     import jax
 
-    host, dtype, device = from_user(x, dtype, device, backend=sys.modules[__name__])
+    host, dtype, device = from_user(
+        x, dtype, device, backend=sys.modules[__name__], kind=(jax.Device, jax.sharding.Sharding)
+    )
     # Copy first: on the host, JAX may keep using the memory that it is given.
     host = np.array(host, dtype=dtype)
     # Arrays on the default device stay uncommitted, so that they can follow others, like arrays that users create.

@@ -76,7 +76,7 @@ def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
     """A new array of the dtype, in shared memory. All arguments are as in :func:`rnncore.backend.arrays.from_user`."""
     import mlx.core as mx
 
-    host, dtype, _ = from_user(x, dtype, device, backend=sys.modules[__name__])
+    host, dtype, _ = from_user(x, dtype, device, backend=sys.modules[__name__], kind=mx.Device)
     # Contiguous, as MLX has no negative strides.
     return mx.array(np.asarray(host, order="C"), dtype=dtype)
 

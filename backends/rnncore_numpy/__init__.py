@@ -44,7 +44,7 @@ def devices() -> Sequence[str]:
 
 def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> np.ndarray[Any, Any]:
     """A contiguous copy in the dtype. All arguments are as in :func:`rnncore.backend.arrays.from_user`."""
-    host, dtype, _ = from_user(x, dtype, device, backend=sys.modules[__name__])
+    host, dtype, _ = from_user(x, dtype, device, backend=sys.modules[__name__], kind=())
     return np.array(host, dtype=dtype, order="C")
 
 

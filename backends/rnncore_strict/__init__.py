@@ -57,7 +57,7 @@ def device_name(device: Any, /) -> str:
 
 def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
     """A copy in the dtype on the device. All arguments are as in :func:`rnncore.backend.arrays.from_user`."""
-    host, dtype, device = from_user(x, dtype, device, backend=sys.modules[__name__])
+    host, dtype, device = from_user(x, dtype, device, backend=sys.modules[__name__], kind=namespace().Device)
     if dtype_name(host.dtype if dtype is None else dtype) in FLOATS:  # else the library's own error
         dtype = find_dtype(host.dtype if dtype is None else dtype, xp=namespace(), device=device)
     return namespace().asarray(np.array(host), dtype=dtype, device=device, copy=True)

@@ -60,7 +60,7 @@ def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> torch.Tensor
     """
     import torch
 
-    host, dtype, device = from_user(x, dtype, device, backend=sys.modules[__name__])
+    host, dtype, device = from_user(x, dtype, device, backend=sys.modules[__name__], kind=torch.device)
     # Contiguous, as PyTorch knows no negative strides; not ascontiguousarray, which adds an axis to a scalar.
     return torch.tensor(np.asarray(host, order="C"), dtype=dtype, device=device)
 

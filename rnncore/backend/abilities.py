@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rnncore.arguments import brief
+from rnncore.arguments import brief, shown
 from rnncore.typing import Array, Device
 
 __all__ = ["ABILITIES", "SCAN_FORMS", "Abilities", "abilities_of", "ability", "fault_of", "member_of"]
@@ -149,9 +149,7 @@ def fault_of(name: str, value: Any) -> str | None:
         return f"{names}, got {brief(', '.join(unknown))}" if unknown else None
     if isinstance(default, (bool, int)):
         kind = type(default)
-        return (
-            None if type(value) is kind else f"its {member} must be of type {kind.__name__}, got {brief(repr(value))}"
-        )
+        return None if type(value) is kind else f"its {member} must be of type {kind.__name__}, got {shown(value)}"
     return None if value is None or callable(value) else f"its {member} must be a function, got {type(value).__name__}"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import brief, check_shape, closest, describe, integer
+from rnncore.arguments import brief, check_shape, closest, describe, integer, printed, shown
 from rnncore.backend.abilities import ability
 from rnncore.backend.contract import Backend
 from rnncore.backend.registry import get_backend, owner_name
@@ -41,8 +41,8 @@ def dtype_name(dtype: Any) -> str:
         return words[-1] if words and words[-1] in (*FLOATS, *INTEGERS) else dtype
     try:
         return np.dtype(dtype).name if np.dtype(dtype).isnative else str(np.dtype(dtype))
-    except (TypeError, ValueError):
-        return str(dtype).rsplit(".", 1)[-1].rstrip("'>")
+    except Exception:  # no dtype of NumPy's: NumPy asks the value itself, which may raise anything
+        return printed(dtype).rsplit(".", 1)[-1].rstrip("'>")
 
 
 def find_dtype(dtype: Any, *, xp: Namespace, device: Device, argument: str = "dtype") -> Any:
@@ -53,7 +53,7 @@ def find_dtype(dtype: Any, *, xp: Namespace, device: Device, argument: str = "dt
     name = dtype_name(dtype)
     if name not in have:
         where = "" if device is None else f" on device {str(device)!r}"
-        raise DTypeError(f"{argument}: expected one of {', '.join(have)}{where}, got {brief(repr(dtype))}")
+        raise DTypeError(f"{argument}: expected one of {', '.join(have)}{where}, got {shown(dtype)}")
     return have[name]
 
 
@@ -81,7 +81,7 @@ def find_device(device: Any, *, backend: Backend) -> Device:
         raise BackendUnavailableError(f"backend {backend.name!r}: it has no usable device")
     if device is None:
         return usable[0]
-    wanted, named = str(device), [(device_name(backend, candidate), candidate) for candidate in usable]
+    wanted, named = printed(device), [(device_name(backend, candidate), candidate) for candidate in usable]
     found = [d for name, d in named if d is device or wanted in (name, str(d), repr(d))]
     # "cuda" is the first of its kind, and "cpu:0" the one that a library calls "cpu".
     found += [d for name, d in named if wanted in (name.split(":")[0], f"{name}:0")]
@@ -89,7 +89,7 @@ def find_device(device: Any, *, backend: Backend) -> Device:
         names = [name for name, _ in named]
         hint = closest(wanted, names)
         raise DeviceError(
-            f"device: expected one of {', '.join(names)} of backend {backend.name!r}, got {brief(repr(wanted))}{hint}"
+            f"device: expected one of {', '.join(names)} of backend {backend.name!r}, got {shown(wanted)}{hint}"
         )
     return found[0]
 
@@ -139,7 +139,7 @@ def check_array(
     if where is not None and device is not None and where != device and str(where) != str(device):
         want, got = device_name(backend, device), device_name(backend, where)
         raise DeviceError(
-            f"{argument}: expected an array on device {want!r}, the model's, got {got!r}; "
+            f"{argument}: expected an array on device {want!r}, the model's, got {shown(got)}; "
             f"{_conversion(backend, dtype, device)}"
         )
     return x if type(x) is np.ndarray else plain(x, backend)
@@ -176,7 +176,9 @@ def _special(x: Any) -> str:
 # --- what a user gives a backend's asarray ---------------------------------------------------------------------------
 
 
-def from_user(x: Any, dtype: Any, device: Any, *, backend: Backend) -> tuple[np.ndarray[Any, Any], Any, Device]:
+def from_user(
+    x: Any, dtype: Any, device: Any, *, backend: Backend, kind: type | tuple[type, ...] = object
+) -> tuple[np.ndarray[Any, Any], Any, Device]:
     """Return host numbers, a dtype of the namespace (or None) and a device, for a backend's ``asarray``.
 
     Parameters
@@ -186,12 +188,14 @@ def from_user(x: Any, dtype: Any, device: Any, *, backend: Backend) -> tuple[np.
         None keeps an array's own; Python's floats then get the library's default.
     device : device of the backend, its name or None
         Names are those that rnncore and the library print.
+    kind : type or tuple of type
+        The library's class of devices, whose objects are taken as they are.
 
     Raises
     ------
     ArgumentTypeError, DTypeError, DeviceError
     """
-    if device is None or isinstance(device, (str, int)) or backend.native_package == "numpy":
+    if device is None or isinstance(device, (str, int)) or not isinstance(device, kind):
         device = find_device(device, backend=backend)
     host, found = host_numbers(x), _known_dtype(dtype, backend)
     if (
@@ -201,10 +205,10 @@ def from_user(x: Any, dtype: Any, device: Any, *, backend: Backend) -> tuple[np.
     return host, found, device
 
 
-def host_numbers(x: Any) -> np.ndarray[Any, Any]:
+def host_numbers(x: Any, argument: str = "x") -> np.ndarray[Any, Any]:
     """Copy the numbers of anything that has some to the host; an array that is there already is not copied."""
     if special := _special(x):
-        raise ArgumentTypeError(f"x: expected numbers, got {describe(x)}; {special}")
+        raise ArgumentTypeError(f"{argument}: expected numbers, got {describe(x)}; {special}")
     if type(x) is not np.ndarray:
         owner = owner_name(x)
         try:
@@ -212,9 +216,9 @@ def host_numbers(x: Any) -> np.ndarray[Any, Any]:
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             if isinstance(error, RnncoreError):
                 raise
-            raise ArgumentTypeError(f"x: expected numbers, got {describe(x)}: {brief(error)}") from error
+            raise ArgumentTypeError(f"{argument}: expected numbers, got {describe(x)}: {brief(error)}") from error
     if x.dtype.kind not in "biuf" and x.dtype.name != "bfloat16":
-        raise DTypeError(f"x: expected real numbers, got dtype {brief(x.dtype)}")
+        raise DTypeError(f"{argument}: expected real numbers, got dtype {brief(x.dtype)}")
     host: np.ndarray[Any, Any] = x
     return host if host.dtype.isnative else host.astype(host.dtype.newbyteorder("="))
 
@@ -228,7 +232,7 @@ def _known_dtype(dtype: Any, backend: Backend) -> Any:
     xp, name = backend.namespace(), dtype_name(dtype)
     known = [n for n in (*FLOATS, *INTEGERS, "bool") if hasattr(xp, n)]
     if name not in known:
-        raise DTypeError(f"dtype: expected one of {', '.join(known)}, got {brief(repr(dtype))}{closest(name, known)}")
+        raise DTypeError(f"dtype: expected one of {', '.join(known)}, got {shown(dtype)}{closest(name, known)}")
     return getattr(xp, name)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from rnncore.arguments import brief, describe, lines
+from rnncore.arguments import brief, describe, lines, shown
 from rnncore.backend.abilities import ABILITIES, ability, fault_of, member_of
 from rnncore.backend.contract import READABLE_VERSIONS, Backend
 from rnncore.backend.discovery import DISTRIBUTION, Claim, top_package, words
@@ -57,7 +57,7 @@ def load_plugin(claim: Claim) -> Plugin:
     if name != claim.entry.name:
         raise BackendUnavailableError(f"{who} calls itself {brief(repr(name))}; the two must be the same")
     if len(package) > LONGEST_NAME or not all(part.isidentifier() for part in package.split(".")):
-        raise BackendUnavailableError(f"{who}: its native_package must be a module's name, got {brief(repr(package))}")
+        raise BackendUnavailableError(f"{who}: its native_package must be a module's name, got {shown(package)}")
     return Plugin(plugin, package)
 
 

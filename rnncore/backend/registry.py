@@ -20,7 +20,7 @@ from contextvars import ContextVar, Token
 from threading import RLock
 from types import TracebackType
 
-from rnncore.arguments import describe, one_line
+from rnncore.arguments import describe, one_line, shown
 from rnncore.backend.contract import Backend
 from rnncore.backend.discovery import BackendStatus, top_package
 from rnncore.backend.forks import first_use
@@ -94,7 +94,7 @@ def resolve_backend(backend: str | Backend | None) -> Backend:
     missing = [n for n in MEMBERS if not hasattr(backend, n)]
     if missing:
         raise ArgumentTypeError(
-            f"backend: expected a name or a backend, got {backend!r}, which lacks {', '.join(missing)}"
+            f"backend: expected a name or a backend, got {shown(backend)}, which lacks {', '.join(missing)}"
         )
     check_members(backend, "backend: the object")
     return backend
@@ -202,7 +202,7 @@ class use_backend:
             raise ArgumentValueError(f"{self!r}: left without having been entered; use it in a with statement")
         if _chosen.get() != self.name:
             raise ArgumentValueError(
-                f"{self!r}: expected to be the choice when it is left, got {_chosen.get()!r}: leave contexts in the "
+                f"{self!r}: expected to be the choice when it is left, got {shown(_chosen.get())}: leave contexts in the "
                 "reverse order of entering, and in the same thread"
             )
         self._entered -= 1
@@ -214,7 +214,7 @@ class use_backend:
 
 def _checked_name(name: object) -> str:
     if not isinstance(name, str):
-        raise ArgumentTypeError(f"backend: expected a name, got {name!r}")
+        raise ArgumentTypeError(f"backend: expected a name, got {shown(name)}")
     return name
 
 

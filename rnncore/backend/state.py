@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from threading import RLock
 
-from rnncore.arguments import brief, closest, one_line
+from rnncore.arguments import closest, one_line, shown
 from rnncore.backend.contract import Backend
 from rnncore.backend.discovery import DISTRIBUTION, GROUP, BackendStatus, Claim, Scan, read_metadata
 from rnncore.backend.forks import first_use
@@ -40,7 +40,7 @@ class State:
             hint = closest(name, self.scan.claims).replace("; d", " D")
             rows = [(s.name, "usable" if s.usable else f"not usable: {one_line(s.reason)}") for s in self.statuses()]
             raise UnknownNameError(
-                f"{argument}: expected one of the registered ones, got {brief(repr(name))}.{hint} Known here:\n"
+                f"{argument}: expected one of the registered ones, got {shown(name)}.{hint} Known here:\n"
                 + "\n".join(f"  {known}: {state}" for known, state in rows)
                 + f'\nInstall another with its plugin: pip install "{DISTRIBUTION}[NAME]" for rnncore\'s own, '
                 f"or any package that registers the entry point group {GROUP!r}."

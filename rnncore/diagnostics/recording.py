@@ -14,7 +14,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from rnncore.arguments import Rng, describe
+from rnncore.arguments import Rng, describe, integer, shown
+from rnncore.backend.arrays import check_floating
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics import device
 from rnncore.diagnostics.results import Lanes
@@ -145,16 +146,19 @@ class Record:
             ("direction", direction, 0, self.directions),
         ):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value < count:
-                raise ArgumentValueError(f"{name}: expected an int in [0, {count - 1}], got {value!r}")
+                raise ArgumentValueError(f"{name}: expected an int in [0, {count - 1}], got {shown(value)}")
         return self.lanes[layer % layers * self.directions + direction]
 
     def layer(self, k: int) -> tuple[Lane, ...]:
         """The lanes of one layer."""
+        layers = self.spec.num_layers
+        k = integer("k", k, f"an int in [0, {layers - 1}]", lambda n: 0 <= n < layers)
         return self.lanes[k * self.directions : (k + 1) * self.directions]
 
     def mask_below(self, k: int) -> Array | None:
         """The dropout mask between layer k and the one below, if there is one."""
-        masks = self.plan.masks
+        masks, layers = self.plan.masks, self.spec.num_layers
+        k = integer("k", k, f"an int in [0, {layers - 1}]", lambda n: 0 <= n < layers)
         return masks[k - 1] if 0 < k <= len(masks) else None
 
     def map(self, probe: Callable[..., R], *by_lane: Any, **options: Any) -> Lanes[R]:
@@ -174,7 +178,9 @@ class Record:
         Lanes
             The results by [layer][direction].
         """
-        found = [probe(lane, *(a[lane.layer][lane.direction] for a in by_lane), **options) for lane in self.lanes]
+        if not callable(probe):
+            raise ArgumentTypeError(f"probe: expected a function of a lane, got {describe(probe)}")
+        found = [probe(lane, *(_of_lane(a, lane) for a in by_lane), **options) for lane in self.lanes]
         return Lanes(tuple(found[i : i + self.directions]) for i in range(0, len(found), self.directions))
 
     def masked(self, x: Array) -> Array:
@@ -183,7 +189,20 @@ class Record:
 
     def host(self, x: Array) -> Host:
         """Numbers on the host in float64."""
+        if not self.engine.backend.is_native(x):
+            raise ArgumentTypeError(f"x: expected an array of backend {self.engine.backend.name!r}, got {describe(x)}")
+        check_floating("x", x)
         return device.on_host(x, self.engine)
+
+
+def _of_lane(results: Any, lane: Lane) -> Any:
+    """The result of one lane, among results by [layer][direction]."""
+    try:
+        return results[lane.layer][lane.direction]
+    except (TypeError, LookupError):
+        raise ArgumentTypeError(
+            f"expected results by [layer][direction], such as those of rnncore.diagnostics.flow, got {describe(results)}"
+        ) from None
 
 
 def check_record(record: Any) -> None:
@@ -225,7 +244,7 @@ def lane_probe(*by_lane: str, alone: bool = False) -> Callable[[Callable[P, R]],
             nested, rest = args[: len(by_lane)], args[len(by_lane) :]
             if alone:
                 one = lane.lane(options.pop("layer", -1), options.pop("direction", 0))
-                return call(one, *(a[one.layer][one.direction] for a in nested), *rest, **options)
+                return call(one, *(_of_lane(a, one) for a in nested), *rest, **options)
             return lane.map(lambda one, *own, **more: call(one, *own, *rest, **more), *nested, **options)
 
         return run

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from rnncore.arguments import closest, integer, positive_int
+from rnncore.arguments import integer, non_negative_int, one_of, positive_int
 from rnncore.diagnostics.faults.first import nonfinite
 from rnncore.diagnostics.findings.findings import Subject
 from rnncore.diagnostics.foreign import as_rnn, detached
@@ -27,12 +27,12 @@ from rnncore.diagnostics.report.report import Report
 from rnncore.diagnostics.units.initial import initial
 from rnncore.diagnostics.units.saturation import saturation
 from rnncore.diagnostics.verdict.verdict import decide
-from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameError
+from rnncore.errors import ArgumentTypeError, ArgumentValueError
 from rnncore.model.rnn import RNN
 from rnncore.network.layout import state_in
 from rnncore.typing import Array, Host
 
-__all__ = ["Level", "check_level", "diagnose"]
+__all__ = ["Level", "check_dependency", "check_level", "diagnose"]
 
 Level: TypeAlias = Literal["cheap", "standard", "deep"]
 Cotangents: TypeAlias = "tuple[Array | None, Any] | Callable[[Array, Any], tuple[Array | None, Any]] | None"
@@ -109,8 +109,8 @@ def diagnose(
     """
     check_level(level)
     if dependency_length is not None:
-        dependency_length = positive_int("dependency_length", dependency_length)
-    rng = integer("rng", rng, "an int >= 0", lambda n: n >= 0)
+        dependency_length = check_dependency(dependency_length)
+    rng = non_negative_int("rng", rng)
     rnn, x, h0 = as_rnn(rnn), detached(x), detached(h0)
     rnn = type(rnn).from_network(rnn.network)  # with the parameters of now, whatever another thread sets meanwhile
     cotangent = cotangent if callable(cotangent) else detached(cotangent)
@@ -141,11 +141,14 @@ def diagnose(
     )
 
 
+def check_dependency(length: Any) -> int:
+    """Return the length of a dependency as an int in [1, 2**53], as far as floats count."""
+    return integer("dependency_length", length, "an int in [1, 2**53]", lambda n: 1 <= n <= 2**53)
+
+
 def check_level(level: Any) -> None:
     """Raise UnknownNameError, with the closest name, unless it is one of the three."""
-    if level not in get_args(Level):
-        known = get_args(Level)
-        raise UnknownNameError(f"level: expected one of {', '.join(known)}, got {level!r}{closest(str(level), known)}")
+    one_of("level", level, get_args(Level))
 
 
 def _probe(
@@ -221,8 +224,8 @@ def _check_budget(rnn: RNN, x: Any, level: Level, max_bytes: int | None) -> None
     if max_bytes is None:
         return
     limit = positive_int("max_bytes", max_bytes)
-    shape = tuple(getattr(x, "shape", ()))
-    if not isinstance(rnn, RNN) or len(shape) < 2:
+    shape = tuple(x.shape) if isinstance(rnn, RNN) and rnn.network.engine.backend.is_native(x) else ()
+    if len(shape) < 2:
         return  # the call itself reports the error
     count = math.prod(shape[:-1])
     needed = FIXED + count * rnn.spec.num_directions * sum(_bytes(rnn, h, level) for h in rnn.spec.hidden_sizes)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rnncore import io
-from rnncore.arguments import Rng, as_generator, check_mapping, describe, flag, integer, positive_int
+from rnncore.arguments import Rng, as_generator, check_mapping, describe, flag, integer, positive_int, shown
 from rnncore.backend.contract import Backend, ScanRequest
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, StateDictError
 from rnncore.init import draw
@@ -337,7 +337,7 @@ class RNN(Parameterised):
         layer = integer("layer", layer, f"an int in [0, {last}]", lambda n: 0 <= n <= last)
         flag("reverse", reverse)
         if reverse and not spec.bidirectional:
-            raise ArgumentValueError("reverse: the network has one direction only")
+            raise ArgumentValueError("reverse: expected False, as the network has one direction, got True")
         own = RNNSpec(spec.layer_input_size(layer), (spec.hidden_sizes[layer],), spec.nonlinearity, spec.bias)
         arrays = (network.params[n] for n in spec.names[layer][reverse])
         params = dict(zip(own.names[0][0], arrays, strict=True))
@@ -387,7 +387,7 @@ def bound_to(name: str) -> tuple[type[RNN], type[RNNCell]]:
     assigned to the names RNN and RNNCell of the module that calls this.
     """
     if not isinstance(name, str):
-        raise ArgumentTypeError(f"name: expected a backend's name, got {name!r}")
+        raise ArgumentTypeError(f"name: expected a backend's name, got {shown(name)}")
     module = str(sys._getframe(1).f_globals.get("__name__", __name__))
     made = []
     for base in (RNN, RNNCell):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from rnncore.arguments import Rng, as_generator
+from rnncore.arguments import Rng, as_generator, shown
 from rnncore.backend.arrays import check_finite
 from rnncore.backend.contract import Backend
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, ShapeError
@@ -75,7 +75,9 @@ class RNNCell(Parameterised):
         check_finite: bool = False,
     ) -> None:
         if isinstance(hidden_size, (list, tuple)):
-            raise ArgumentTypeError(f"hidden_size: a cell has one width; expected an int >= 1, got {hidden_size!r}")
+            raise ArgumentTypeError(
+                f"hidden_size: a cell has one width; expected an int >= 1, got {shown(hidden_size)}"
+            )
         spec = RNNSpec.make(input_size, hidden_size, 1, nonlinearity, bias, clip=clip)
         engine = self._make_engine(backend, device, dtype, kernel)
         self._bind(spec, draw(spec, as_generator(rng), init), engine, check_finite)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from rnncore.arguments import closest, describe, real
+from rnncore.arguments import closest, describe, real, shown
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, DTypeError, ShapeError, UnknownNameError
 from rnncore.nonlinearity.activations import FAMILIES, Functions
 from rnncore.typing import Array, Namespace
@@ -182,13 +182,13 @@ def get_nonlinearity(
     key = _KEYS.get(_fold(name))
     if key is None:
         hint = closest(name.lower(), NONLINEARITIES)
-        raise UnknownNameError(f"nonlinearity: expected one of {', '.join(NONLINEARITIES)}, got {name!r}{hint}")
+        raise UnknownNameError(f"nonlinearity: expected one of {', '.join(NONLINEARITIES)}, got {shown(name)}{hint}")
     family = FAMILIES[key]
     values: dict[str, float] = {}
     for parameter, given in (("alpha", alpha), ("beta", beta)):
         if parameter not in family.defaults:
             if given is not None:
-                raise ArgumentValueError(f"{parameter}: nonlinearity {key!r} has no {parameter}, got {given!r}")
+                raise ArgumentValueError(f"{parameter}: nonlinearity {key!r} has no {parameter}, got {shown(given)}")
             continue
         values[parameter] = real(parameter, family.defaults[parameter] if given is None else given)
     made = Nonlinearity(key, values.get("alpha"), values.get("beta"), _functions=family.build(**values))
@@ -253,7 +253,7 @@ def from_config(config: Mapping[str, Any]) -> Nonlinearity:
     """Rebuild a nonlinearity from ``Nonlinearity.to_config``."""
     known = {"name", "alpha", "beta", "clip"}
     if not isinstance(config, Mapping) or not set(config) <= known or "name" not in config:
-        raise ArgumentValueError(f"nonlinearity: expected a mapping with the keys {sorted(known)}, got {config!r}")
+        raise ArgumentValueError(f"nonlinearity: expected a mapping with the keys {sorted(known)}, got {shown(config)}")
     parameters = {name: value for name, value in config.items() if name != "name"}
     return get_nonlinearity(config["name"], **parameters)
 

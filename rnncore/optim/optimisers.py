@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from rnncore.arguments import check_mapping, describe, flag, fraction, non_negative
+from rnncore.arguments import check_mapping, describe, flag, fraction, non_negative, shown
 from rnncore.backend.abilities import ability
 from rnncore.backend.arrays import check_array, check_floating, device_of, device_scope, plain
 from rnncore.backend.contract import Backend
@@ -108,17 +108,19 @@ class _Optimiser(ABC):
         """
         check_mapping("state_dict", state_dict, "names to state")
         kind, want = type(self).__name__, {"type", "options", "steps", *self._slots}
-        if set(state_dict) != want or state_dict["type"] != kind:
+        if set(state_dict) != want or not (isinstance(state_dict["type"], str) and state_dict["type"] == kind):
             raise StateDictError(
                 f"state_dict: expected {', '.join(sorted(want))} of an optimiser of type {kind!r}, got "
-                f"{', '.join(sorted(map(str, state_dict)))} of type {state_dict.get('type')!r}"
+                f"{', '.join(sorted(map(str, state_dict)))} of type {shown(state_dict.get('type'))}"
             )
         options, steps = state_dict["options"], state_dict["steps"]
         if not isinstance(options, Mapping) or set(options) != set(self._options()):
-            raise StateDictError(f"state_dict['options']: expected {', '.join(self._options())}, got {options!r}")
+            raise StateDictError(f"state_dict['options']: expected {', '.join(self._options())}, got {shown(options)}")
         fresh = type(self)(**options)
         if not isinstance(steps, Mapping) or not all(type(n) is int and n >= 1 for n in steps.values()):
-            raise StateDictError(f"state_dict['steps']: expected the number of steps >= 1 of each name, got {steps!r}")
+            raise StateDictError(
+                f"state_dict['steps']: expected the number of steps >= 1 of each name, got {shown(steps)}"
+            )
         for slot in self._slots:
             kept = state_dict[slot]
             expected = set(steps) if fresh._keeps_arrays() else set()
@@ -260,7 +262,7 @@ class Adam(_Optimiser):
         weight_decay: float = 0.0,
     ) -> None:
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise ArgumentTypeError(f"betas: expected a pair of numbers in [0, 1), got {betas!r}")
+            raise ArgumentTypeError(f"betas: expected a pair of numbers in [0, 1), got {shown(betas)}")
         self._betas = (fraction("betas[0]", betas[0]), fraction("betas[1]", betas[1]))
         self._eps = non_negative("eps", eps)
         super().__init__(lr, weight_decay, betas=self._betas, eps=self._eps)

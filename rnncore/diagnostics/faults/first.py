@@ -16,7 +16,8 @@ import numpy as np
 from rnncore.diagnostics.faults.backward import backward
 from rnncore.diagnostics.faults.fault import NonFinite, finite, given
 from rnncore.diagnostics.faults.forward import forward
-from rnncore.diagnostics.recording import Record
+from rnncore.diagnostics.gradient.flow import check_cotangents
+from rnncore.diagnostics.recording import Record, check_record
 from rnncore.typing import Array
 
 __all__ = ["NonFinite", "nonfinite"]
@@ -63,6 +64,8 @@ def nonfinite(
     >>> bool(np.isclose(found.log_value, 1024 * np.log(2))), bool(np.isclose(found.growth, np.log(2)))
     (True, True)
     """
+    check_record(record)
+    check_cotangents(record, d_output, d_last)
     # NumPy would warn of the very thing that is looked for.
     with record.engine.scope(), np.errstate(all="ignore"):
         found = _given(record) or forward(record)

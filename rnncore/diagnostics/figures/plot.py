@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rnncore.arguments import one_of
+from rnncore.arguments import one_of, shown
 from rnncore.diagnostics.figures.decomposition import draw_decomposition
 from rnncore.diagnostics.figures.flow import draw_flow
 from rnncore.diagnostics.figures.horizon import draw_horizon
@@ -85,7 +85,7 @@ def plot(report: Findings, kind: str, path: str | Path | None = None, *, width: 
         known = figure.canvas.get_supported_filetypes()
         if Path(path).suffix.lower().lstrip(".") not in known:
             raise ArgumentValueError(
-                f"path: expected a file that ends in one of {', '.join(sorted(known))}, got {path!r}"
+                f"path: expected a file that ends in one of {', '.join(sorted(known))}, got {shown(path)}"
             )
     KINDS[kind](report, figure, width)
     if path is not None:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnncore.diagnostics.gradient.flow import Flow
+from rnncore.arguments import check_kind
+from rnncore.diagnostics.gradient.flow import FLOW_OF_A_LANE, Flow
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics.logs import log_frobenius, log_norms, log_sum
 from rnncore.diagnostics.recording import lane_probe
@@ -87,6 +88,7 @@ def decompose(lane: Lane, flow: Flow) -> Decomposition:
     >>> np.exp(found.gain[:, 0]).round(6), round(float(np.exp(found.weights)), 6), bool(abs(found.alignment).max() < 1e-12)
     (array([0.5, 0.5, 0.5]), 0.5, True)
     """
+    check_kind("flow", flow, Flow, FLOW_OF_A_LANE)
     if flow.total.shape != lane.valid.shape:
         raise ArgumentValueError(
             f"flow: expected that of this lane, with total of shape {lane.valid.shape}, got {flow.total.shape}"

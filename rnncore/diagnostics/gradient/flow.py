@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rnncore import scan
-from rnncore.arguments import describe
+from rnncore.arguments import describe, shown
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics.device import take_rows
 from rnncore.diagnostics.numerics.scaled import Scaled, add, divided, from_array, linear, log_norm, times
@@ -24,6 +24,11 @@ from rnncore.diagnostics.recording import Record, check_record
 from rnncore.diagnostics.results import SHARED, Lanes, Stacked
 from rnncore.errors import ArgumentTypeError
 from rnncore.typing import Array, Host
+
+# What a probe of a lane expects of :func:`flow`'s results.
+FLOW_OF_A_LANE = (
+    "one lane's of what rnncore.diagnostics.flow(record, ...) returns, such as flows[0][0] and deltas[0][0]"
+)
 
 __all__ = ["Delta", "Flow", "flow"]
 
@@ -128,13 +133,14 @@ def flow(
     (4, 1, 2)
     """
     check_record(record)
-    _check(record, d_output, d_last)
+    check_cotangents(record, d_output, d_last)
     # Numbers that are not finite are a finding, not a warning.
     with record.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
         return _flow(record, d_output, d_last)
 
 
-def _check(record: Record, d_output: Array | None, d_last: Any) -> None:
+def check_cotangents(record: Record, d_output: Array | None, d_last: Any) -> None:
+    """Require cotangents of the output and of each lane's last state, or None, in the run's own time-first shapes."""
     engine, widths, directions = record.engine, record.spec.hidden_sizes, record.directions
     if d_output is not None:
         engine.check("d_output", d_output, (record.steps, record.batch, widths[-1] * directions))
@@ -144,7 +150,7 @@ def _check(record: Record, d_output: Array | None, d_last: Any) -> None:
     if given != [directions] * len(widths):
         raise ArgumentTypeError(
             f"d_last: expected a list of {len(widths)} layers, each a list of {directions} directions, "
-            f"got {describe(d_last) if given is None else given}"
+            f"got {describe(d_last) if given is None else shown(given)}"
         )
     for k, row in enumerate(d_last):
         for d, last in enumerate(row):

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from rnncore.arguments import positive_int
-from rnncore.diagnostics.gradient.flow import Delta, Flow
+from rnncore.arguments import check_kind, flag, positive_int
+from rnncore.diagnostics.gradient.flow import FLOW_OF_A_LANE, Delta, Flow
 from rnncore.diagnostics.gradient.lags import Lags, follow_all, follow_some, subtract
 from rnncore.diagnostics.gradient.truncation import LEVELS, truncation
 from rnncore.diagnostics.lane import Lane
@@ -137,6 +137,9 @@ def horizon(lane: Lane, flow: Flow, delta: Delta, *, max_lag: int = MAX_LAG, eve
     (9.848, 0.97)
     """
     max_lag = positive_int("max_lag", max_lag)
+    flag("every_loss", every_loss)
+    check_kind("flow", flow, Flow, FLOW_OF_A_LANE)
+    check_kind("delta", delta, Delta, FLOW_OF_A_LANE)
     lags = Lags(lane, delta)
     with lane.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
         if _only_one(delta.source_log):

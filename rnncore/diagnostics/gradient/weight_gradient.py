@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rnncore.arguments import check_kind
+from rnncore.diagnostics.gradient.flow import FLOW_OF_A_LANE, Delta
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics.device import indices, on_device
 from rnncore.diagnostics.numerics.scaled import Scaled
@@ -88,6 +90,7 @@ def weight_gradient(lane: Lane, delta: Scaled) -> WeightGradient:
     >>> found.weight_hh.shape, found.share_hh < 0.06, int(found.largest()[0])
     ((100,), True, 99)
     """
+    check_kind("delta", delta, (Scaled, Delta), FLOW_OF_A_LANE)
     if tuple(delta.values.shape) != tuple(lane.z.shape):
         raise ArgumentValueError(
             f"delta: expected that of this lane, of shape {tuple(lane.z.shape)}, got {tuple(delta.values.shape)}"

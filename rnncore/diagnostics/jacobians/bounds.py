@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from rnncore.arguments import check_kind, integer
 from rnncore.diagnostics.jacobians.jacobian import Jacobian
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics.logs import log_abs_det, log_sigma_max
 from rnncore.diagnostics.recording import lane_probe
 from rnncore.diagnostics.results import SHARED, Lanes, Stacked
-from rnncore.errors import ArgumentValueError
 from rnncore.typing import Host
 
 __all__ = ["Bounds", "SpanBounds", "bounds", "log_spectral_radius", "span_bounds"]
@@ -150,10 +150,11 @@ def span_bounds(found: Jacobian | Lanes[Jacobian], start: int = 0, stop: int | N
     """
     if isinstance(found, Lanes):
         return found.map(span_bounds, start, stop)
+    check_kind("found", found, Jacobian, "what rnncore.diagnostics.jacobian(lane) returns")
     steps = len(found.log_upper)
-    stop = steps if stop is None else stop
-    if not 0 <= start <= stop <= steps:
-        raise ArgumentValueError(f"start, stop: expected 0 <= start <= stop <= {steps}, got {start} and {stop}")
+    start = integer("start", start, f"an int in [0, {steps}]", lambda n: 0 <= n <= steps)
+    if stop is not None:
+        stop = integer("stop", stop, f"an int in [{start}, {steps}]", lambda n: start <= n <= steps)
     upper = found.log_upper if found.sigma_max is None else found.sigma_max.upper
     own = found.valid[start:stop]
     with np.errstate(invalid="ignore"):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rnncore.arguments import positive_int
+from rnncore.arguments import as_generator, flag, positive_int
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics.logs import log_abs_det, log_frobenius, log_norms, log_sigma_max, row_scales, split
 from rnncore.diagnostics.recording import lane_probe
@@ -127,11 +127,13 @@ def jacobian(
     ((3, 1), 0.5, 0.0)
     """
     positive_int("steps", steps)
+    flag("sigma_max", sigma_max)
+    generator = as_generator(rng)
     # Numbers that are not finite are a finding, not a warning.
     with lane.engine.scope(), np.errstate(invalid="ignore", over="ignore"):
         found = _closed_form(lane)
         lower, upper = found["log_lower"], found["log_upper"]
-        bracket = _lanczos(lane, np.random.default_rng(rng), steps, lower, upper) if sigma_max else None
+        bracket = _lanczos(lane, generator, steps, lower, upper) if sigma_max else None
     own = {name: _in_rows(lane, values) for name, values in found.items()}
     top = None
     if bracket is not None:

@@ -15,9 +15,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from rnncore.arguments import positive_int, real
+from rnncore.arguments import non_negative_int, positive_int, real
 from rnncore.diagnostics.jacobians.product import check_k, difference
-from rnncore.diagnostics.jacobians.sweep import JacobianChain, advance, chains, start_frame
+from rnncore.diagnostics.jacobians.sweep import JacobianChain, advance, chains, check_rows, start_frame
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.recording import lane_probe
 from rnncore.errors import ArgumentValueError
@@ -142,13 +142,16 @@ def lyapunov(
     positive_int("windows", windows)
     real("confidence", confidence, "a number in (0, 1)", lambda p: 0 < p < 1)
     check_k(k, lane.width)
-    chosen = tuple(range(lane.batch)) if rows is None else tuple(rows)
+    seed = non_negative_int("seed", seed)
+    burn_in = None if burn_in is None else min(non_negative_int("burn_in", burn_in), lane.steps)
+    windows = min(windows, lane.steps)
+    chosen = check_rows(lane, rows)
     count = len(chosen)
     with lane.engine.scope():
         links = chains(lane, None, chosen)
         ends = np.asarray([lane.lengths[r] for r in chosen], dtype=np.int64)
         burn = (ends * BURN_IN).astype(np.int64) if burn_in is None else np.full(count, burn_in, dtype=np.int64)
-        if (burn < 0).any() or ((burn >= ends) & (ends > 0)).any():
+        if ((burn >= ends) & (ends > 0)).any():
             shortest = int(ends[ends > 0].min(initial=lane.steps))
             raise ArgumentValueError(f"burn_in: expected an int in [0, {shortest - 1}], got {burn_in}")
         steps = ends - burn

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnncore.arguments import integer
-from rnncore.diagnostics.jacobians.sweep import JacobianChain, advance, chains, start_frame
+from rnncore.arguments import flag, integer, non_negative, non_negative_int
+from rnncore.diagnostics.jacobians.sweep import JacobianChain, advance, chains, check_rows, start_frame
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics.device import EPS, on_device
 from rnncore.diagnostics.numerics.triangle import Triangle
@@ -139,9 +139,13 @@ def product(
     """
     integer("max_sweeps", max_sweeps, "an int >= 2", lambda n: n >= 2)
     check_k(k, lane.width)
-    chosen = tuple(range(lane.batch)) if rows is None else tuple(rows)
+    seed = non_negative_int("seed", seed)
+    flag("vectors", vectors)
+    if tolerance is not None:
+        tolerance = non_negative("tolerance", tolerance, finite=False)
+    chosen = check_rows(lane, rows)
     count = len(chosen)
-    estimates = np.full((max_sweeps, count, k), np.nan)
+    estimates = np.full((2, count, k), np.nan)
     steps, used = np.zeros((2, count), dtype=np.int64)
     sides: dict[int, tuple[Array, Array]] = {}
     with lane.engine.scope():
@@ -151,6 +155,8 @@ def product(
             tolerance = math.sqrt(EPS[lane.engine.dtype_name]) * max(1.0, math.sqrt(longest) / 10)
         for place, chain in links:
             series, left, right = singular_values(chain, k, tolerance=tolerance, max_sweeps=max_sweeps, seed=seed)
+            if len(series) > len(estimates):  # rows that took fewer sweeps keep their last estimate
+                estimates = np.concatenate([estimates, np.repeat(estimates[-1:], len(series) - len(estimates), axis=0)])
             estimates[: len(series), place] = series
             estimates[len(series) :, place] = series[-1]
             steps[place], used[place] = chain.steps, len(series)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.backend.arrays import device_of, device_scope, dtype_name, find_dtype
+from rnncore.backend.arrays import device_of, device_scope, dtype_name, find_dtype, host_numbers
 from rnncore.backend.registry import backend_of
-from rnncore.diagnostics.recording import Record
+from rnncore.diagnostics.recording import Record, check_record
 from rnncore.errors import ArgumentValueError, ShapeError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity, as_nonlinearity
 from rnncore.typing import Array, Host, Namespace
@@ -94,16 +94,13 @@ def chain(z: Any, w: Any, nonlinearity: Any = "tanh") -> Chain:
     (-138.629, 0.25, 12)
     """
     f = as_nonlinearity(nonlinearity)
-    plain = isinstance(z, (list, tuple))
-    values = np.asarray(z, dtype=np.float64) if plain else z
+    values = np.asarray(host_numbers(z, "z"), dtype=np.float64) if isinstance(z, (list, tuple)) else z
     backend = backend_of(values)
     if len(tuple(values.shape)) != 1:
         raise ShapeError(f"z: expected shape (N,), got {tuple(values.shape)}")
-    weight = w if hasattr(w, "shape") and not isinstance(w, np.ndarray) else np.asarray(w, dtype=np.float64)
+    weight = np.asarray(host_numbers(w, "w"), dtype=np.float64)
     if tuple(weight.shape) not in ((), tuple(values.shape)):
         raise ShapeError(f"w: expected a number or shape {tuple(values.shape)}, got {tuple(weight.shape)}")
-    if not isinstance(weight, np.ndarray):
-        weight = np.asarray(backend_of(weight).to_numpy(weight), dtype=np.float64)
     xp, device = backend.namespace(), device_of(values)
     find_dtype(dtype_name(values.dtype), xp=xp, device=device, argument="z")
     with device_scope(backend, device):
@@ -140,6 +137,7 @@ def chain_of_record(record: Record, layer: int = 0, direction: int = 0) -> list[
     >>> np.exp(chain_of_record(record(rnn, np.zeros((3, 1, 1))))[0].log)
     array([0.5  , 0.25 , 0.125])
     """
+    check_record(record)
     lane = record.lane(layer, direction)
     if lane.width != 1:
         raise ArgumentValueError(f"layer {layer}: a chain has one unit, this layer has {lane.width}; see the Jacobians")

@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from rnncore.arguments import integer, sequence, shown
 from rnncore.backend.arrays import find_dtype
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics.device import EPS, indices, on_device, on_host
@@ -203,14 +205,29 @@ def orthonormal(v: Array, *, xp: Namespace, engine: Engine, extension: bool = Tr
     return found, xp.matrix_transpose(xp.concat(columns, axis=1) * unit)
 
 
+def check_rows(lane: Lane, rows: Any) -> tuple[int, ...]:
+    """Return the chosen rows of the batch as ints; all for None."""
+    if rows is None:
+        return tuple(range(lane.batch))
+    expected = f"an int in [0, {lane.batch - 1}]"
+    given = sequence("rows", rows, "a sequence of int, or None")
+    return tuple(integer(f"rows[{i}]", row, expected, lambda n: 0 <= n < lane.batch) for i, row in enumerate(given))
+
+
+def check_span(argument: str, span: Any, steps: int) -> tuple[int, int]:
+    """Return a span (start, stop) within the steps as ints."""
+    expected = f"a pair of int with 0 <= start <= stop <= {steps}"
+    given = sequence(argument, span, expected)
+    if len(given) != 2:
+        raise ArgumentValueError(f"{argument}: expected {expected}, got {shown(span)}")
+    start = integer(f"{argument}[0]", given[0], f"an int in [0, {steps}]", lambda n: 0 <= n <= steps)
+    stop = integer(f"{argument}[1]", given[1], f"an int in [{start}, {steps}]", lambda n: start <= n <= steps)
+    return start, stop
+
+
 def chains(lane: Lane, span: tuple[int, int] | None, rows: Sequence[int]) -> list[tuple[list[int], JacobianChain]]:
     """Build one chain for each group of rows that have the same steps in the span, with their positions in `rows`."""
-    for row in rows:
-        if not 0 <= row < lane.batch:
-            raise ArgumentValueError(f"rows: expected ints in [0, {lane.batch - 1}], got {row}")
-    start, stop = (0, lane.steps) if span is None else span
-    if not 0 <= start <= stop <= lane.steps:
-        raise ArgumentValueError(f"span: expected 0 <= start <= stop <= {lane.steps}, got {(start, stop)}")
+    start, stop = (0, lane.steps) if span is None else check_span("span", span, lane.steps)
     groups: dict[int, list[int]] = {}
     for place, row in enumerate(rows):
         groups.setdefault(max(start, min(stop, lane.lengths[row])), []).append(place)

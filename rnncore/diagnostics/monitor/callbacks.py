@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from rnncore.arguments import describe
+from rnncore.arguments import describe, shown
 from rnncore.diagnostics.foreign import as_rnn
 from rnncore.diagnostics.monitor.norms import GradientNorms
 from rnncore.errors import ArgumentTypeError, ArgumentValueError
@@ -71,7 +71,7 @@ def _finder(network: Find) -> Callable[[Any], Any]:
         return _checked_call("network", network)
     names = network.split(".")
     if not all(names):
-        raise ArgumentValueError(f"network: expected a path of attributes such as 'encoder.rnn', got {network!r}")
+        raise ArgumentValueError(f"network: expected a path of attributes such as 'encoder.rnn', got {shown(network)}")
 
     def find(module: Any) -> Any:
         for name in names:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias
 
-from rnncore.arguments import describe, positive_int
+from rnncore.arguments import describe, non_negative_int, positive_int
 from rnncore.diagnostics.foreign import as_rnn
 from rnncore.diagnostics.monitor import callbacks
 from rnncore.diagnostics.monitor.callbacks import Find, keras, lightning
 from rnncore.diagnostics.monitor.log import Entry, LogFile
 from rnncore.diagnostics.monitor.norms import GradientNorms
 from rnncore.diagnostics.report.report import Report
-from rnncore.diagnostics.run import Level, check_level, diagnose
+from rnncore.diagnostics.run import Level, check_dependency, check_level, diagnose
 from rnncore.errors import ArgumentTypeError, ArgumentValueError
 from rnncore.typing import Array
 
@@ -94,10 +94,8 @@ class Monitor:
         self._rows = None if rows is None else positive_int("rows", rows)
         self._options: dict[str, Any] = {
             "level": level,
-            "dependency_length": None
-            if dependency_length is None
-            else positive_int("dependency_length", dependency_length),
-            "rng": rng,
+            "dependency_length": None if dependency_length is None else check_dependency(dependency_length),
+            "rng": non_negative_int("rng", rng),
             "max_bytes": None if max_bytes is None else positive_int("max_bytes", max_bytes),
         }
         self.steps = 0

@@ -11,10 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 
-from rnncore.arguments import describe, non_negative, probability
-from rnncore.errors import ArgumentTypeError, ArgumentValueError
+from rnncore.arguments import check_kind, non_negative, probability, real
 from rnncore.optim.clipping import clip_grad_norm
 from rnncore.typing import Array
 
@@ -127,12 +125,8 @@ class GradientNorms:
         """
         if isinstance(gradient, Mapping):
             norm = clip_grad_norm(gradient, math.inf)[1]
-        elif isinstance(gradient, bool) or not isinstance(gradient, Real):
-            raise ArgumentTypeError(f"gradient: expected a float or a mapping of arrays, got {describe(gradient)}")
         else:
-            norm = float(gradient)
-        if norm < 0:
-            raise ArgumentValueError(f"gradient: expected a norm >= 0, got {norm}")
+            norm = real("gradient", gradient, "a norm >= 0 or a mapping of names to arrays", lambda n: not n < 0)
         if not math.isfinite(norm):
             if self._first_nonfinite is None:
                 self._first_nonfinite = self.steps
@@ -150,6 +144,7 @@ class GradientNorms:
 
     def merge(self, other: GradientNorms) -> None:
         """Add all steps of another, as if they had come after these."""
+        check_kind("other", other, GradientNorms, "a GradientNorms")
         if other._first_nonfinite is not None and self._first_nonfinite is None:
             self._first_nonfinite = self.steps + other._first_nonfinite
         self._nonfinite += other._nonfinite

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rnncore.arguments import shown
 from rnncore.diagnostics.figures.plot import plot as draw
 from rnncore.diagnostics.findings.findings import SCHEMA_VERSION, Findings
 from rnncore.diagnostics.report.page import page
@@ -85,10 +86,10 @@ class Report(Findings):
         if min_horizon is None:
             return
         if isinstance(min_horizon, bool) or not isinstance(min_horizon, int) or min_horizon < 1:
-            raise ArgumentValueError(f"min_horizon: expected an int >= 1, got {min_horizon!r}")
+            raise ArgumentValueError(f"min_horizon: expected an int >= 1, got {shown(min_horizon)}")
         if min_horizon > self.subject.steps:
             raise ArgumentValueError(
-                f"min_horizon: expected at most the {self.subject.steps} steps of the run, got {min_horizon}"
+                f"min_horizon: expected at most the {self.subject.steps} steps of the run, got {shown(min_horizon)}"
             )
         for k, row in enumerate(self.horizon or ()):
             for d, found in enumerate(row):

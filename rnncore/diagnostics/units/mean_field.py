@@ -25,7 +25,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from rnncore.arguments import non_negative
+from rnncore.arguments import check_kind, non_negative
 from rnncore.backend.registry import get_backend
 from rnncore.nonlinearity.nonlinearity import Nonlinearity, get_nonlinearity
 from rnncore.typing import Host, Namespace
@@ -122,6 +122,7 @@ def critical_gain(nonlinearity: Nonlinearity, input_variance: float = 0.0) -> Cr
     >>> [round(critical_gain(rnncore.get_nonlinearity(name)).g, 6) for name in ("tanh", "relu")]
     [1.0, 1.414214]
     """
+    check_kind("nonlinearity", nonlinearity, Nonlinearity, "a Nonlinearity, such as rnncore.get_nonlinearity('tanh')")
     return critical(Moments(nonlinearity, on_host(nonlinearity)), non_negative("input_variance", input_variance))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rnncore.arguments import probability, real
+from rnncore.arguments import probability, real, sequence
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics.device import indices
 from rnncore.diagnostics.recording import lane_probe
@@ -92,7 +92,7 @@ def saturation(lane: Lane, *, threshold: float = THRESHOLD, q: Sequence[float] =
     (1.0, (0, 1))
     """
     real("threshold", threshold, "a number in (0, 1)", lambda p: 0 < p < 1)
-    q = tuple(probability("q", p) for p in q)
+    q = tuple(probability(f"q[{i}]", p) for i, p in enumerate(sequence("q", q, "a sequence of numbers in [0, 1]")))
     total = sum(lane.lengths) * lane.width
     if not total:
         return Saturation(np.nan, np.nan, (), np.nan, np.full(len(q), np.nan), q, threshold)
