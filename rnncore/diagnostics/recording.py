@@ -30,7 +30,7 @@ from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore.spec import RNNSpec
 from rnncore.typing import Array, Host, Namespace
 
-__all__ = ["Record", "check_record", "lane_probe", "record"]
+__all__ = ["Record", "check_record", "lane_probe", "record", "run"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -255,7 +255,7 @@ def lane_probe(*by_lane: str, alone: bool = False) -> Callable[[Callable[P, R]],
 def record(
     rnn: RNN, x: Array, h0: Any = None, lengths: Any = None, *, training: bool = False, rng: Rng = None
 ) -> Record:
-    """Run the network once and keep everything.
+    """Run the network once and keep everything: what is done to x, h0 or the weights later does not change the record.
 
     Parameters
     ----------
@@ -266,7 +266,7 @@ def record(
     Returns
     -------
     Record
-        Time-first arrays on the network's device.
+        Time-first arrays on the network's device, with copies of x, h0 and the parameters.
 
     Raises
     ------
@@ -281,13 +281,30 @@ def record(
     >>> seen.steps, seen.batch, seen.h[1][0].shape, seen.inputs[1].shape
     (5, 2, (5, 2, 4), (5, 2, 8))
     """
+    return run(rnn, x, h0, lengths, training, rng)
+
+
+def run(
+    rnn: RNN,
+    x: Array,
+    h0: Any = None,
+    lengths: Any = None,
+    training: bool = False,
+    rng: Rng = None,
+    *,
+    own: bool = True,
+) -> Record:
+    """See :func:`record`. With `own` False x, h0 and the parameters are not copied, for a record that is not kept."""
     if not isinstance(rnn, RNN):
         raise ArgumentTypeError(f"rnn: expected an rnncore.RNN, got {describe(rnn)}")
     call = rnn.network
     with call.engine.scope():
         layout, xt, h0s, plan = calls.prepare(call, x, h0, lengths, training, rng)
-        if h0 is None:  # a copy of zeros that the engine may share between calls
-            h0s = [[call.engine.copy(h) for h in row] for row in h0s]
+        copy = call.engine.copy
+        if own:
+            xt, call = copy(xt), call.with_params({name: copy(p) for name, p in call.params.items()})
+        if own or h0 is None:  # without h0, zeros that the engine may share between calls
+            h0s = [[copy(h) for h in row] for row in h0s]
         weights = call.weights()
         found = stack.trace(weights, xt, h0s, plan)
         inputs = stack.inputs(xt, found.h, plan)

@@ -22,7 +22,7 @@ from rnncore.diagnostics.jacobians.jacobian import jacobian
 from rnncore.diagnostics.jacobians.lyapunov import lyapunov
 from rnncore.diagnostics.jacobians.product import EXTRA, product
 from rnncore.diagnostics.numerics.device import on_device
-from rnncore.diagnostics.recording import Record, record
+from rnncore.diagnostics.recording import Record, run
 from rnncore.diagnostics.report.report import Report
 from rnncore.diagnostics.units.initial import initial
 from rnncore.diagnostics.units.saturation import saturation
@@ -116,7 +116,7 @@ def diagnose(
     cotangent = cotangent if callable(cotangent) else detached(cotangent)
     _check_budget(rnn, x, level, max_bytes)
     with np.errstate(all="ignore"):  # numbers that are not finite are a finding, not a warning
-        seen = record(rnn, x, h0, lengths)
+        seen = run(rnn, x, h0, lengths, own=False)
         d_output, d_last = _cotangents(rnn, seen, cotangent, x, h0, lengths)
         fault = nonfinite(seen, d_output, d_last)
         if fault is not None:

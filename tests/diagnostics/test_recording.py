@@ -105,3 +105,31 @@ def test_classes_of_results_can_still_be_imported_from_the_package():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert all(hasattr(diagnostics, name) for name in diagnostics.__all__)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba", "torch"])
+@pytest.mark.parametrize("lengths", [None, [7, 4]])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_a_record_is_not_changed_by_what_is_done_to_its_inputs_and_weights(backend, lengths, batch_first):
+    """As a step of training does that works in place, or a buffer for x that is filled again."""
+    give = rnncore.get_backend(backend).asarray
+    rnn = rnncore.RNN(INPUT, H, 2, bidirectional=True, batch_first=batch_first, rng=0, backend=backend, dtype="float64")
+    x = np.random.default_rng(0).standard_normal((T, B, INPUT))
+    x, h0 = give(np.swapaxes(x, 0, 1) if batch_first else x), give(np.full((4, B, H), 0.5))
+    output = give(np.ones((T, B, 2 * H)))
+
+    def found(of):
+        flows, deltas = diagnostics.flow(of, output)
+        probes = [of.map(probe) for probe in (diagnostics.saturation, diagnostics.bounds, diagnostics.initial)]
+        probes += [of.map(diagnostics.weight_gradient, deltas), of.map(diagnostics.jacobian), flows]
+        arrays = [of.x, *of.params.values(), *of.inputs, *(h for row in of.h0 for h in row)]
+        return [np.array(of.host(a)) for a in arrays], json.dumps(plain(probes))
+
+    kept = diagnostics.record(rnn, x, h0, lengths)
+    arrays, probes = found(diagnostics.record(rnn, x, h0, lengths))
+    for changed in (x, h0, *rnn.params.values()):
+        changed[...] = 7.0
+    again, probes_again = found(kept)
+    for a, b in zip(arrays, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert probes == probes_again
