@@ -11,8 +11,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from numbers import Real
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -163,12 +165,11 @@ def elements(shape: Iterable[int]) -> int:
 
 
 def check_bytes(what: str, count: int, item_bytes: int) -> None:
-    """Refuse an array larger than this machine's memory or address space, before allocating anything."""
+    """Refuse an array larger than the memory that this process may use, before allocating anything."""
     needed = count * item_bytes
-    limit = PHYSICAL_MEMORY
-    if needed > limit:
+    if needed > MEMORY:
         raise ArgumentValueError(
-            f"{what}: {digits(count)} numbers need {digits(needed)} bytes, and this machine has {limit}"
+            f"{what}: {digits(count)} numbers need {digits(needed)} bytes, and this process has {MEMORY} at most"
         )
 
 
@@ -239,11 +240,21 @@ def digits(n: int) -> str:
     return str(n) if n.bit_length() <= PRINTED_BITS else f"about 2**{n.bit_length()}"
 
 
-def _physical_memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system: the address space is the only known limit
-        return sys.maxsize
+def _memory() -> int:
+    """The smallest of the limits that are known: the address space, the machine's memory, the container's and the shell's."""
+    limits = [sys.maxsize]
+    with suppress(AttributeError, ValueError, OSError):  # no POSIX system
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for path in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # no such file, or the word "max"
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+    with suppress(ImportError, ValueError, OSError):  # no POSIX system
+        import resource
+
+        limits += [n for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA) if (n := resource.getrlimit(kind)[0]) > 0]
+    return min(limits)
 
 
-PHYSICAL_MEMORY = min(sys.maxsize, _physical_memory())  # found once, so that compilers need not trace it
+# Where Linux says how much memory a container has: version 2 and version 1 of its control groups.
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+MEMORY = _memory()  # found once, so that compilers need not trace it

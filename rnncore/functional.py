@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypedDict, Unpack
 
-from rnncore.arguments import Rng, check_mapping, describe, flag
+from rnncore.arguments import Rng, check_bytes, check_mapping, describe, flag
 from rnncore.backend.arrays import check_floating, device_of
 from rnncore.backend.registry import backend_of, selected_backend
 from rnncore.errors import ShapeError, StateDictError
@@ -28,6 +28,7 @@ from rnncore.typing import Array, KernelMode
 
 __all__ = ["bind", "jvp", "rnn", "rnn_cell", "spec_of", "trace", "vjp"]
 
+SMALLEST_ITEM = 2  # bytes of a number in half precision
 NAME = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh)_l(0|[1-9][0-9]{0,5})(_reverse)?")
 
 
@@ -195,6 +196,7 @@ def rnn_cell(
     width = weight_hh.shape[0]
     engine.check("weight_hh", weight_hh, (width, width))
     weight_ih = engine.check("weight_ih", weight_ih, (width, x.shape[1]))
+    check_bytes("the next state", x.shape[0] * width, SMALLEST_ITEM)
     x, h = engine.check("x", x), engine.check("h", h, (x.shape[0], width))
     with engine.scope():
         bias = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from rnncore.arguments import check_bytes, describe, digits, flag, positive_int, probability, shown
+from rnncore.arguments import brief, check_bytes, describe, digits, flag, positive_int, probability, shown
 from rnncore.errors import ArgumentTypeError, ArgumentValueError
 from rnncore.nonlinearity.nonlinearity import Nonlinearity, as_nonlinearity
 from rnncore.nonlinearity.nonlinearity import from_config as nonlinearity_from_config
@@ -19,6 +19,8 @@ __all__ = ["RNNSpec"]
 
 # Parameters are drawn on the host in float64, whatever the model's dtype.
 HOST_ITEM_BYTES = 8
+# What an array, its names and its places in mappings take beside its numbers, in numbers: 1 kB.
+ARRAY_NUMBERS = 128
 OPTIONS = ("bias", "batch_first", "dropout", "bidirectional")
 # The keys of version 0.1, which every configuration has. A key of a later version belongs in OPTIONS alone: where an older
 # configuration lacks it, the default of RNNSpec.make stands in. Raise VERSION in rnncore.io.header with it.
@@ -215,7 +217,8 @@ def _check_total(input_size: int, widths: tuple[int, ...], layers: int, directio
     for k, h in enumerate(widths):
         read = input_size if k == 0 else directions * widths[k - 1]
         counts.append(directions * h * (read + h + extra))
-    total = sum(counts) + (layers - len(widths)) * counts[-1]
-    width = digits(widths[0]) if len(set(widths)) == 1 else f"({', '.join(map(digits, widths))})"
+    arrays = layers * directions * (2 + extra)
+    total = arrays * ARRAY_NUMBERS + sum(counts) + (layers - len(widths)) * counts[-1]
+    width = digits(widths[0]) if len(set(widths)) == 1 else f"({brief(', '.join(map(digits, widths)))})"
     sizes = f"input_size={digits(input_size)}, hidden_size={width}, num_layers={digits(layers)}"
     check_bytes(sizes, total, HOST_ITEM_BYTES)

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import rnncore
+from rnncore import arguments
 from rnncore.errors import ArgumentValueError, RnncoreError
 from tests.tools.places import ROOT
+from tests.tools.process import python
 
 
 @pytest.mark.parametrize(
@@ -362,6 +364,65 @@ def test_an_output_that_no_memory_could_hold_is_refused_before_it_is_made():
     huge = np.broadcast_to(np.ones((1, 1, I)), (10**9, 10**4, I))
     with pytest.raises(RnncoreError, match=r"bytes"):
         rnn()(huge)
+
+
+def many(*shape):
+    """An array of any size, in the memory of one number."""
+    return np.broadcast_to(np.ones(()), shape)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: rnncore.RNN(10**9, 10**9),
+        lambda: rnncore.RNN(1, 1, 10**9),  # whose numbers have room, and whose arrays have none
+        lambda: rnncore.RNN(1, [10**6] * 10**5),
+        lambda: rnncore.RNNCell(10**9, 10**9),
+        lambda: rnncore.RNNSpec.from_config({**rnn().spec.to_config(), "hidden_sizes": [10**9] * 3}),
+        *(
+            lambda shape=shape, name=name: getattr(rnn(), name)(many(*shape, I))
+            for shape in ((10**13, 1), (10**7, 10**7), (2, 10**13), (10**13,))
+            for name in ("__call__", "vjp", "jvp", "trace")
+        ),
+        lambda: rnncore.diagnostics.record(rnn(), many(10**13, 1, I)),
+        lambda: rnncore.diagnose(rnn(), many(10**13, 1, I)),
+        lambda: rnncore.RNNCell(I, H)(many(10**13, I)),
+        lambda: rnncore.functional.rnn_cell(many(10**13, I), many(10**13, H), np.ones((H, I)), np.ones((H, H))),
+        lambda: rnncore.functional.rnn(
+            many(2, 2, 10**8), {"weight_ih_l0": many(10**8, 10**8), "weight_hh_l0": many(10**8, 10**8)}
+        ),
+        lambda: rnncore.get_backend("numpy").asarray(many(10**13)),
+        lambda: rnncore.init.orthogonal()((10**9, 10**9), np.random.default_rng(0)),
+    ],
+)
+def test_what_no_memory_could_hold_is_refused_before_anything_is_made(act):
+    with pytest.raises(ArgumentValueError, match=r"numbers need .* bytes, and this process has \d+ at most") as error:
+        act()
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("lengths", [range(10**13), np.broadcast_to(np.ones((), int), 10**13), iter(lambda: 1, 0)])
+def test_more_lengths_than_sequences_are_not_read(lengths):
+    with pytest.raises(RnncoreError, match=r"lengths: expected 3 entries, one per sequence, got \d+"):
+        rnn()(x, lengths=lengths)
+
+
+@pytest.mark.parametrize(("text", "limit"), [("8000000\n", 8000000), ("max\n", None), ("", None)])
+def test_the_memory_of_a_container_is_a_limit(tmp_path, monkeypatch, text, limit):
+    (tmp_path / "memory.max").write_text(text)
+    monkeypatch.setattr(arguments, "CONTAINER_LIMITS", ())
+    without = arguments._memory()
+    monkeypatch.setattr(arguments, "CONTAINER_LIMITS", (str(tmp_path / "absent"), str(tmp_path / "memory.max")))
+    assert arguments._memory() == min(without, limit or without)
+
+
+def test_the_memory_that_the_shell_allows_is_a_limit():
+    resource = pytest.importorskip("resource", reason="a system without limits of this kind")
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**30, resource.RLIM_INFINITY))\n"
+        "from rnncore import arguments; print(arguments.MEMORY)"
+    )
+    assert resource and int(python(code)) <= 2**30
 
 
 def test_dropout_in_one_layer_warns_as_torch_does():

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import brief, check_shape, closest, describe, integer, printed, shown
+from rnncore.arguments import brief, check_bytes, check_shape, closest, describe, integer, printed, shown
 from rnncore.backend.abilities import ability
 from rnncore.backend.contract import Backend
 from rnncore.backend.registry import get_backend, owner_name
@@ -198,6 +199,7 @@ def from_user(
     if device is None or isinstance(device, (str, int)) or not isinstance(device, kind):
         device = find_device(device, backend=backend)
     host, found = host_numbers(x), _known_dtype(dtype, backend)
+    check_bytes("x", host.size, host.itemsize)  # a view may have more elements than there is memory
     if (
         found is None and host.dtype.kind == "f" and not hasattr(x, "dtype")
     ):  # Python's numbers, which have no precision
@@ -254,15 +256,20 @@ def host_lengths(lengths: Any, *, batch: int, steps: int) -> tuple[int, ...] | N
     """
     if lengths is None:
         return None
-    values = _host_list(lengths)
-    if len(values) != batch:
-        raise ShapeError(f"lengths: expected {batch} entries, one per sequence, got {len(values)}")
+    values = _host_list(lengths, batch)
     expected = f"an int in [0, {steps}]"
     return tuple(integer(f"lengths[{k}]", n, expected, lambda n: 0 <= n <= steps) for k, n in enumerate(values))
 
 
-def _host_list(lengths: Any) -> list[Any]:
+def _host_list(lengths: Any, batch: int) -> list[Any]:
+    """The entries, of which there must be `batch`: counted first, as there may be more than memory has place for."""
+
+    def check_count(count: int) -> None:
+        if count != batch:
+            raise ShapeError(f"lengths: expected {batch} entries, one per sequence, got {count}")
+
     if hasattr(lengths, "__index__") and not hasattr(lengths, "shape"):
+        check_count(1)
         return [lengths]
     if isinstance(lengths, np.ma.MaskedArray):
         raise ArgumentTypeError(f"lengths: expected integers, got {describe(lengths)}; {_special(lengths)}")
@@ -275,10 +282,15 @@ def _host_list(lengths: Any) -> list[Any]:
             raise ShapeError(f"lengths: expected one axis, got shape {host.shape}")
         if host.dtype.kind not in "iu":
             raise ArgumentTypeError(f"lengths: expected integers, got dtype {host.dtype}")
+        check_count(host.size)
         return [int(n) for n in host.reshape(-1)]
     if isinstance(lengths, (str, bytes, Mapping, Set)) or not isinstance(lengths, Iterable):
         raise ArgumentTypeError(f"lengths: expected a sequence of int, got {describe(lengths)}")
-    return list(lengths)
+    if isinstance(lengths, (list, tuple, range)):
+        check_count(len(lengths))
+    values = list(islice(lengths, batch + 1))
+    check_count(len(values))
+    return values
 
 
 def check_finite(argument: str, x: Array, *, xp: Namespace, backend: Backend) -> None:

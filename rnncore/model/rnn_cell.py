@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from rnncore.arguments import Rng, as_generator, shown
+from rnncore.arguments import Rng, as_generator, check_bytes, elements, shown
 from rnncore.backend.arrays import check_finite
 from rnncore.backend.contract import Backend
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, ShapeError
@@ -29,6 +29,8 @@ class CellGradients(NamedTuple):
     x: Array
     h: Array
 
+
+SMALLEST_ITEM = 2  # bytes of a number in half precision
 
 CellPullback: TypeAlias = Callable[[Array], CellGradients]
 
@@ -236,6 +238,7 @@ def _check(network: Network, x: Any, h: Any) -> tuple[Array, Array | None]:
     x = engine.check("x", x)
     if x.ndim not in (1, 2) or x.shape[-1] != reads:
         raise ShapeError(f"x: expected shape (B, {reads}) or unbatched ({reads},), got {tuple(x.shape)}")
+    check_bytes("the next state", elements((*x.shape[:-1], network.spec.hidden_sizes[0])), SMALLEST_ITEM)
     if h is not None:
         h = engine.check("h", h, (*x.shape[:-1], network.spec.hidden_sizes[0]))
     if network.check_finite:
