@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rnncore.arguments import flag, integer, non_negative, non_negative_int
+from rnncore.arguments import flag, integer, non_negative_int, real
 from rnncore.diagnostics.jacobians.sweep import JacobianChain, advance, chains, check_rows, start_frame
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics.device import EPS, on_device
@@ -142,7 +142,7 @@ def product(
     seed = non_negative_int("seed", seed)
     flag("vectors", vectors)
     if tolerance is not None:
-        tolerance = non_negative("tolerance", tolerance, finite=False)
+        tolerance = real("tolerance", tolerance, "a number", lambda nats: not math.isnan(nats))
     chosen = check_rows(lane, rows)
     count = len(chosen)
     estimates = np.full((2, count, k), np.nan)
