@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from rnncore.arguments import integer, non_negative_int, one_of, positive_int
+from rnncore.arguments import closest, integer, non_negative_int, positive_int, shown
 from rnncore.diagnostics.faults.first import nonfinite
 from rnncore.diagnostics.findings.findings import Subject
 from rnncore.diagnostics.foreign import as_rnn, detached
@@ -27,7 +27,7 @@ from rnncore.diagnostics.report.report import Report
 from rnncore.diagnostics.units.initial import initial
 from rnncore.diagnostics.units.saturation import saturation
 from rnncore.diagnostics.verdict.verdict import decide
-from rnncore.errors import ArgumentTypeError, ArgumentValueError
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameError
 from rnncore.model.rnn import RNN
 from rnncore.network.layout import state_in
 from rnncore.typing import Array, Host
@@ -148,7 +148,10 @@ def check_dependency(length: Any) -> int:
 
 def check_level(level: Any) -> None:
     """Raise UnknownNameError, with the closest name, unless it is one of the three."""
-    one_of("level", level, get_args(Level))
+    known = get_args(Level)
+    if not isinstance(level, str) or level not in known:
+        hint = closest(level, known) if isinstance(level, str) else ""
+        raise UnknownNameError(f"level: expected one of {', '.join(known)}, got {shown(level)}{hint}")
 
 
 def _probe(
