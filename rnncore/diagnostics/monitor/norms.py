@@ -126,7 +126,9 @@ class GradientNorms:
         if isinstance(gradient, Mapping):
             norm = clip_grad_norm(gradient, math.inf)[1]
         else:
-            norm = real("gradient", gradient, "a norm >= 0 or a mapping of names to arrays", lambda n: not n < 0)
+            norm = real(
+                "gradient", gradient, "a float, which is a norm >= 0, or a mapping of arrays", lambda n: not n < 0
+            )
         if not math.isfinite(norm):
             if self._first_nonfinite is None:
                 self._first_nonfinite = self.steps
