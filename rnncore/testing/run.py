@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
-from rnncore.arguments import check_mapping
+from rnncore.arguments import check_mapping, shown
 from rnncore.backend.contract import Backend
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameError
 from rnncore.testing.check import CHECKS
@@ -152,7 +152,7 @@ def check_backend(
     """
     for name, function in (("on_start", on_start), ("on_outcome", on_outcome)):
         if function is not None and not callable(function):
-            raise ArgumentTypeError(f"{name}: expected a function or None, got {function!r}")
+            raise ArgumentTypeError(f"{name}: expected a function or None, got {shown(function)}")
     with Run(backend, device=device, kernel=kernel, only=only, expected_failures=expected_failures, limit=limit) as run:
         for number, check in enumerate(run.checks, start=1):
             if on_start is not None:
@@ -167,15 +167,15 @@ def selected(only: Iterable[str] | None) -> list[Check]:
     """Return the checks whose ids begin with one of these; all of them for None."""
     if only is None:
         return list(CHECKS.values())
-    if not isinstance(only, Iterable) or isinstance(only, (str, bytes)):
-        raise ArgumentTypeError(f"only: expected ids or beginnings of ids, got {only!r}; put it in a list")
+    if not isinstance(only, Iterable) or isinstance(only, (str, bytes)) or getattr(only, "shape", None) == ():
+        raise ArgumentTypeError(f"only: expected ids or beginnings of ids, got {shown(only)}; put it in a list")
     wanted = list(only)
     for start in wanted:
         if not isinstance(start, str):
-            raise ArgumentTypeError(f"only: expected strings, got {start!r}")
+            raise ArgumentTypeError(f"only: expected strings, got {shown(start)}")
         if not any(_begins(id, start) for id in CHECKS):
             groups = ", ".join(dict.fromkeys(f"RC-{c.group}" for c in CHECKS.values()))
-            raise UnknownNameError(f"only: expected the id of a check, or one of {groups}, got {start!r}")
+            raise UnknownNameError(f"only: expected the id of a check, or one of {groups}, got {shown(start)}")
     return [c for id, c in CHECKS.items() if any(_begins(id, start) for start in wanted)]
 
 
@@ -193,5 +193,5 @@ def known_failures(expected: Mapping[str, str] | None) -> dict[str, str]:
         if id not in CHECKS:
             raise UnknownNameError(f"expected_failures: no check has the id {id!r}")
         if not isinstance(reason, str) or not reason.strip():
-            raise ArgumentTypeError(f"expected_failures[{id!r}]: expected a reason, got {reason!r}")
+            raise ArgumentTypeError(f"expected_failures[{id!r}]: expected a reason, got {shown(reason)}")
     return dict(expected)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rnncore.arguments import brief
+from rnncore.arguments import lines, one_line
 from rnncore.backend.arrays import device_name, find_device, floating_dtypes
 from rnncore.backend.contract import Backend
 from rnncore.backend.discovery import words
@@ -126,11 +126,11 @@ def _fault(check: Check, subject: Subject) -> str:
         try:
             check.run(subject)
         except CheckFailed as failure:
-            return str(failure)
+            return one_line(lines(failure))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # exits, panics and skips of a plugin count as failures too
-            return f"raised {brief(words(error))}"
+            return f"raised {one_line(words(error))}"
     return ""
 
 
@@ -143,9 +143,6 @@ def _is_registered(backend: Backend) -> bool:
 
 def _versions(backend: Backend) -> Iterator[tuple[str, str]]:
     yield "suite", SUITE_VERSION
-    brings = [b for b in backends() if b.name == backend.name and b.distribution]
-    if brings and _is_registered(backend):
-        yield brings[0].distribution, brings[0].version
     for package in dict.fromkeys(("rnncore", backend.native_package, "numpy", "array-api-compat")):
         try:
             yield package, metadata.version(package)
@@ -153,5 +150,9 @@ def _versions(backend: Backend) -> Iterator[tuple[str, str]]:
             names = metadata.packages_distributions().get(package, [])
             if names:
                 yield package, metadata.version(names[0])
+    # Afterwards, as it counts: of two packages of one name the registry knows which one runs.
+    brings = [b for b in backends() if b.name == backend.name and b.distribution]
+    if brings and _is_registered(backend):
+        yield brings[0].distribution, brings[0].version
     yield "python", platform.python_version()
     yield "platform", f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"

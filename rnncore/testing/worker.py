@@ -29,7 +29,7 @@ from types import ModuleType
 from typing import IO, Any
 
 from rnncore import errors
-from rnncore.arguments import brief, positive
+from rnncore.arguments import brief, positive, printed, shown
 from rnncore.backend.contract import Backend
 from rnncore.backend.discovery import words
 from rnncore.errors import ArgumentTypeError, BackendUnavailableError, RnncoreError
@@ -66,7 +66,7 @@ class Worker:
 
     def __init__(self, backend: str | Backend, *, device: Any, kernel: KernelMode, limit: float) -> None:
         self.limit = positive("limit", limit)
-        device = None if device is None else str(device)
+        device = None if device is None else printed(device)
         order = {"backend": _sent(backend), "device": device, "kernel": kernel, "limit": self.limit}
         self._order = json.dumps(order)
         self._lost = ""
@@ -184,7 +184,7 @@ def _sent(backend: str | Backend) -> dict[str, str]:
     except Exception as error:  # pickle and the plugin's own methods raise anything
         raise ArgumentTypeError(
             "backend: with a limit the checks run in another process, so expected the name of an installed backend, an "
-            f"importable module or an object that can be pickled, got {backend!r}: {brief(words(error))}"
+            f"importable module or an object that can be pickled, got {shown(backend)}: {brief(words(error))}"
         ) from error
 
 
