@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rnncore.arguments import brief
 from rnncore.errors import ArgumentValueError, FileFormatError
 from rnncore.io import atomic, header, npz, safetensors
 from rnncore.io.paths import as_path, shown
@@ -133,7 +134,9 @@ def read(path: str | os.PathLike[str]) -> Stored:
 def _checked(path: Any) -> str:
     text = as_path(path)
     if _suffix(text) not in _FORMATS:
-        raise ArgumentValueError(f"path: expected a file name that ends in {' or '.join(_FORMATS)}, got {text!r}")
+        raise ArgumentValueError(
+            f"path: expected a file name that ends in {' or '.join(_FORMATS)}, got {brief(repr(text))}"
+        )
     return text
 
 
