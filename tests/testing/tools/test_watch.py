@@ -64,7 +64,7 @@ def test_what_cannot_be_looked_at_is_skipped_and_says_so():
 def test_a_child_forked_during_a_check_can_run_checks():
     """Its parent's check goes on; nobody goes on with it in the child."""
     code = """
-        from rnncore.testing import check_backend, run
+        from rnncore.testing import check_backend, session
         from rnncore.testing.tools import watch
         def work():
             with session._running, watch._patching:
