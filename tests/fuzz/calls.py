@@ -1,0 +1,502 @@
+"""Calls drawn at random, held against the network in 80 bits: ``python -m tests.fuzz calls --count 5000``.
+
+Each case is a network, a layout of its arrays and a call: forward, vjp, jvp, trace, cells step by step or a stream of pieces,
+by a model or by :mod:`rnncore.functional`. Every array of the result is compared with :mod:`tests.fuzz.reference`. The error
+may be `BOUND` times the larger of
+
+- one eps of the array's largest number, and
+- the distance by which the result moves when the reference rounds each step to the dtype (:class:`tests.fuzz.reference.Noise`).
+
+The second takes account of long sums, of cancellation, of states that grow, and of layers, however they are made up.
+"""
+
+import math
+import sys
+import traceback
+from collections import Counter
+from contextlib import nullcontext
+
+import numpy as np
+
+import rnncore
+from rnncore.backend.arrays import floating_dtypes
+from tests.fuzz import drawing, reference
+from tests.fuzz.drawing import EPS, TINY
+
+BOUND = 16
+NOISES = 3
+NO_NEGATIVE_STRIDES = ("torch",)
+ON_NUMPYS_ARRAYS = ("numpy", "numba")
+
+
+# --- a case on a backend ----------------------------------------------------------------------------------------------
+
+
+class Subject:
+    """A case on a backend: its arrays there, its model, and results back on the host in one shape, time-first."""
+
+    def __init__(self, case, given, backend):
+        self.case, self.given = case, given
+        self.plugin = rnncore.get_backend(backend)
+        self.xp = self.plugin.namespace()
+        self.device = self.plugin.devices()[0]
+        self.dtype = floating_dtypes(xp=self.xp, device=self.device)[case.dtype]
+        self.handed = []
+        x, h, w, d = case.layouts
+        self.params = {n: self.give(v, w) for n, v in given.params.items()}
+        self.x, self.x_dot = self.sequence(given.x, x), self.sequence(given.x_dot, d)
+        self.h0 = self.state(given.h0, h) if case.h0_given else None
+        self.d_output, self.d_h_n = self.sequence(given.d_output, d), self.state(given.d_h_n, d)
+        self.h0_dot = self.state(given.h0_dot, d)
+        self.params_dot = {n: self.give(given.params_dot[n], d) for n in given.dotted}
+        if given.constant:
+            self.d_output = self.xp.broadcast_to(self.give(np.full((1,) * self.d_output.ndim, self.constant)), self.d_output.shape)
+
+    @property
+    def constant(self):
+        return self.given.d_output.flat[0] if self.given.d_output.size else 1.0
+
+    @property
+    def nonlinearity(self):
+        c = self.case
+        if c.nonlinearity == "rational":
+            return drawing.rational, drawing.rational_slope
+        return rnncore.get_nonlinearity(c.nonlinearity, alpha=c.alpha, beta=c.beta)
+
+    def model(self):
+        c = self.case
+        sizes = (c.widths[0], len(c.widths)) if c.uniform else (list(c.widths),)
+        rnn = rnncore.RNN(
+            c.input_size,
+            *sizes,
+            nonlinearity=self.nonlinearity,
+            clip=c.clip,
+            bias=c.bias,
+            batch_first=c.batch_first,
+            dropout=c.dropout,
+            bidirectional=c.bidirectional,
+            backend=self.plugin,
+            device=self.device,
+            dtype=self.dtype,
+            rng=0,
+            kernel=c.kernel,
+            check_finite=c.check_finite,
+        )
+        rnn.set_params(self.params)
+        return rnn
+
+    def calls(self):
+        """The four calls: the model's methods, or the functions with the same arguments after x."""
+        if not self.case.functional:
+            rnn = self.model()
+            return {"forward": rnn, "vjp": rnn.vjp, "jvp": rnn.jvp, "trace": rnn.trace}
+        c, f = self.case, rnncore.functional
+        options = {n: getattr(c, n) for n in ("batch_first", "dropout", "clip", "kernel", "check_finite")}
+        options["nonlinearity"] = self.nonlinearity
+
+        def with_params(function):
+            return lambda x, *given, **more: function(x, self.params, *given, **options, **more)
+
+        return {n: with_params(getattr(f, "rnn" if n == "forward" else n)) for n in ("forward", "vjp", "jvp", "trace")}
+
+    def options(self):
+        c = self.case
+        found = {} if c.lengths is None else {"lengths": self._lengths()}
+        return found | ({"training": True, "rng": self.given.mask_seed} if c.dropout else {})
+
+    def _lengths(self):
+        n, forms = self.case.lengths, (list, tuple, lambda n: np.asarray(n, dtype="i8"), lambda n: np.asarray(n, "i4"))
+        return forms[self.case.number % len(forms)](n)
+
+    # --- arrays in ---
+
+    def give(self, host, layout="plain"):
+        """An array of the backend with these numbers, laid out in memory in some way."""
+        host = np.asarray(host)
+        axis = host.size % host.ndim
+        every = [slice(None)] * host.ndim
+        if layout == "sliced":
+            every[axis] = slice(None, None, 2)
+            made = self._native(np.repeat(host, 2, axis=axis))[tuple(every)]
+        elif layout == "negative" and self.plugin.name not in NO_NEGATIVE_STRIDES:
+            every[axis] = slice(None, None, -1)
+            made = self._native(np.flip(host, axis))[tuple(every)]
+        elif layout == "transposed":
+            made = self.xp.permute_dims(self._native(host.T), tuple(reversed(range(host.ndim))))
+        elif layout == "misaligned":
+            made = self._misaligned(host)
+        else:
+            made = self._native(host)
+        if layout == "read-only" and self.plugin.name in ON_NUMPYS_ARRAYS:
+            made.flags.writeable = False
+        self.handed.append((made, host))
+        return made
+
+    def _native(self, host):
+        return self.plugin.asarray(host, dtype=self.dtype, device=self.device)
+
+    def _misaligned(self, host):
+        """At an odd address where the library can, else one element into a larger array."""
+        if self.plugin.name not in ON_NUMPYS_ARRAYS:
+            return self.xp.reshape(self._native(np.concatenate([[0.0], host.reshape(-1)]))[1:], host.shape)
+        plain = self._native(host)
+        made = np.empty(plain.nbytes + 1, dtype=np.uint8)[1:].view(plain.dtype).reshape(host.shape)
+        made[...] = plain
+        return made
+
+    def sequence(self, host, layout):
+        c = self.case
+        return self.give(host[:, 0] if not c.batched else host.swapaxes(0, 1) if c.batch_first else host, layout)
+
+    def state(self, layers, layout):
+        rows = layers if self.case.batched else [a[:, 0] for a in layers]
+        if len(set(self.case.widths)) == 1:
+            return self.give(np.concatenate(rows), layout)
+        return [self.give(a, layout) for a in rows]
+
+    # --- results out ---
+
+    def host(self, a, shape):
+        assert a.dtype == self.dtype, f"dtype {a.dtype}, not {self.dtype}"
+        assert tuple(a.shape) == tuple(shape), f"shape {tuple(a.shape)}, not {tuple(shape)}"
+        return np.array(self.plugin.to_numpy(a), dtype="f8")
+
+    def sequence_out(self, a, width):
+        c = self.case
+        shape = (c.steps, width) if not c.batched else (c.batch, c.steps, width) if c.batch_first else (c.steps, c.batch, width)
+        host = self.host(a, shape)
+        return host[:, None] if not c.batched else host.swapaxes(0, 1) if c.batch_first else host
+
+    def state_out(self, name, state):
+        c, batch = self.case, (self.case.batch,) if self.case.batched else ()
+        if len(set(c.widths)) == 1:
+            host = self.host(state, (c.directions * len(c.widths), *batch, c.widths[0]))
+            layers = np.split(host, len(c.widths))
+        else:
+            assert isinstance(state, tuple)
+            layers = [self.host(a, (c.directions, *batch, h)) for a, h in zip(state, c.widths, strict=True)]
+        layers = layers if c.batched else [a[:, None] for a in layers]
+        return {f"{name}[{k}]": a for k, a in enumerate(layers)}
+
+    def outputs(self, output, h_n, suffix=""):
+        top = self.case.directions * self.case.widths[-1]
+        return {f"output{suffix}": self.sequence_out(output, top), **self.state_out(f"h_n{suffix}", h_n)}
+
+    def check_unchanged(self):
+        for made, host in self.handed:
+            now = np.asarray(self.plugin.to_numpy(made), dtype="f8")
+            assert np.array_equal(now, host, equal_nan=True), "an argument was changed"
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------------
+
+
+def ask_forward(s):
+    call = s.calls()["forward"]
+    first, again = call(s.x, s.h0, **s.options()), call(s.x, s.h0, **s.options())
+    return s.outputs(*first) | s.outputs(*again, " again")
+
+
+def ask_trace(s):
+    c, trace = s.case, s.calls()["trace"](s.x, s.h0, **s.options())
+    found = s.outputs(trace.output, trace.h_n)
+    for k, width in enumerate(c.widths):
+        for name in ("h", "z"):
+            found[f"{name}[{k}]"] = s.host(getattr(trace, name)[k], (c.directions, c.steps, c.batch, width))
+    return found
+
+
+def ask_vjp(s):
+    c = s.case
+    options = {n: v for n, v in (("checkpoint", c.checkpoint), ("truncate", c.truncate)) if v}
+    output, h_n, pullback = s.calls()["vjp"](s.x, s.h0, **s.options(), **options)
+    found = s.outputs(output, h_n)
+    cotangents = [a if given else None for a, given in zip((s.d_output, s.d_h_n), c.given, strict=False)]
+    pullback(*cotangents)
+    grads = pullback(*cotangents)  # as right as the first
+    found["x"] = s.sequence_out(grads.x, c.input_size)
+    found |= s.state_out("h0", grads.h0)
+    shapes = c.parameter_shapes()
+    assert list(grads.params) == list(shapes)
+    return found | {n: s.host(g, shapes[n]) for n, g in grads.params.items()}
+
+
+def ask_jvp(s):
+    dots = dict(zip(("x_dot", "h0_dot", "params_dot"), (s.x_dot, s.h0_dot, s.params_dot), strict=True))
+    dots = {n: v for (n, v), given in zip(dots.items(), s.case.given, strict=True) if given}
+    output, h_n, tangents = s.calls()["jvp"](s.x, s.h0, **s.options(), **dots)
+    return s.outputs(output, h_n) | s.outputs(tangents.output, tangents.h_n, "_dot")
+
+
+def ask_stream(s):
+    """The sequence in pieces, each from the state in which the one before ended."""
+    c, rnn = s.case, s.model()
+    axis = 1 if c.batched and c.batch_first else 0
+    h, pieces = s.h0, []
+    cuts = sorted({0, c.steps, c.steps // 3, c.number % c.steps})
+    for a, b in zip(cuts, cuts[1:], strict=False):
+        piece, h = rnn(s.x[a:b, ...] if axis == 0 else s.x[:, a:b, ...], h)
+        pieces.append(piece)
+    return s.outputs(s.xp.concat(pieces, axis=axis), h)
+
+
+def ask_cell(s):
+    """Every layer and direction step by step, and the derivatives of the first step of the first layer."""
+    c, rnn = s.case, s.model()
+    axis = 1 if c.batched and c.batch_first else 0
+    below = [s.x[t, ...] if axis == 0 else s.x[:, t, ...] for t in range(c.steps)]
+    last = []
+    for k in range(len(c.widths)):
+        sides = []
+        for d in range(c.directions):
+            cell, steps = rnn.cell(k, reverse=bool(d)), [None] * c.steps
+            h = _layer_state(s, k, d)
+            for t in reversed(range(c.steps)) if d else range(c.steps):
+                h = steps[t] = cell(below[t], h)
+            sides.append(steps)
+            last.append(h)
+        below = [row[0] if len(row) == 1 else s.xp.concat(row, axis=-1) for row in zip(*sides, strict=True)]
+    layers = [s.xp.stack(last[k * c.directions : (k + 1) * c.directions], axis=0) for k in range(len(c.widths))]
+    h_n = s.xp.concat(layers, axis=0) if len(set(c.widths)) == 1 else tuple(layers)
+    return s.outputs(s.xp.stack(below, axis=axis), h_n) | _ask_step(s, rnn)
+
+
+def _layer_state(s, k, d):
+    if s.h0 is None:
+        return None
+    uniform = len(set(s.case.widths)) == 1
+    return s.h0[k * s.case.directions + d, ...] if uniform else s.h0[k][d, ...]
+
+
+def _ask_step(s, rnn):
+    c, cell, h0 = s.case, rnn.cell(), _layer_state(s, 0, 0)
+    axis = 1 if c.batched and c.batch_first else 0
+    x, x_dot = (a[0, ...] if axis == 0 else a[:, 0, ...] for a in (s.x, s.x_dot))
+    seed = s.give(one_step_cotangent(c, s.given)[0 if not c.batched else slice(None)])
+    h_next, pullback = cell.vjp(x, h0)
+    found, grads = {"next": h_next}, pullback(seed)
+    found |= {"step x": grads.x, "step h": grads.h} | {f"step {n}": g for n, g in grads.params.items()}
+    _, found["next_dot"] = cell.jvp(x, h0, x_dot=x_dot, params_dot={n: s.params_dot[n] for n in cell.params if n in s.params_dot})
+    if c.batched and c.h0_given:
+        w = [s.params.get(f"{kind}_l0") for kind in drawing.KINDS]
+        found["next by function"] = rnncore.functional.rnn_cell(x, h0, *w, nonlinearity=s.nonlinearity, clip=c.clip)
+    batch = (c.batch,) if c.batched else ()
+    shapes = {n: (*batch, c.widths[0]) for n in found} | {"step x": (*batch, c.input_size)}
+    shapes |= {f"step {n}": c.parameter_shapes()[n] for n in cell.params}
+    hosts = {n: s.host(a, shapes[n]) for n, a in found.items()}
+    rows = ("next", "step x", "step h", "next_dot", "next by function")
+    return {n: a[None] if n in rows and not c.batched else a for n, a in hosts.items()}
+
+
+def one_step_cotangent(case, given):
+    """The cotangent (B, H) of one step of the first layer."""
+    return given.d_h_n[0][0]
+
+
+ASK = {
+    "forward": ask_forward,
+    "trace": ask_trace,
+    "vjp": ask_vjp,
+    "jvp": ask_jvp,
+    "stream": ask_stream,
+    "cell": ask_cell,
+}
+
+
+# --- what is right ----------------------------------------------------------------------------------------------------
+
+
+def solve(case, given, run, net, noise=reference.exact):
+    """The results that the case asks for, by name, from a run of the reference."""
+    found = _outputs(run.output, run.last)
+    if case.mode == "forward":
+        found |= _outputs(run.output, run.last, " again")
+    if case.mode == "trace":
+        found |= {f"{n}[{k}]": np.stack(row) for n in ("h", "z") for k, row in enumerate(getattr(run, n))}
+    if case.mode == "vjp":
+        params, x, h0 = reference.backward(net, run, given.d_output, given.d_h_n, case.truncate, noise)
+        found |= {n: params[n] for n in case.parameter_shapes()} | {"x": x}
+        found |= {f"h0[{k}]": a for k, a in enumerate(h0)}
+    if case.mode == "jvp":
+        dots = reference.network(given.params_dot, len(case.widths), case.directions, None).weights
+        found |= _outputs(*reference.tangent(net, run, dots, given.x_dot, given.h0_dot, noise), "_dot")
+    if case.mode == "cell":
+        found |= _one_step(case, given, net, noise)
+    return found
+
+
+def _one_step(case, given, net, noise):
+    one = reference.Net([net.weights[0][:1]], net.function, net.clip)
+    run = reference.forward(one, given.x[:1], [given.h0[0][:1]], noise=noise)
+    nothing = np.zeros((1, case.batch, case.widths[0]))
+    params, x, h0 = reference.backward(one, run, nothing, [[one_step_cotangent(case, given)]], noise=noise)
+    dots = [reference.network(given.params_dot, 1, 1, None).weights[0]]
+    moved, _ = reference.tangent(one, run, dots, given.x_dot[:1], [0 * given.h0[0][:1]], noise)
+    found = {"next": run.output[0], "step x": x[0], "step h": h0[0][0], "next_dot": moved[0]}
+    if case.batched and case.h0_given:
+        found["next by function"] = run.output[0]
+    return found | {f"step {n}": g for n, g in params.items() if n in case.parameter_shapes()}
+
+
+def _outputs(output, last, suffix=""):
+    return {f"output{suffix}": output} | {f"h_n{suffix}[{k}]": np.stack(row) for k, row in enumerate(last)}
+
+
+class Right:
+    """The results of a case, and by name the distance by which roundings of its dtype move them."""
+
+    def __init__(self, case):
+        self.case, self.given = case, drawing.numbers(case)
+        clip = math.inf if case.clip is None else case.clip
+        net = reference.network(self.given.params, len(case.widths), case.directions, case.function, clip)
+        rng = np.random.default_rng([case.seed, case.number, case.attempt, 2])
+        noise = reference.Noise(rng, EPS[case.dtype], TINY[case.dtype])
+        run, *moved = (self._run(net, n) for n in (reference.exact, *[noise] * NOISES))
+        self.near = drawing.near_a_kink(case, run, moved)
+        if self.near:
+            return
+        self.results = solve(case, self.given, run, net)
+        others = [solve(case, self.given, m, net, noise) for m in moved]
+        self.moves = {n: max(_distance(o[n], a) for o in others) for n, a in self.results.items()}
+        self.padding = ~run.valid[:, :, 0]
+
+    def _run(self, net, noise):
+        g = self.given
+        return reference.forward(net, g.x, g.h0, self.case.lengths, g.masks, noise)
+
+    def ratios(self, got):
+        """Error over bound of each result; raise AssertionError where what must be exact is not."""
+        assert got.keys() == self.results.keys(), f"results {sorted(got)}, not {sorted(self.results)}"
+        found, eps, tiny = {}, EPS[self.case.dtype], TINY[self.case.dtype]
+        for name, want in self.results.items():
+            a = got[name]
+            assert a.shape == want.shape, f"{name}: shape {a.shape}, not {want.shape}"
+            where = a if name in ("output", "x", "output_dot") else a.swapaxes(0, 2) if name[:2] in ("h[", "z[") else None
+            if where is not None:
+                padding = self.padding if name[:2] not in ("h[", "z[") else self.padding.T
+                assert not where[padding].any(), f"{name}: not 0 in the padding"
+            finite = np.isfinite(want.astype("f8"))
+            assert np.array_equal(a[~finite], want[~finite].astype("f8"), equal_nan=True), f"{name}: NaN or inf elsewhere"
+            assert np.isfinite(a[finite]).all(), f"{name}: NaN or inf"
+            size = float(abs(want[finite]).max(initial=0))
+            bound = BOUND * max(eps * size, self.moves[name], eps * tiny)
+            error = _distance(a, want)
+            found[name] = error / bound if error else 0.0
+        return found
+
+
+def _distance(a, b):
+    finite = np.isfinite(b.astype("f8"))
+    return float(abs(a[finite] - b[finite]).max(initial=0))
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def settled(number, seed, dtypes):
+    """The right results of the case of this number, and how many draws were too near a kink."""
+    case, redrawn = drawing.draw(number, seed, dtypes), 0
+    while (right := Right(case)).near:
+        case, redrawn = drawing.again(case, dtypes), redrawn + 1
+    return right, redrawn
+
+
+def check(case, backend):
+    """Run a case on a backend; return error over bound by name, or raise."""
+    return check_right(Right(case), backend)
+
+
+def check_right(right, backend):
+    """As :func:`check`, for results that are known."""
+    with wide(backend):
+        subject = Subject(right.case, right.given, backend)
+        got = ASK[right.case.mode](subject)
+        ratios = right.ratios(got)
+        worst = max(ratios, key=ratios.get)
+        assert ratios[worst] <= 1, f"{worst}: {ratios[worst]:.3g} times what is allowed"
+        subject.check_unchanged()
+    return ratios
+
+
+def wide(backend):
+    """The context in which a backend has float64."""
+    if backend != "jax":
+        return nullcontext()
+    import jax
+
+    return jax.enable_x64(True)
+
+
+def dtypes_of(backend):
+    """The names of the backend's floating dtypes."""
+    with wide(backend):
+        plugin = rnncore.get_backend(backend)
+        return tuple(sorted(floating_dtypes(xp=plugin.namespace(), device=plugin.devices()[0]), key=EPS.get))
+
+
+class Tally:
+    """What a run found on one backend: worst ratios by dtype and quantity, counts, and failures."""
+
+    def __init__(self):
+        self.worst, self.counts, self.redrawn, self.failures = {}, Counter(), 0, []
+
+    def add(self, case, ratios):
+        self.counts[case.mode, case.dtype] += 1
+        for name, ratio in ratios.items():
+            kind = "states" if name.startswith(("output", "h_n", "h[", "z[", "next")) and "_dot" not in name else "derivatives"
+            key = case.dtype, kind
+            if ratio >= self.worst.get(key, (0.0,))[0]:
+                self.worst[key] = ratio, case.number, name
+
+
+def sweep(backend, numbers, seed, say=print):
+    """Run the cases of these numbers on a backend; return the :class:`Tally`."""
+    tally, dtypes = Tally(), dtypes_of(backend)
+    for number in numbers:
+        right, redrawn = settled(number, seed, dtypes)
+        tally.redrawn += redrawn
+        try:
+            tally.add(right.case, check_right(right, backend))
+        except Exception as error:  # whatever a call of the library raises is a finding, and the next case runs
+            tally.failures.append(number)
+            say(f"--- {backend}, case {number}: {type(error).__name__}: {error}\n{right.case.snippet(backend)}\n")
+            if not isinstance(error, AssertionError):
+                say(traceback.format_exc())
+    return tally
+
+
+def add_arguments(parser):
+    """Add the options of this part."""
+    usable = [b.name for b in rnncore.backends() if b.usable]
+    parser.add_argument("--count", type=int, default=5000, help="cases for each backend, 300 at most on jax")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, nargs="+", help="the numbers of the cases to run")
+    parser.add_argument("--backends", nargs="+", default=usable, metavar="NAME", help=f"by default {' '.join(usable)}")
+
+
+# JAX compiles each case anew, which takes seconds.
+MOST_ON_JAX = 300
+
+
+def main(options):
+    """Run the cases and print the figures; return 1 if a case failed."""
+    failed = False
+    for backend in options.backends:
+        count = min(options.count, MOST_ON_JAX) if backend == "jax" else options.count
+        tally = sweep(backend, options.only or range(count), options.seed)
+        failed |= bool(tally.failures)
+        report(backend, tally)
+    return int(failed)
+
+
+def report(backend, tally):
+    """Print what a sweep found."""
+    total, failures = sum(tally.counts.values()) + len(tally.failures), len(tally.failures)
+    print(f"{backend}: {total} cases, {failures} failed, {tally.redrawn} drawn again near a kink")
+    by_mode = Counter()
+    for (mode, _), n in tally.counts.items():
+        by_mode[mode] += n
+    print("  " + ", ".join(f"{mode} {n}" for mode, n in sorted(by_mode.items())))
+    for (dtype, kind), (ratio, number, name) in sorted(tally.worst.items()):
+        print(f"  {dtype} {kind}: at worst {ratio:.3f} of what is allowed, {name} of case {number}")
+    sys.stdout.flush()
