@@ -77,8 +77,8 @@ def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
     import mlx.core as mx
 
     host, dtype, _ = from_user(x, dtype, device, backend=sys.modules[__name__], kind=mx.Device)
-    # Contiguous, as MLX has no negative strides.
-    return mx.array(np.asarray(host, order="C"), dtype=dtype)
+    # A copy, as MLX knows no negative strides: even a contiguous array has one along an axis of one element.
+    return mx.array(np.array(host, order="C"), dtype=dtype)
 
 
 def to_numpy(x: Any, /) -> np.ndarray[Any, Any]:

@@ -61,8 +61,8 @@ def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> torch.Tensor
     import torch
 
     host, dtype, device = from_user(x, dtype, device, backend=sys.modules[__name__], kind=torch.device)
-    # Contiguous, as PyTorch knows no negative strides; not ascontiguousarray, which adds an axis to a scalar.
-    return torch.tensor(np.asarray(host, order="C"), dtype=dtype, device=device)
+    # A copy, as PyTorch knows no negative strides: even a contiguous array has one along an axis of one element.
+    return torch.tensor(np.array(host, order="C"), dtype=dtype, device=device)
 
 
 def to_numpy(x: torch.Tensor, /) -> np.ndarray[Any, Any]:

@@ -118,6 +118,7 @@ def jvp(
         u = u + _project(w_dot, x, engine) + engine.product(_before(layer, h, h0), w_dot.weight_hh.T)
     s0 = xp.zeros_like(h0) if h0_dot is None else h0_dot
     if ragged is not None:
+        s0 = _begun(layer, s0)
         if layer.reverse:  # a row starts at its own end; d = 0 in the padding would discard s0
             u = ragged.add_at_ends(u, xp.matmul(s0, w_t))
             s0 = xp.zeros_like(h0)
@@ -130,13 +131,13 @@ def _vjp_ragged(
 ) -> LayerCotangents:
     """Like :func:`vjp` for sequences of several lengths, in one window."""
     engine, w, xp = layer.engine, layer.weights, layer.engine.xp
+    h0 = _begun(layer, h0)
     d, u = _slope(layer, x, h0, h), _source(layer, d_h, d_last, h)
     zero, parts = engine.nothing_like(h0), []
     for a, b in pairwise([0, *layer.boundaries, x.shape[0]]):
         parts.append(engine.linear(u[a:b, ...], d[a:b, ...], zero, w.weight_hh, reverse=not layer.reverse))
     delta = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
     first = ragged.at_ends(delta) if layer.reverse else delta[0, ...]
-    h0 = ragged.nonempty_or(h0, zero)  # NaN in the state of an empty sequence must not reach the weights
     d_h0 = xp.matmul(first, w.weight_hh)
     if d_last is not None:
         d_h0 = ragged.nonempty_or(d_h0, d_last)
@@ -221,8 +222,14 @@ def _forward_ragged(layer: Layer, p: Array, h0: Array, ragged: Ragged) -> Array:
 
 def _before(layer: Layer, h: Array, h0: Array) -> Array:
     """h_{t-1} at every step of the direction, (T, B, H)."""
+    h0 = _begun(layer, h0)
     before = scan.previous(h, h0, reverse=layer.reverse, xp=layer.engine.xp)
     return layer.ragged.put_at_ends(before, h0) if layer.ragged is not None and layer.reverse else before
+
+
+def _begun(layer: Layer, h0: Array) -> Array:
+    """h0 (B, H) with 0 for sequences without steps: theirs may be NaN, and must not reach the weights or the padding."""
+    return h0 if layer.ragged is None else layer.ragged.nonempty_or(h0, layer.engine.xp.zeros_like(h0))
 
 
 def _slope(layer: Layer, x: Array, h0: Array, h: Array) -> Array:

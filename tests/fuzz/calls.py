@@ -23,7 +23,7 @@ from rnncore.backend.arrays import floating_dtypes
 from tests.fuzz import drawing, reference
 from tests.fuzz.drawing import EPS, TINY
 
-BOUND = 16
+BOUND = 8
 NOISES = 3
 NO_NEGATIVE_STRIDES = ("torch",)
 ON_NUMPYS_ARRAYS = ("numpy", "numba")

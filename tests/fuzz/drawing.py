@@ -153,7 +153,7 @@ def draw(number, seed=0, dtypes=tuple(EPS), attempt=0):
         lengths = lengths[:1] * batch if style == "equal" else lengths
         lengths = tuple(lengths)
     check_finite = chance(0.1)
-    poison = pick((math.nan, math.inf, -1e4)) if lengths is not None and chance(0.7) else None
+    poison = pick((math.nan, math.inf, -8192.0)) if lengths is not None and chance(0.7) else None
     return Case(
         number=number,
         seed=seed,

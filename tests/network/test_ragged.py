@@ -17,6 +17,30 @@ def test_nan_in_the_state_of_a_sequence_without_steps_reaches_no_weight():
     assert np.isnan(h_n[:, 2]).all() and np.isfinite(h_n[:, :2]).all()
 
 
+@pytest.mark.parametrize("garbage", [np.nan, np.inf])
+@backends
+@stacks
+def test_the_state_of_a_sequence_without_steps_is_never_computed_with(layers, bidirectional, backend, garbage):
+    """Nor is its tangent, and NumPy has nothing to warn of."""
+    p = Problem(backend, layers, bidirectional, clip=0.5)  # with a clip, slopes come from pre-activations
+    empty = LENGTHS.index(0)
+    dirty = {}
+    for name in ("h0", "d_h_n"):
+        dirty[name] = p.host(getattr(p, name))
+        dirty[name][:, empty] = garbage
+    h0, dot = p.give(dirty["h0"]), p.give(dirty["d_h_n"])
+    params_dot = dict(p.rnn.params)
+    _, _, clean = p.rnn.jvp(p.x, p.h0, LENGTHS, x_dot=p.x, h0_dot=p.d_h_n, params_dot=params_dot)
+    _, _, tangents = p.rnn.jvp(p.x, h0, LENGTHS, x_dot=p.x, h0_dot=dot, params_dot=params_dot)
+    np.testing.assert_array_equal(p.host(tangents.output), p.host(clean.output))
+    np.testing.assert_array_equal(p.host(tangents.h_n)[:, empty], dirty["d_h_n"][:, empty])
+    for a, b in zip(p.rnn.trace(p.x, h0, LENGTHS).z, p.rnn.trace(p.x, p.h0, LENGTHS).z, strict=True):
+        np.testing.assert_array_equal(p.host(a), p.host(b))
+    clean_params = p.rnn.vjp(p.x, p.h0, LENGTHS)[2](p.d_output, p.d_h_n).params
+    for name, g in p.rnn.vjp(p.x, h0, LENGTHS)[2](p.d_output, dot).params.items():
+        np.testing.assert_array_equal(p.host(g), p.host(clean_params[name]))
+
+
 @backends
 @stacks
 def test_each_sequence_is_as_if_it_were_alone(layers, bidirectional, backend):

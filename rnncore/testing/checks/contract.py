@@ -87,6 +87,7 @@ def asarray_takes_any_layout(s: Subject) -> None:
         "transposed": numbers.T,
         "strided": numbers[::2, 1::2],
         "reversed": numbers[::-1, ::-1],
+        "reversed one-column": s.draw(4, 1)[:, ::-1],  # contiguous to NumPy, and yet with a negative stride
         "Fortran-ordered": np.asfortranarray(numbers),
         "broadcast": np.broadcast_to(numbers[:1], (3, 6)),
         "read-only": read_only,
