@@ -326,7 +326,7 @@ def solve(case, given, run, net, noise=reference.exact):
 
 
 def _one_step(case, given, net, noise):
-    one = reference.Net([net.weights[0][:1]], net.function, net.clip)
+    one = reference.Net([net.weights[0][:1]], net.function, net.clip, net.numbers)
     run = reference.forward(one, given.x[:1], [given.h0[0][:1]], noise=noise)
     nothing = np.zeros((1, case.batch, case.widths[0]))
     params, x, h0 = reference.backward(one, run, nothing, [[one_step_cotangent(case, given)]], noise=noise)

@@ -47,26 +47,24 @@ class Numbers:
     log1p: Callable
 
     def give(self, host):
-        if self.dtype is not object:
+        """An array of these numbers; floats are taken exactly."""
+        host = np.asarray(host)
+        if self.dtype is not object or host.dtype == object:
             return np.asarray(host, dtype=self.dtype)
-        return np.frompyfunc(mpmath.mpf, 1, 1)(np.asarray(host, dtype="f8").astype(object)).astype(object)
+        return np.asarray(np.frompyfunc(MPMATH.mpf, 1, 1)(host.astype(object)), dtype=object)
 
 
 LONG = Numbers(np.longdouble, float(np.finfo(np.longdouble).eps), np.tanh, np.exp, np.expm1, np.log1p)
+MPMATH = mpmath.MPContext()  # one of our own: the digits of its numbers depend on nobody else's setting
+MPMATH.prec = MP_BITS
 
 
-def _mp(function):
-    """An elementwise function of mpmath, in MP_BITS whatever the precision around it."""
-
-    def one(z):
-        with mpmath.workprec(MP_BITS):
-            return function(z)
-
-    elementwise = np.frompyfunc(one, 1, 1)
+def _mp(name):
+    elementwise = np.frompyfunc(getattr(MPMATH, name), 1, 1)
     return lambda z: np.asarray(elementwise(z), dtype=object)
 
 
-MP = Numbers(object, 2.0 ** (1 - MP_BITS), *(_mp(f) for f in (mpmath.tanh, mpmath.exp, mpmath.expm1, mpmath.log1p)))
+MP = Numbers(object, 2.0 ** (1 - MP_BITS), *map(_mp, ("tanh", "exp", "expm1", "log1p")))
 WIDE = LONG if np.finfo(np.longdouble).nmant >= WIDER_BITS else MP
 
 
@@ -145,18 +143,23 @@ def _negative(z):
 
 
 class Noise:
-    """Roundings of a dtype: a number moves by up to eps times its size, and where it underflows by eps times `tiny`."""
+    """Roundings of a dtype: a number moves by up to eps times its size, and where it underflows by eps times `tiny`.
+
+    A sum of n numbers moves by sqrt(n) / 6 times that, if it is more. Added one after the other, n numbers of one sign make
+    partial sums k / n of the whole, each rounded by up to eps / 2 either way: by the rules of variances, these errors add up
+    to sqrt(n / 3) times eps / (2 sqrt(3)) of the whole.
+    """
 
     def __init__(self, rng, eps, tiny):
         self.rng, self.eps, self.tiny = rng, eps, tiny
 
-    def __call__(self, x, size):
-        """x moved: an array that holds nothing but zeros of size 0 stays."""
-        amount = np.where(size > 0, np.maximum(size, self.tiny), 0)
+    def __call__(self, x, size, terms=1):
+        """x moved, `size` being the sum of the magnitudes that make it up; a sum of zeros stays 0."""
+        amount = np.where(size > 0, np.maximum(size, self.tiny), 0) * max(1.0, math.sqrt(terms) / 6)
         return x + self.eps * self.rng.uniform(-1, 1, x.shape) * amount
 
 
-def exact(x, size):
+def exact(x, size, terms=1):
     """No noise."""
     return x
 
@@ -170,8 +173,8 @@ class Net:
 
     weights: list
     function: Function
-    clip: float = math.inf
-    numbers: Numbers = WIDE
+    clip: float
+    numbers: Numbers
 
 
 @dataclass
@@ -191,8 +194,9 @@ class Run:
         return np.concatenate(self.h[-1], axis=2)
 
 
-def network(params, layers, directions, function, clip=math.inf, numbers=WIDE):
-    """A network of host arrays by torch's names; biases that are missing are 0."""
+def network(params, layers, directions, function, clip=math.inf, numbers=None):
+    """A network of host arrays by torch's names; biases that are missing are 0. `numbers`: WIDE by default."""
+    numbers = WIDE if numbers is None else numbers
     weights = []
     for k in range(layers):
         row = []
@@ -232,7 +236,7 @@ def _run_one(net, weights, x, h0, valid, direction, noise):
         start = np.where(here, state, n.give(0.0))  # a row that waits may wait in NaN
         now = x[t] @ w_ih.T + b_ih + b_hh + start @ w_hh.T
         size = abs(x[t]) @ abs(w_ih).T + abs(b_ih) + abs(b_hh) + abs(start) @ abs(w_hh).T
-        now = noise(now, size)
+        now = noise(now, size, x.shape[2] + len(w_hh))
         new = f(n, _limited(now, net.clip))
         new = noise(new, abs(new))
         z[t], h[t], before[t] = (np.where(here, a, n.give(0.0)) for a in (now, new, start))
@@ -262,12 +266,13 @@ def backward(net, run, d_output, d_last, truncate=None, noise=exact):
             slope = slopes(net, run.z[k][d], noise)
             delta, first = _back_one(n, weights[1], g, n.give(d_last[k][d]), slope, run.valid, d, truncate, noise)
             suffix = f"l{k}" + ("_reverse" if d else "")
-            size = abs(delta)
-            params[f"weight_ih_{suffix}"] = noise(_outer(delta, x), _outer(size, abs(x)))
-            params[f"weight_hh_{suffix}"] = noise(_outer(delta, before), _outer(size, abs(before)))
-            params[f"bias_ih_{suffix}"] = params[f"bias_hh_{suffix}"] = noise(delta.sum((0, 1)), size.sum((0, 1)))
+            size, terms = abs(delta), delta.shape[0] * delta.shape[1]
+            params[f"weight_ih_{suffix}"] = noise(_outer(delta, x), _outer(size, abs(x)), terms)
+            params[f"weight_hh_{suffix}"] = noise(_outer(delta, before), _outer(size, abs(before)), terms)
+            bias = noise(delta.sum((0, 1)), size.sum((0, 1)), terms)
+            params[f"bias_ih_{suffix}"] = params[f"bias_hh_{suffix}"] = bias
             firsts.append(first)
-            d_x = d_x + noise(delta @ w_ih, size @ abs(w_ih))
+            d_x = d_x + noise(delta @ w_ih, size @ abs(w_ih), width)
         d_h0[k] = np.stack(firsts)
         above = d_x * run.masks[k - 1] if 0 < k <= len(run.masks) else d_x
     return params, above, d_h0
@@ -281,7 +286,7 @@ def _back_one(n, w_hh, g, d_last, slope, valid, direction, truncate, noise):
         here = valid[t]
         u = np.where(here, g[t] + carried, n.give(0.0))
         delta[t] = noise(slope[t] * u, abs(slope[t] * u))
-        through = noise(delta[t] @ w_hh, abs(delta[t]) @ abs(w_hh))
+        through = noise(delta[t] @ w_hh, abs(delta[t]) @ abs(w_hh), len(w_hh))
         boundary = t + 1 if direction else t
         if truncate is not None and boundary % truncate == 0:
             # The first step of a row has none before it from which it could be cut off.
@@ -310,7 +315,7 @@ def tangent(net, run, dots, x_dot, h0_dot, noise=exact):
                 terms = ((below_dot[t], w_ih), (x[t], v_ih), (start, w_hh), (before[t], v_hh))
                 moved = sum(a @ w.T for a, w in terms) + v_b[0] + v_b[1]
                 size = sum(abs(a) @ abs(w).T for a, w in terms) + abs(v_b[0]) + abs(v_b[1])
-                moved = slope[t] * noise(moved, size)
+                moved = slope[t] * noise(moved, size, 2 * (x.shape[2] + len(w_hh)))
                 h_dot[t] = np.where(here, noise(moved, abs(moved)), n.give(0.0))
                 state = np.where(here, h_dot[t], state)
             sides.append(h_dot)
