@@ -35,8 +35,8 @@ ON_NUMPYS_ARRAYS = ("numpy", "numba")
 class Subject:
     """A case on a backend: its arrays there, its model, and results back on the host in one shape, time-first."""
 
-    def __init__(self, case, given, backend):
-        self.case, self.given = case, given
+    def __init__(self, case, given, backend, model=None):
+        self.case, self.given, self._model = case, given, model
         self.plugin = rnncore.get_backend(backend)
         self.xp = self.plugin.namespace()
         self.device = self.plugin.devices()[0]
@@ -64,6 +64,10 @@ class Subject:
         return rnncore.get_nonlinearity(c.nonlinearity, alpha=c.alpha, beta=c.beta)
 
     def model(self):
+        """The model that was given, else a new one."""
+        return self._new_model() if self._model is None else self._model
+
+    def _new_model(self):
         c = self.case
         sizes = (c.widths[0], len(c.widths)) if c.uniform else (list(c.widths),)
         rnn = rnncore.RNN(
@@ -111,38 +115,12 @@ class Subject:
     # --- arrays in ---
 
     def give(self, host, layout="plain"):
-        """An array of the backend with these numbers, laid out in memory in some way."""
-        host = np.asarray(host)
-        axis = host.size % host.ndim
-        every = [slice(None)] * host.ndim
-        if layout == "sliced":
-            every[axis] = slice(None, None, 2)
-            made = self._native(np.repeat(host, 2, axis=axis))[tuple(every)]
-        elif layout == "negative" and self.plugin.name not in NO_NEGATIVE_STRIDES:
-            every[axis] = slice(None, None, -1)
-            made = self._native(np.flip(host, axis))[tuple(every)]
-        elif layout == "transposed":
-            made = self.xp.permute_dims(self._native(host.T), tuple(reversed(range(host.ndim))))
-        elif layout == "misaligned":
-            made = self._misaligned(host)
-        else:
-            made = self._native(host)
-        if layout == "read-only" and self.plugin.name in ON_NUMPYS_ARRAYS:
-            made.flags.writeable = False
+        made = laid_out(self.plugin, host, layout, self._native)
         self.handed.append((made, host))
         return made
 
     def _native(self, host):
         return self.plugin.asarray(host, dtype=self.dtype, device=self.device)
-
-    def _misaligned(self, host):
-        """At an odd address where the library can, else one element into a larger array."""
-        if self.plugin.name not in ON_NUMPYS_ARRAYS:
-            return self.xp.reshape(self._native(np.concatenate([[0.0], host.reshape(-1)]))[1:], host.shape)
-        plain = self._native(host)
-        made = np.empty(plain.nbytes + 1, dtype=np.uint8)[1:].view(plain.dtype).reshape(host.shape)
-        made[...] = plain
-        return made
 
     def sequence(self, host, layout):
         c = self.case
@@ -186,6 +164,31 @@ class Subject:
         for made, host in self.handed:
             now = np.asarray(self.plugin.to_numpy(made), dtype="f8")
             assert np.array_equal(now, host, equal_nan=True), "an argument was changed"
+
+
+def laid_out(plugin, host, layout, native):
+    """An array with these numbers, laid out in memory in some way; `native` makes a plain one."""
+    axis = host.size % host.ndim
+    every = [slice(None)] * host.ndim
+    if layout == "sliced":
+        every[axis] = slice(None, None, 2)
+        return native(np.repeat(host, 2, axis=axis))[tuple(every)]
+    if layout == "negative" and plugin.name not in NO_NEGATIVE_STRIDES:
+        every[axis] = slice(None, None, -1)
+        return native(np.flip(host, axis))[tuple(every)]
+    if layout == "transposed":
+        return plugin.namespace().permute_dims(native(host.T), tuple(reversed(range(host.ndim))))
+    if layout == "misaligned" and plugin.name not in ON_NUMPYS_ARRAYS:  # one element into a larger array
+        flat = native(np.concatenate([[0.0], host.reshape(-1)]))
+        return plugin.namespace().reshape(flat[1:], host.shape)
+    made = native(host)
+    if layout == "misaligned":  # at an odd address
+        odd = np.empty(made.nbytes + 1, dtype=np.uint8)[1:].view(made.dtype).reshape(host.shape)
+        odd[...] = made
+        return odd
+    if layout == "read-only" and plugin.name in ON_NUMPYS_ARRAYS:
+        made.flags.writeable = False
+    return made
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
@@ -345,8 +348,8 @@ def _outputs(output, last, suffix=""):
 class Right:
     """The results of a case, and by name the distance by which roundings of its dtype move them."""
 
-    def __init__(self, case):
-        self.case, self.given = case, drawing.numbers(case)
+    def __init__(self, case, given=None):
+        self.case, self.given = case, drawing.numbers(case) if given is None else given
         clip = math.inf if case.clip is None else case.clip
         net = reference.network(self.given.params, len(case.widths), case.directions, case.function, clip)
         rng = np.random.default_rng([case.seed, case.number, case.attempt, 2])
@@ -406,10 +409,10 @@ def check(case, backend):
     return check_right(Right(case), backend)
 
 
-def check_right(right, backend):
-    """As :func:`check`, for results that are known."""
+def check_right(right, backend, model=None):
+    """As :func:`check`, for results that are known, and a model that may be given."""
     with wide(backend):
-        subject = Subject(right.case, right.given, backend)
+        subject = Subject(right.case, right.given, backend, model)
         got = ASK[right.case.mode](subject)
         ratios = right.ratios(got)
         worst = max(ratios, key=ratios.get)

@@ -45,6 +45,7 @@ class Numbers:
     exp: Callable
     expm1: Callable
     log1p: Callable
+    sqrt: Callable
 
     def give(self, host):
         """An array of these numbers; floats are taken exactly."""
@@ -54,7 +55,7 @@ class Numbers:
         return np.asarray(np.frompyfunc(MPMATH.mpf, 1, 1)(host.astype(object)), dtype=object)
 
 
-LONG = Numbers(np.longdouble, float(np.finfo(np.longdouble).eps), np.tanh, np.exp, np.expm1, np.log1p)
+LONG = Numbers(np.longdouble, float(np.finfo(np.longdouble).eps), np.tanh, np.exp, np.expm1, np.log1p, np.sqrt)
 MPMATH = mpmath.MPContext()  # one of our own: the digits of its numbers depend on nobody else's setting
 MPMATH.prec = MP_BITS
 
@@ -64,7 +65,7 @@ def _mp(name):
     return lambda z: np.asarray(elementwise(z), dtype=object)
 
 
-MP = Numbers(object, 2.0 ** (1 - MP_BITS), *map(_mp, ("tanh", "exp", "expm1", "log1p")))
+MP = Numbers(object, 2.0 ** (1 - MP_BITS), *map(_mp, ("tanh", "exp", "expm1", "log1p", "sqrt")))
 WIDE = LONG if np.finfo(np.longdouble).nmant >= WIDER_BITS else MP
 
 
