@@ -24,6 +24,8 @@ STEPS = (1, 1, 2, 3, 4, 5, 7, 8, 12, 16, 20)
 MODES = ("forward", "vjp", "vjp", "vjp", "jvp", "trace", "cell", "stream")
 LAYOUTS = ("plain", "plain", "sliced", "negative", "transposed", "read-only", "misaligned")
 DTYPES = ("float32", "float32", "float64", "float64", "float64", "float16", "bfloat16")
+OTHERS = ("sigmoid", "identity", "leaky_relu", "thresholded_relu", "hard_sigmoid", "elu", "softsign", "softplus")
+OTHERS += ("scaled_tanh", "affine", "rational")
 KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 # By dtype eps, and the smallest normal number.
@@ -98,8 +100,7 @@ class Case:
     def snippet(self, backend):
         """A program that runs this case again."""
         return (
-            "from tests.fuzz.calls import check\nfrom tests.fuzz.drawing import Case\n\n"
-            f"check({self!r}, {backend!r})"
+            f"from tests.fuzz.calls import check\nfrom tests.fuzz.drawing import Case\n\ncheck({self!r}, {backend!r})"
         )
 
 
@@ -189,8 +190,7 @@ def draw(number, seed=0, dtypes=tuple(EPS), attempt=0):
 
 def _function(rng, pick, chance):
     """A nonlinearity: half of the time one of the two that everyone uses."""
-    others = ("sigmoid identity leaky_relu thresholded_relu hard_sigmoid elu softsign softplus scaled_tanh affine rational").split()
-    name = pick(("tanh", "relu")) if chance(0.5) else pick(others)
+    name = pick(("tanh", "relu")) if chance(0.5) else pick(OTHERS)
     defaults = {
         "leaky_relu": (0.01,),
         "thresholded_relu": (1.0,),

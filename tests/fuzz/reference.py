@@ -180,7 +180,7 @@ class Net:
 
 @dataclass
 class Run:
-    """What a forward pass leaves: by [layer][direction] z, h and h_{t-1} (T, B, H), the inputs (T, B, .) and the ends (B, H)."""
+    """What a forward pass leaves: inputs (T, B, .), and by [layer][direction] z, h, h_{t-1} (T, B, H) and the ends (B, H)."""
 
     valid: np.ndarray
     masks: list

@@ -92,4 +92,7 @@ class OptimiserShadow:
         way = o["lr"] / (1 - b1**t)
         # A v that is off by some roundings of v_size moves 1 / scale by as many of v_size / v, at most of v_size / eps^2.
         worse = 1 + v_size / np.maximum(v, o["eps"] ** 2 * (1 - b2**t))
-        return (p - way * m / scale, abs(p) + way * m_size / scale * worse), {"exp_avg": (m, m_size), "exp_avg_sq": (v, v_size)}
+        return (p - way * m / scale, abs(p) + way * m_size / scale * worse), {
+            "exp_avg": (m, m_size),
+            "exp_avg_sq": (v, v_size),
+        }
