@@ -144,6 +144,12 @@ class Models(RuleBasedStateMachine):
         """A model more; beyond the most there may be, in place of the eldest."""
         self.lives = [*self.lives, live][-MOST_MODELS:]
 
+    def keep_copy(self, live, pick):
+        """As :meth:`keep`, and sometimes write into it at once: no other model may see that."""
+        self.keep(live)
+        if live.backend in WRITABLE and pick % 2:
+            write(live, pick)
+
     def count(self, what):
         self.done[what] += 1
 
@@ -188,14 +194,14 @@ class Models(RuleBasedStateMachine):
         dtype = live.dtype if kept and dtype % 2 else self.dtype(name, dtype)
         given = {} if dtype == live.dtype else {"dtype": dtype}
         model = live.model.to(**given) if same else live.model.to(name, **given)
-        self.keep(live.moved_to(model, backend=name, dtype=dtype))
+        self.keep_copy(live.moved_to(model, backend=name, dtype=dtype), pick)
         self.count("to")
 
     @rule(pick=picks, how=st.sampled_from(("pickle", "copy", "deepcopy")))
     def copies(self, pick, how):
         live = self.live(pick)
         make = {"pickle": lambda m: pickle.loads(pickle.dumps(m)), "copy": copy.copy, "deepcopy": copy.deepcopy}[how]
-        self.keep(live.moved_to(make(live.model)))
+        self.keep_copy(live.moved_to(make(live.model)), pick)
         self.count(how)
 
     @rule(pick=picks, suffix=st.sampled_from(("safetensors", "npz")), backend=picks, by_context=st.booleans())
@@ -277,9 +283,7 @@ class Models(RuleBasedStateMachine):
         live = self.live(pick)
         if live.backend not in WRITABLE:
             return
-        (name, values), *_ = new_values(live, seed, True).items()
-        live.model.params[name][...] = live.give(values)
-        live.params[name].values[...] = values
+        write(live, seed)
         self.count("write in place")
 
     @rule(pick=picks, seed=seeds, steps=st.integers(1, 3))
@@ -435,6 +439,13 @@ def new_values(live, seed, every):
         if every or rng.random() < 0.5:
             found[name] = drawing.rounded(values, live.dtype)
     return found
+
+
+def write(live, seed):
+    """Write new numbers into one parameter's array."""
+    name, values = pick_of(list(new_values(live, seed, True).items()), seed)
+    live.model.params[name][...] = live.give(values)
+    live.params[name].values[...] = values
 
 
 def a_call(live, drawn):

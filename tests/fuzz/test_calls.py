@@ -61,7 +61,18 @@ def reads_the_padding(monkeypatch):
     monkeypatch.setattr(rnncore.network.ragged.Ragged, "masked", lambda self, x: x)
 
 
-@pytest.mark.parametrize("plant", [lost_bias, wrong_sign_of_h0_in_reverse, reads_the_padding])
+def off_by_64_eps(monkeypatch):
+    """The gradient of x, by 64 eps: what the bound leaves room for is less."""
+    right = layer.vjp
+
+    def wrong(one, *given):
+        found = right(one, *given)
+        return found._replace(x=found.x * (1 + 64 * float(np.finfo(found.x.dtype).eps)))
+
+    monkeypatch.setattr(layer, "vjp", wrong)
+
+
+@pytest.mark.parametrize("plant", [lost_bias, wrong_sign_of_h0_in_reverse, reads_the_padding, off_by_64_eps])
 def test_a_planted_fault_is_found_and_can_be_run_again(plant, monkeypatch):
     plant(monkeypatch)
     said = []
