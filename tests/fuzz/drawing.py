@@ -99,9 +99,7 @@ class Case:
 
     def snippet(self, backend):
         """A program that runs this case again."""
-        return (
-            f"from tests.fuzz.calls import check\nfrom tests.fuzz.drawing import Case\n\ncheck({self!r}, {backend!r})"
-        )
+        return f"from math import inf, nan\n\nfrom tests.fuzz.calls import check\nfrom tests.fuzz.drawing import Case\n\ncheck({self!r}, {backend!r})"
 
 
 @dataclass
