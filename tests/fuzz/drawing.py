@@ -99,7 +99,8 @@ class Case:
 
     def snippet(self, backend):
         """A program that runs this case again."""
-        return f"from math import inf, nan\n\nfrom tests.fuzz.calls import check\nfrom tests.fuzz.drawing import Case\n\ncheck({self!r}, {backend!r})"
+        imports = "from math import inf, nan\n\nfrom tests.fuzz.calls import check\nfrom tests.fuzz.drawing import Case"
+        return f"{imports}\n\ncheck({self!r}, {backend!r})"
 
 
 @dataclass
