@@ -8,6 +8,7 @@ import pytest
 from array_api_compat import numpy as xp
 
 from rnncore import get_nonlinearity, scan
+from rnncore.carry import spread
 from rnncore.errors import ArgumentValueError
 from rnncore.scan import Carry
 from tests.tools.differences import assert_close, directional, gradients
@@ -252,6 +253,21 @@ def test_zoneout_and_dropout_of_the_state():
     np.testing.assert_allclose(got, nonlinear(p, h0, without), rtol=1e-14, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("shape", "want"),
+    [
+        *((s, (WIDTH,)) for s in ((), (1,), (WIDTH,), (1, WIDTH), (1, 1, WIDTH), (1, 1, 1))),
+        *((s, FULL) for s in ((BATCH, 1), (BATCH, WIDTH), (1, BATCH, WIDTH), (1, BATCH, 1), (STEPS, 1, 1), FULL)),
+    ],
+)
+def test_a_factor_is_one_number_per_unit_where_it_can_be(shape, want):
+    (factor,) = normal(0, shape)
+    factor = np.asarray(factor)
+    got = spread(factor, FULL, xp=xp)
+    assert got.shape == want
+    np.testing.assert_array_equal(np.broadcast_to(got, FULL), np.broadcast_to(factor, FULL))
+
+
 # --- derivatives ------------------------------------------------------------------------------------------------------
 
 
@@ -282,6 +298,26 @@ def test_jvp_with_carry(shapes, reverse):
         carry=Carry(*arguments[3:]), carry_dot=Carry(*dots[3:]),
     )  # fmt: skip
     assert_tangent(got, lambda *a: nonlinear(*a, reverse=reverse), arguments, dots)
+
+
+@both_ways
+def test_a_tangent_left_out_is_zero_and_a_factor_left_out_has_none(reverse):
+    p, h0, w = network(1)
+    a, g, i = factors(SHAPES["full"])
+    dots, (a_dot, g_dot, i_dot) = network(8), normal(9, FULL, FULL, FULL)
+
+    def moved(carry, carry_dot):
+        h = nonlinear(p, h0, w, *carry, reverse=reverse)
+        options = {"nonlinearity": get_nonlinearity("tanh"), "reverse": reverse, "xp": xp}
+        return scan.nonlinear_jvp(*dots, p, h0, w, h, carry=carry, carry_dot=carry_dot, **options)
+
+    zero = np.zeros(FULL)
+    np.testing.assert_array_equal(moved(Carry(a, g, i), None), moved(Carry(a, g, i), Carry(zero, zero, zero)))
+    np.testing.assert_array_equal(
+        moved(Carry(a, g, i), Carry(i=i_dot)), moved(Carry(a, g, i), Carry(zero, zero, i_dot))
+    )
+    # Not even an exact 0 is added for a factor at its default.
+    np.testing.assert_array_equal(moved(Carry(), Carry(a_dot, g_dot, i_dot)), moved(Carry(), None))
 
 
 def linear_arguments(shapes, seed=0):

@@ -92,6 +92,26 @@ def test_jvp_of_the_nonlinear_scan(name, reverse):
 
 
 @both_ways
+def test_vjp_of_the_linear_scan(reverse):
+    """A factor d of exactly 0 among them: the cotangents of the others are not what a division by it would say."""
+    arguments = linear_arguments(1)
+    s = scan.linear(*arguments, reverse=reverse, xp=xp)
+    (c,) = normal(2, s.shape)
+    got = scan.linear_vjp(c, *arguments, s, reverse=reverse, xp=xp)
+    run = lambda *a: float((c * scan.linear(*a, reverse=reverse, xp=xp)).sum())  # noqa: E731
+    for g, w in zip(got, gradients(run, arguments), strict=True):
+        assert_close(g, w)
+
+
+@both_ways
+def test_jvp_of_the_linear_scan(reverse):
+    arguments, tangents = linear_arguments(1), linear_arguments(5)
+    s = scan.linear(*arguments, reverse=reverse, xp=xp)
+    got = scan.linear_jvp(*tangents, *arguments, s, reverse=reverse, xp=xp)
+    assert_close(got, directional(lambda *a: scan.linear(*a, reverse=reverse, xp=xp), arguments, tangents))
+
+
+@both_ways
 def test_cotangents_that_are_not_needed_and_tangents_of_zero_are_skipped(reverse):
     f, options = get_nonlinearity("tanh"), {"reverse": reverse, "xp": xp}
     one, other = nonlinear_arguments(1), linear_arguments()

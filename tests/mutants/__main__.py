@@ -24,7 +24,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="which mutants are drawn")
     parser.add_argument("--seconds", type=float, default=10, help="of the processor for each mutant, at least")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--only", type=int, help="run this mutant of one module and show what its tests print")
+    parser.add_argument(
+        "--only", type=int, nargs="+", help="run these mutants of one module and show what the tests print"
+    )
     parser.add_argument("--list", action="store_true", help="show the mutants and run none")
     options = parser.parse_args()
     if options.only is not None and len(options.module) != 1:
@@ -35,7 +37,7 @@ def main() -> int:
         found = mutants((PROJECT / module.path).read_text())
         chosen = sample(found, options.sample or len(found), options.seed)
         if options.only is not None:
-            chosen = [mutant for mutant in found if mutant.number == options.only]
+            chosen = [mutant for mutant in found if mutant.number in options.only]
         if options.list:
             for mutant in chosen:
                 print(described(module, mutant))

@@ -14,13 +14,12 @@ class Module(NamedTuple):
     select: str = "not torch and not jax and not strict and not mlx and not cupy"
 
 
-NETWORK = ("tests/network/test_stack.py", "tests/network/test_ragged.py")
 GRADIENT = "tests/diagnostics/gradient/"
 JACOBIANS = "tests/diagnostics/jacobians/"
 MODULES = {
-    "scan": Module("rnncore/scan.py", ("tests/test_carry.py", "tests/test_scan.py")),
-    "carry": Module("rnncore/carry.py", ("tests/test_carry.py", "tests/test_scan.py")),
-    "layer": Module("rnncore/network/layer.py", NETWORK),
+    "scan": Module("rnncore/scan.py", ("tests/test_carry.py", "tests/test_scan.py"), "not torch"),
+    "carry": Module("rnncore/carry.py", ("tests/test_carry.py", "tests/test_scan.py"), "not torch"),
+    "layer": Module("rnncore/network/layer.py", ("tests/network/test_layer.py", "tests/network/test_ragged.py")),
     "stack": Module("rnncore/network/stack.py", ("tests/network/test_stack.py", "tests/network/test_calls.py")),
     "ragged": Module("rnncore/network/ragged.py", ("tests/network/test_ragged.py", "tests/network/test_stack.py")),
     "step": Module("rnncore/network/step.py", ("tests/network/test_step.py", "tests/model/test_rnn_cell.py")),
