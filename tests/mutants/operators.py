@@ -1,6 +1,7 @@
 """Mutants of a module: its source with one node changed, as a careless edit or a slip would.
 
-Annotations, decorators, imports, strings and ``__all__`` are left alone: a change there is no change of what is computed.
+Annotations, decorators, imports, strings and ``__all__`` are left alone, as a change there is no change of what is
+computed, and so is `strict` of ``zip``, which only asserts.
 """
 
 import ast
@@ -192,6 +193,8 @@ def _expression(
 ) -> Iterator[_Site]:
     if isinstance(node, (ast.JoinedStr, ast.operator, ast.cmpop, ast.boolop, ast.unaryop, ast.expr_context)):
         return
+    if isinstance(holder, ast.Call) and field == "keywords" and _is_zip(holder.func):
+        return
     if not (isinstance(holder, ast.Call) and field == "func") or isinstance(node, ast.Call):
         for new in _changed(holder, field, node):
             yield _Site(holder, field, index, new, statement, function)
@@ -216,7 +219,7 @@ def _changed(holder: ast.AST, field: str, node: ast.AST) -> Iterator[ast.AST]:
             yield ast.Constant(not value)
         case ast.Constant(int() | float() as value):
             yield from (ast.Constant(value + 1), ast.Constant(value - 1))
-        case ast.Call(function, arguments, keywords):
+        case ast.Call(function, arguments, keywords) if not _is_zip(function):
             for k, keyword in enumerate(keywords):
                 if keyword.arg is not None:
                     yield ast.Call(function, arguments, keywords[:k] + keywords[k + 1 :])
@@ -226,3 +229,7 @@ def _changed(holder: ast.AST, field: str, node: ast.AST) -> Iterator[ast.AST]:
     is_index = (isinstance(holder, ast.Subscript) and field == "slice") or isinstance(holder, ast.Slice)
     if is_index and not isinstance(node, (ast.Slice, ast.Tuple, ast.Constant)):
         yield ast.BinOp(node, ast.Add(), ast.Constant(1))
+
+
+def _is_zip(function: ast.AST) -> bool:
+    return isinstance(function, ast.Name) and function.id == "zip"

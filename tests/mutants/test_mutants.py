@@ -64,6 +64,7 @@ def changes(source):
         ("x[k]", ["x[k + 1]"]),
         ("x[a:]", ["x[a + 1:]"]),
         ("f(x, k=y)", ["f(x)"]),
+        ("zip(x, y, strict=True)", []),
         ("x if y else z", ["x if not y else z"]),
         ("[x for x in y if x]", ["[x for x in y if not x]"]),
     ],

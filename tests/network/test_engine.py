@@ -1,10 +1,31 @@
 """Which code runs a scan, and why."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from array_api_compat import numpy as xp
+from form_scans import FormBackend, FormScans
+from rnncore_numpy._scans import NumpyScans
 
 import rnncore
-from rnncore.errors import KernelUnsupportedError
+from rnncore import scan
+from rnncore.backend.abilities import SCAN_FORMS
+from rnncore.backend.contract import ScanRequest
+from rnncore.carry import Carry
+from rnncore.errors import DTypeError, KernelUnsupportedError, ShapeError, UnknownNameError
+from rnncore.network.engine import (
+    KEPT_ZEROS,
+    REMEMBERED,
+    Choice,
+    Explanation,
+    check_kernel_mode,
+    make_engine,
+)
+from tests.tools.drawn import normal
+
+EPS = np.finfo("f8").eps
 
 
 def test_explain_says_which_path_runs_and_why():
@@ -44,3 +65,273 @@ def test_the_kernel_really_runs(monkeypatch):
     rnncore.RNN(2, 3)(np.ones((2, 3, 2)))
     rnncore.RNN(2, 3).vjp(np.ones((2, 3, 2)))[2](np.ones((2, 3, 3)))
     assert seen == ["nonlinear", "nonlinear", "linear"]
+
+
+# --- the engine itself ------------------------------------------------------------------------------------------------
+
+
+class Noting(FormScans):
+    """Scans that note each request and each run, with the options that it got."""
+
+    def __init__(self, reason=None):
+        self.reason, self.requests, self.runs = reason, [], []
+
+    def unsupported(self, request):
+        self.requests.append(request)
+        return self.reason
+
+    def explain(self, request):
+        return f"in one piece of {request.steps} steps"
+
+    def _noted(self, name, run, *arguments, **options):
+        self.runs.append((name, options["overwrite"], options.get("rows"), options.get("carry") is not None))
+        return run(*arguments, **options)
+
+    def nonlinear(self, *arguments, **options):
+        return self._noted("nonlinear", super().nonlinear, *arguments, **options)
+
+    def linear(self, *arguments, **options):
+        return self._noted("linear", super().linear, *arguments, **options)
+
+    def linear_carry(self, *arguments, **options):
+        return self._noted("linear_carry", super().linear_carry, *arguments, **options)
+
+
+def make(scans=Noting, *, kernel="auto", **abilities):
+    plugin = FormBackend(scans)
+    made = make_engine(plugin, device="cpu", dtype=xp.float64, kernel=kernel)
+    return replace(made, abilities=replace(made.abilities, **abilities))
+
+
+TANH = rnncore.get_nonlinearity("tanh")
+STEPS, BATCH, WIDTH = 4, 3, 2
+FULL = (STEPS, BATCH, WIDTH)
+
+
+def arguments():
+    return normal(0, FULL, (BATCH, WIDTH), (WIDTH, WIDTH))
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["", "reverse"])
+def test_every_form_gives_the_references_numbers_on_the_path_it_takes(kernel, reverse):
+    one = make(kernel=kernel)
+    p, h0, w = arguments()
+    d, a, rows = np.cos(p), np.full(WIDTH, 0.5), [3, 2, 2, 0]
+    leak, options = Carry(a, None, d), {"reverse": reverse, "xp": xp}
+    for _ in range(2):  # as found out, and as remembered
+        for carry in (None, leak):
+            for n in (None, rows):
+                got = one.nonlinear(p, h0, w, nonlinearity=TANH, reverse=reverse, carry=carry, rows=n)
+                want = scan.nonlinear(p, h0, w, nonlinearity=TANH, carry=carry, rows=n, **options)
+                np.testing.assert_allclose(got, want, rtol=0, atol=8 * EPS)
+        for n in (None, rows):
+            got = one.linear(p, d, h0, w, reverse=reverse, rows=n)
+            np.testing.assert_allclose(got, scan.linear(p, d, h0, w, rows=n, **options), rtol=0, atol=32 * EPS)
+            got = one.linear_carry(p, d, None, a, h0, w, reverse=reverse, rows=n)
+            want = scan.linear_carry(p, d, None, a, h0, w, rows=n, **options)
+            np.testing.assert_allclose(got, want, rtol=0, atol=32 * EPS)
+    one_pass = [("nonlinear", False, n, carry) for carry in (False, True) for n in (None, tuple(rows))]
+    one_pass += [(name, False, n, False) for n in (None, tuple(rows)) for name in ("linear", "linear_carry")]
+    assert one.scans.runs == (one_pass * 2 if kernel == "auto" else [])
+
+
+def test_a_request_tells_the_scans_what_they_will_get():
+    one = make()
+    p, h0, w = arguments()
+    d, a = np.cos(p), np.full(WIDTH, 0.5)
+    one.nonlinear(p, h0, w, nonlinearity=TANH, reverse=True)
+    one.linear(p, d, h0, w, reverse=False)
+    one.nonlinear(p, h0, w, nonlinearity=TANH, reverse=False, carry=Carry(a, None, d), rows=[3, 3, 1, 0])
+    one.linear_carry(p, d, None, a, h0, w, reverse=True)
+    one.linear(p, d, h0, w, reverse=False, rows=[3, 3, 1, 0])
+    plain = ScanRequest("linear", STEPS, BATCH, WIDTH, "float64", "cpu")
+    assert one.scans.requests == [
+        replace(plain, scan="nonlinear", reverse=True, nonlinearity=TANH),
+        plain,
+        replace(plain, scan="nonlinear", nonlinearity=TANH, carry=(("a", "unit"), ("i", "step")), ragged=True),
+        replace(plain, reverse=True, carry=(("o", "step"), ("a", "unit"))),
+        replace(plain, ragged=True),
+    ]
+
+
+def test_a_request_for_several_networks_tells_their_number():
+    one = make()
+    p, h0, w = normal(0, (STEPS, 5, BATCH, WIDTH), (5, BATCH, WIDTH), (5, WIDTH, WIDTH))
+    got = one.nonlinear(p, h0, w, nonlinearity=TANH, reverse=False)
+    assert one.scans.requests == [
+        ScanRequest("nonlinear", STEPS, BATCH, WIDTH, "float64", "cpu", nonlinearity=TANH, networks=5)
+    ]
+    want = scan.nonlinear(p, h0, w, nonlinearity=TANH, reverse=False, xp=xp)
+    np.testing.assert_allclose(got, want, rtol=0, atol=8 * EPS)
+
+
+def test_a_scan_overwrites_only_where_it_is_told_to():
+    one = make()
+    p, h0, w = arguments()
+    d = np.cos(p)
+    runs = {
+        "nonlinear": lambda p, d, **told: one.nonlinear(p, h0, w, nonlinearity=TANH, reverse=False, **told),
+        "linear": lambda p, d, **told: one.linear(p, d, h0, w, reverse=False, **told),
+        "linear_carry": lambda p, d, **told: one.linear_carry(p, d, None, None, h0, w, reverse=False, **told),
+    }
+    for name, run in runs.items():
+        for _ in range(2):  # as found out, and as remembered
+            for told in ({}, {"overwrite": False}):
+                run(p, d, **told)
+                np.testing.assert_array_equal(p, arguments()[0])
+                np.testing.assert_array_equal(d, np.cos(p))
+            given = {"nonlinear": p.copy(), "linear": d.copy()}
+            result = run(given["nonlinear"], given["linear"], overwrite=True)
+            assert name not in given or result is given[name]
+    assert [(name, told) for name, told, *_ in one.scans.runs] == [
+        (name, told) for name in runs for told in (False, False, True) * 2
+    ]
+
+
+def test_scans_without_a_form_are_not_given_it():
+    p, h0, w = arguments()
+    for have in SCAN_FORMS:
+        one = make(scans=Noting, kernel="auto")
+        one = replace(one, abilities=replace(one.abilities, scans=frozenset({have})))
+        one.nonlinear(p, h0, w, nonlinearity=TANH, reverse=False, carry=Carry(a=np.ones(WIDTH)), rows=[3, 1, 1, 1])
+        assert one.scans.runs == one.scans.requests == []
+        missing = " or ".join(form for form in ("carry", "ragged") if form != have)
+        request = ScanRequest("linear", 1, 1, 1, "float64", "cpu", carry=(), ragged=True)
+        assert one.choose(request) == Choice(
+            "linear", "reference", f"the scans of backend 'numpy' do not name the form {missing}"
+        )
+
+
+def test_the_choice_and_its_reason():
+    request = ScanRequest("linear", 7, 1, 1, "float64", "cpu")
+    own = Choice("linear", "kernel", "the scan of backend 'numpy'")
+    assert make().choose(request) == own
+    assert make().explain(request) == replace(own, reason=f"{own.reason}: in one piece of 7 steps")
+    assert make(NumpyScans).explain(request) == own  # these explain nothing
+    for one, reason in (
+        (make(kernel="reference"), 'kernel="reference" was asked for'),
+        (make(lambda: None), "backend 'numpy' has no scans of its own"),
+        (make(lambda: Noting("no")), "no"),
+    ):
+        assert one.choose(request) == one.explain(request) == Choice("linear", "reference", reason)
+    with pytest.raises(KernelUnsupportedError, match=r'^kernel="require": the linear scan .* backend \'numpy\': no$'):
+        make(lambda: Noting("no"), kernel="require").choose(request)
+    assert make(kernel="require").choose(request) == own
+
+
+def test_an_answer_is_remembered_by_shape_direction_and_function():
+    one = make()
+    p, h0, w = arguments()
+    relu = rnncore.get_nonlinearity("relu")
+    calls = [(p, TANH, False), (p, TANH, True), (p, relu, False), (p[1:], TANH, False)]
+    for x, f, reverse in calls * 2:
+        one.nonlinear(x, h0, w, nonlinearity=f, reverse=reverse)
+    assert len(one.scans.requests) == len(calls)
+    no = make(lambda: Noting("no"))
+    for _ in range(2):
+        no.linear(p, p, h0, w, reverse=False)
+    assert len(no.scans.requests) == 1 and no.scans.runs == []
+
+
+def test_only_so_many_answers_and_zeros_are_remembered():
+    one = make(writable=True)
+    w, h0 = np.zeros((1, 1)), np.zeros((1, 1))
+    for steps in range(1, REMEMBERED + 1):
+        one.linear(np.ones((steps, 1, 1)), np.ones((steps, 1, 1)), h0, w, reverse=False)
+        one.nothing((steps,))
+    assert len(one._on_kernel) == len(one._zeros) == REMEMBERED
+    one.linear(np.ones((REMEMBERED + 1, 1, 1)), np.ones((REMEMBERED + 1, 1, 1)), h0, w, reverse=False)
+    one.nothing((REMEMBERED + 1,))
+    assert len(one._on_kernel) == len(one._zeros) == 1
+
+
+def test_while_a_compiler_records_nothing_is_remembered():
+    recording = [True]
+    one = make(tracing=lambda: recording[0])
+    p, h0, w = arguments()
+
+    def both():
+        one.nonlinear(p, h0, w, nonlinearity=TANH, reverse=False)
+        one.linear(p, p, h0, w, reverse=False)
+
+    both(), both()
+    assert len(one.scans.requests) == 4 and not one._on_kernel
+    recording[0] = False
+    both(), both()
+    assert len(one.scans.requests) == 6 and len(one._on_kernel) == 2
+    recording[0] = True
+    both()
+    assert len(one.scans.requests) == 8
+
+
+@pytest.mark.parametrize("writable", [True, False])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_products(steps, writable):
+    told = []
+    one = make(writable=writable, product=lambda a, b, whole: (told.append((a.shape, whole)), a @ b)[1])
+    x, m = normal(0, (steps, BATCH, WIDTH), (WIDTH, 5))
+    np.testing.assert_allclose(one.product(x, m), x @ m, rtol=0, atol=8 * EPS)
+    np.testing.assert_allclose(one.matmul(x[0], m), x[0] @ m, rtol=0, atol=8 * EPS)
+    np.testing.assert_allclose(one.matmul(x[0], m, whole=False), x[0] @ m, rtol=0, atol=8 * EPS)
+    single = (BATCH, WIDTH)
+    assert told == ([((steps * BATCH, WIDTH), True), (single, True), (single, False)] if writable else [])
+
+
+def test_a_wrong_array_is_named():
+    one = make()
+    one.check("x", np.ones((2, 3)))
+    one.check("x", np.ones((2, 3)), (2, None))
+    with pytest.raises(ShapeError, match=r"^x: expected shape \(2, 4\), got \(2, 3\) here$"):
+        one.check("x", np.ones((2, 3)), (2, 4), " here")
+    with pytest.raises(DTypeError, match=r"^x: "):
+        one.check("x", np.ones((2, 3), dtype="f4"))
+
+
+def test_arrays_given_copied_and_cast():
+    one = make(read_only=lambda x: (x, "view"))
+    given = one.give([[1, 2]])
+    assert given.dtype == np.float64 and given.tolist() == [[1.0, 2.0]]
+    copied = one.copy(given)
+    assert not np.shares_memory(copied, given) and np.array_equal(copied, given)
+    assert one.cast(given) is given
+    assert one.cast(given.astype("f4")).dtype == np.float64
+    assert one.read_only(given) == (given, "view")
+    assert make(read_only=None).read_only(given) is given
+
+
+def test_zeros_are_shared_only_where_they_are_small_and_nothing_traces_them():
+    shape, small = (KEPT_ZEROS + 1,), (2, KEPT_ZEROS // 2)
+    one = make(writable=True, scope=None)
+    assert one.keeps(small) and not one.keeps(shape)
+    assert one.nothing(small) is one.nothing(small)
+    assert one.nothing(shape) is not one.nothing(shape)
+    for other in (make(writable=False), make(writable=True, scope=lambda device: nullcontext())):
+        assert not other.keeps(small) and other.nothing(small) is not other.nothing(small)
+    assert make(writable=False).nothing_like(np.ones((2, 3), dtype="f4")).dtype == np.float32
+    for x in (one.zeros((2, 3)), one.nothing((2, 3)), one.nothing_like(np.ones((2, 3)))):
+        assert x.dtype == np.float64 and x.shape == (2, 3) and not x.any()
+
+
+def test_work_is_done_in_the_scope_of_the_device():
+    entered = []
+    one = make(scope=lambda device: nullcontext(entered.append(device)))
+    with one.scope():
+        assert entered == ["cpu"]
+    with replace(one, device=None).scope(), make(scope=None).scope():
+        assert entered == ["cpu"]
+
+
+def test_a_kernel_mode_is_one_of_three():
+    assert [check_kernel_mode(k) for k in ("auto", "reference", "require")] == ["auto", "reference", "require"]
+    with pytest.raises(UnknownNameError, match=r"^kernel: .* did you mean 'require'\?$"):
+        make(kernel="requires")
+
+
+def test_an_explanation_is_one_line_for_each_scan():
+    choices = (Choice("nonlinear", "kernel", "why"), Choice("linear", "reference", "why not"))
+    assert str(Explanation("numpy", "cpu", "float32", "auto", choices)).splitlines() == [
+        "backend numpy, device cpu, float32, kernel='auto'",
+        "  nonlinear scan: kernel (why)",
+        "  linear scan: reference (why not)",
+    ]

@@ -2,12 +2,87 @@
 
 import numpy as np
 import pytest
+from array_api_compat import numpy as xp
 
 import rnncore
-from rnncore.network.step import sum_rows
+from rnncore import get_nonlinearity, scan
+from rnncore.network.step import StepTangents, Weights, project, step, step_jvp, step_vjp, sum_rows
+from tests.tools.differences import assert_close, directional, gradients
+from tests.tools.drawn import normal
 
 # DESIGN's tolerance for gradients; a row-by-row sum of as many terms of one sign is off by hundreds.
 EPS_ALLOWED = 64
+BATCH, INPUT, WIDTH = 4, 3, 2
+EPS = np.finfo("f8").eps
+biased = pytest.mark.parametrize("bias", [True, False], ids=["bias", ""])
+from_h_and_from_z = pytest.mark.parametrize("name", ["tanh", "softplus"])  # how f' is found
+
+
+def arguments(seed, bias=True):
+    w_ih, w_hh, b, x, h = normal(seed, (WIDTH, INPUT), (WIDTH, WIDTH), WIDTH, (BATCH, INPUT), (BATCH, WIDTH))
+    return Weights(w_ih, w_hh, b if bias else None), x, h
+
+
+@biased
+@from_h_and_from_z
+def test_a_step_is_the_formula(name, bias):
+    w, x, h = arguments(0, bias)
+    f = get_nonlinearity(name)
+    p = np.asarray([w.weight_ih @ row + (w.bias if bias else 0) for row in x])
+    z = p + np.asarray([w.weight_hh @ row for row in h])
+    # A dozen products and sums, in an order that a library chooses.
+    np.testing.assert_allclose(project(w, x, xp=xp), p[None], rtol=0, atol=16 * EPS)
+    np.testing.assert_allclose(step(w, x, h, nonlinearity=f, xp=xp), f(z, xp=xp), rtol=0, atol=16 * EPS)
+
+
+@biased
+@from_h_and_from_z
+def test_cotangents_of_a_step_against_central_differences(name, bias):
+    w, x, h = arguments(1, bias)
+    f = get_nonlinearity(name)
+    (c,) = normal(2, (BATCH, WIDTH))
+
+    def loss(x, h, *weights):
+        return float((c * step(Weights(*weights, *([] if bias else [None])), x, h, nonlinearity=f, xp=xp)).sum())
+
+    got = step_vjp(c, w, x, h, step(w, x, h, nonlinearity=f, xp=xp), nonlinearity=f, xp=xp)
+    assert (got.weights.bias is None) == (not bias)
+    weights = [a for a in w if a is not None]
+    found = (got.x, got.h, *(g for g in got.weights if g is not None))
+    for g, want in zip(found, gradients(loss, [x, h, *weights]), strict=True):
+        assert_close(g, want)
+
+
+@from_h_and_from_z
+@pytest.mark.parametrize("missing", ["nothing", "weights", "x", "h"])
+def test_the_tangent_of_a_step_against_a_central_difference(name, missing):
+    (w, x, h), (w_dot, x_dot, h_dot) = arguments(1), arguments(3)
+    f = get_nonlinearity(name)
+    dots = StepTangents(w_dot, x_dot, h_dot)._replace(**({} if missing == "nothing" else {missing: None}))
+    got = step_jvp(dots, w, x, h, step(w, x, h, nonlinearity=f, xp=xp), nonlinearity=f, xp=xp)
+    whole = [
+        np.zeros_like(a) if dot is None else dot
+        for dot, a in zip((*(dots.weights or (None,) * 3), dots.x, dots.h), (*w, x, h), strict=True)
+    ]
+    run = lambda *a: step(Weights(*a[:3]), a[3], a[4], nonlinearity=f, xp=xp)  # noqa: E731
+    assert got.shape == (BATCH, WIDTH)
+    assert_close(got, directional(run, [*w, x, h], whole))
+
+
+def test_derivatives_of_a_step_run_the_given_scan():
+    seen = []
+
+    def linear(*arguments, reverse):
+        seen.append((arguments[0].shape, reverse))
+        return scan.linear(*arguments, reverse=reverse, xp=xp)
+
+    w, x, h = arguments(0)
+    f = get_nonlinearity("tanh")
+    options = {"nonlinearity": f, "xp": xp, "linear_scan": linear}
+    h_next = step(w, x, h, nonlinearity=f, xp=xp)
+    step_vjp(h, w, x, h, h_next, **options)
+    step_jvp(StepTangents(None, x, None), w, x, h, h_next, **options)
+    assert seen == [((1, BATCH, WIDTH), True), ((1, BATCH, WIDTH), False)]
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["", "bidirectional"])
@@ -34,8 +109,20 @@ def test_a_bias_gradient_of_many_terms_of_one_sign_is_as_good_as_the_others(back
 
 @pytest.mark.parametrize("rows", [0, 1, 31, 32, 33, 1024, 1025, 100_003])
 def test_rows_are_summed_as_well_as_by_a_product(rows):
-    import array_api_compat.numpy as xp
-
     x = np.random.default_rng(0).random((rows, 3), dtype="f4")
     want = x.sum(axis=0, dtype="f8")
     np.testing.assert_allclose(sum_rows(x, xp=xp), want, rtol=16 * np.finfo("f4").eps)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (1, 1, 3), (1, 5, 3), (5, 1, 3), (2, 3, 5, 3)])
+def test_rows_are_summed_over_every_axis_but_the_last(shape):
+    x = np.arange(np.prod(shape), dtype="f8").reshape(shape)  # whole numbers, summed exactly in any order
+    np.testing.assert_array_equal(sum_rows(x, xp=xp), x.reshape(-1, 3).sum(axis=0))
+
+
+def test_half_precision_is_summed_in_single_and_comes_back_as_half():
+    """In float16 1 + 2^-11 is 1, so that a sum in float16 would never leave its first term."""
+    x = np.full((2049, 1), 2.0**-11, dtype="f2")
+    x[0] = 1.0
+    got = sum_rows(x, xp=xp)
+    assert got.dtype == np.float16 and got == 2.0
