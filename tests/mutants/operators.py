@@ -8,7 +8,7 @@ import ast
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 OTHER_OPERATORS = {
@@ -33,6 +33,8 @@ OTHER_OPERATORS = {
     ast.BitAnd: (ast.BitOr,),
 }
 UNTOUCHED_FIELDS = {"annotation", "returns", "decorator_list", "bases", "ctx"}
+# Characters of a statement that is shown whole, and of what is shown on both sides of a change in a longer one.
+LONG, AROUND = 110, 40
 DELETED = (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Expr, ast.Delete)
 
 
@@ -71,7 +73,7 @@ def mutants(source: str) -> list[Mutant]:
         old = _put(site, site.new)
         now = _shown(site, site.new)
         _put(site, old)
-        name = (site.function, _shown(site, old), now)
+        name = (site.function, *_short(_shown(site, old), now))
         seen[name] += 1
         line = getattr(old, "lineno", site.statement.lineno)
         found.append(Mutant(len(found) + 1, line, *name, seen[name]))
@@ -112,6 +114,25 @@ def _shown(site: _Site, node: ast.AST) -> str:
     if isinstance(node, ast.stmt) and site.new is node:
         return ast.unparse(node).splitlines()[0]
     return ast.unparse(site.statement).splitlines()[0]
+
+
+def _short(was: str, now: str) -> tuple[str, str]:
+    """Both without what they have in common, but for some of it around the change, if they are long."""
+    if len(was) <= LONG:
+        return was, now
+    start = max(0, _same(was, now) - AROUND)
+    end = max(0, _same(was[:start:-1], now[:start:-1]) - AROUND)
+
+    def cut(text: str) -> str:
+        middle = text[start : len(text) - end]
+        return f"{'...' if start else ''}{middle}{'...' if end else ''}" if text != "pass" else text
+
+    return cut(was), cut(now)
+
+
+def _same(a: str, b: str) -> int:
+    """How many characters at the start of both are the same."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def _default(site: _Site, node: ast.AST) -> str:

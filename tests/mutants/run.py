@@ -76,6 +76,7 @@ def run(
 ) -> Iterator[Result]:
     """Yield the result of each mutant as it is known; raise BrokenTests if the tests fail without one."""
     preload()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what runs is ended, too
     source = (project / module.path).read_text()
     with TemporaryDirectory(prefix="mutants-") as folder:
         places = [_copied(project, Path(folder) / str(k)) for k in range(processes)]
@@ -152,6 +153,7 @@ def _start(place: _Place, module: Module, limit: float, *, compiled: bool = Fals
     status = 70
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         printed = os.open(place.printed, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
         os.dup2(printed, 1)
         os.dup2(printed, 2)

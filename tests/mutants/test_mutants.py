@@ -92,6 +92,13 @@ def test_a_statement_is_changed_at_one_place(source, want):
     assert [now for _, now in changes(source)] == want
 
 
+def test_of_a_long_statement_only_the_surroundings_of_the_change_are_shown():
+    found = mutants(f"v = {'a ** ' * 30}b(c, key=1){' ** d' * 30}")
+    was, now = next((m.was, m.now) for m in found if "key=2" in m.now)
+    assert was == now.replace("key=2", "key=1") and len(was) < 100 and was.startswith("...") and was.endswith("...")
+    assert len({m.key for m in found}) == len(found)
+
+
 def test_what_computes_nothing_is_left_alone():
     lines = (
         '"""1."""',

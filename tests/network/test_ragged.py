@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from array_api_compat import numpy as xp
 
 import rnncore
+from rnncore.network.ragged import Ragged
 from tests.tools.problem import BATCH, LENGTHS, STEPS, Problem, assert_same, backends, stacks
 
 
@@ -128,3 +130,69 @@ def test_all_lengths_zero():
     np.testing.assert_array_equal(found["h_n"], p.h0)
     np.testing.assert_array_equal(found["h0"], p.d_h_n)
     assert not any(found[k].any() for k in p.rnn.params)
+
+
+# --- masks and indices ------------------------------------------------------------------------------------------------
+
+
+def ragged(lengths=(2, 0, 4, 1, 2), steps=5):
+    return Ragged(lengths, steps, rnncore.get_backend("numpy"), "cpu", xp)
+
+
+# The number at step t of row b is 10 t + b + 1, in two columns.
+TABLE = np.repeat(10.0 * np.arange(5)[:, None, None] + np.arange(1.0, 6.0)[None, :, None], 2, axis=2)
+OTHER = -TABLE[0]
+
+
+def rows(*values):
+    """(B, 2) with these values in both columns."""
+    return np.repeat(np.asarray(values, dtype="f8")[:, None], 2, axis=1)
+
+
+def test_a_segment_holds_the_rows_that_are_running():
+    assert ragged().segments == [(0, 1, 4), (1, 2, 3), (2, 4, 1)]
+    assert ragged((5, 5), 5).segments == [(0, 5, 2)]
+    assert ragged((0, 0), 5).segments == ragged((), 5).segments == []
+
+
+def test_rows_are_sorted_the_longest_first_and_put_back():
+    lengths = np.asarray(ragged().lengths)
+    assert lengths[ragged().longest_first].tolist() == [4, 2, 2, 1, 0]
+    assert ragged().longest_first[ragged().original_order].tolist() == [0, 1, 2, 3, 4]
+    assert ragged((), 5).longest_first.shape == (0,)
+
+
+def test_a_piece_has_what_is_left_of_each_length():
+    piece = ragged().piece(1, 3)
+    assert piece == Ragged((1, 0, 2, 0, 1), 2, piece.backend, "cpu", xp)
+    assert ragged().piece(0, 5) == ragged()
+
+
+def test_a_mask_is_of_the_steps_before_each_end():
+    want = TABLE.copy()
+    for b, n in enumerate(ragged().lengths):
+        want[n:, b] = 0.0
+    np.testing.assert_array_equal(ragged().masked(TABLE), want)
+    dirty = np.where(want == 0, np.nan, TABLE)
+    np.testing.assert_array_equal(ragged().masked(dirty), want)
+
+
+def test_what_stands_at_each_end():
+    np.testing.assert_array_equal(ragged().at_ends(TABLE), rows(11, 0, 33, 4, 15))
+    np.testing.assert_array_equal(ragged().last_or(TABLE, OTHER), rows(11, -2, 33, 4, 15))
+    np.testing.assert_array_equal(ragged().nonempty_or(TABLE[0], OTHER), rows(1, -2, 3, 4, 5))
+
+
+def test_what_is_put_at_each_end_changes_nothing_else():
+    put, added = TABLE.copy(), TABLE.copy()
+    for b, n in enumerate(ragged().lengths):
+        if n:
+            put[n - 1, b] = OTHER[b]
+            added[n - 1, b] += OTHER[b]
+    np.testing.assert_array_equal(ragged().put_at_ends(TABLE, OTHER), put)
+    np.testing.assert_array_equal(ragged().add_at_ends(TABLE, OTHER), added)
+
+
+def test_no_index_is_negative():
+    """The standard does not say what an index below 0 takes."""
+    assert ragged()._flat_ends.tolist() == [5, 1, 17, 3, 9]

@@ -114,10 +114,12 @@ def test_rows_are_summed_as_well_as_by_a_product(rows):
     np.testing.assert_allclose(sum_rows(x, xp=xp), want, rtol=16 * np.finfo("f4").eps)
 
 
-@pytest.mark.parametrize("shape", [(3,), (1, 3), (1, 1, 3), (1, 5, 3), (5, 1, 3), (2, 3, 5, 3)])
-def test_rows_are_summed_over_every_axis_but_the_last(shape):
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (1, 1), (1, 5), (5, 1), (2, 5), (2, 3, 5)])
+@pytest.mark.parametrize("width", [3, 1])
+def test_rows_are_summed_over_every_axis_but_the_last(shape, width):
+    shape = (*shape, width)
     x = np.arange(np.prod(shape), dtype="f8").reshape(shape)  # whole numbers, summed exactly in any order
-    np.testing.assert_array_equal(sum_rows(x, xp=xp), x.reshape(-1, 3).sum(axis=0))
+    np.testing.assert_array_equal(sum_rows(x, xp=xp), x.reshape(-1, width).sum(axis=0))
 
 
 def test_half_precision_is_summed_in_single_and_comes_back_as_half():
