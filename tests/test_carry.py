@@ -273,7 +273,7 @@ def test_a_factor_is_one_number_per_unit_where_it_can_be(shape, want):
 
 @both_ways
 @every_shape
-@pytest.mark.parametrize("name", ["tanh", "softplus"])  # f' from h, and from z
+@pytest.mark.parametrize("name", ["tanh", "softplus"])
 def test_vjp_with_carry(name, shapes, reverse):
     arguments = [*network(1), *factors(shapes)]
     f = get_nonlinearity(name)
