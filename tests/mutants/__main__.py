@@ -13,6 +13,7 @@ from tests.mutants.operators import mutants, sample
 from tests.mutants.run import run
 from tests.mutants.survivors import described, judged, listed
 
+SHOWN = {"killed": ".", "timeout": "T", "survived": "S"}
 PROJECT = Path(__file__).parents[2]
 
 
@@ -45,8 +46,10 @@ def main() -> int:
         results = []
         for result in run(PROJECT, module, chosen, seconds=options.seconds, processes=options.processes):
             results.append(result)
+            print(SHOWN[result.outcome], end="", flush=True)
             if options.only is not None:
                 print(described(module, result.mutant), result.output, result.outcome, sep="\n")
+        print()
         rows.append(judged(name, module, found, results, listed(name)))
     for row in rows:
         print("\n".join([row.text, *row.faults]))

@@ -25,6 +25,26 @@ def test_every_gradient_against_central_differences(layers, bidirectional, lengt
         assert_close(got[key], w)
 
 
+@pytest.mark.parametrize("options", [{}, {"checkpoint": 2}], ids=["plain", "checkpoint"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["", "bidirectional"])
+def test_every_gradient_through_two_masks_against_central_differences(bidirectional, options):
+    """Three layers of different widths: none can stand for another, nor one mask for the other."""
+    p = Problem(layers=3, bidirectional=bidirectional, hidden=[2, 1, 3], dropout=0.5)
+    names, drawn = list(p.rnn.params), {"training": True, "rng": 9}
+
+    def loss(x, *values):
+        h0, params = values[:3], dict(zip(names, values[3:], strict=True))
+        output, h_n = rnncore.functional.rnn(x, params, list(h0), dropout=0.5, **drawn)
+        return float((output * p.d_output).sum() + sum((h * d).sum() for h, d in zip(h_n, p.d_h_n, strict=True)))
+
+    output, _, pullback = p.rnn.vjp(p.x, p.h0, **drawn, **options)
+    np.testing.assert_array_equal(output, p.rnn(p.x, p.h0, **drawn)[0])
+    grads = pullback(p.d_output, p.d_h_n)
+    want = gradients(loss, [p.x, *p.h0, *p.rnn.params.values()])
+    for g, w in zip([grads.x, *grads.h0, *(grads.params[k] for k in names)], want, strict=True):
+        assert_close(g, w)
+
+
 @pytest.mark.parametrize("clip", [None, 0.6], ids=["", "clip"])
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
 @pytest.mark.parametrize("name", [n for n in NONLINEARITIES if n not in ("tanh",)])
