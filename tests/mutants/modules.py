@@ -23,7 +23,7 @@ MODULES = {
     "stack": Module("rnncore/network/stack.py", ("tests/network/test_stack.py", "tests/network/test_calls.py")),
     "ragged": Module("rnncore/network/ragged.py", ("tests/network/test_ragged.py",)),
     "step": Module("rnncore/network/step.py", ("tests/network/test_step.py", "tests/model/test_rnn_cell.py")),
-    "engine": Module("rnncore/network/engine.py", ("tests/network/test_engine.py", "tests/network/test_calls.py")),
+    "engine": Module("rnncore/network/engine.py", ("tests/network/test_engine.py",)),
     "clipping": Module("rnncore/optim/clipping.py", ("tests/optim/test_clipping.py",)),
     "flow": Module(
         "rnncore/diagnostics/gradient/flow.py", (GRADIENT + "test_flow.py", GRADIENT + "test_follow_some.py")

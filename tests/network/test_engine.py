@@ -155,6 +155,28 @@ def test_a_request_tells_the_scans_what_they_will_get():
     ]
 
 
+def test_factors_reach_the_scans_in_one_of_two_shapes():
+    shapes = []
+
+    class Looking(Noting):
+        def nonlinear(self, *arguments, carry=None, **options):
+            shapes.append([k.shape for k in carry])
+            return super().nonlinear(*arguments, carry=carry, **options)
+
+        def linear_carry(self, c, o, i, a, *arguments, **options):
+            shapes.append([k.shape for k in (o, i, a)])
+            return super().linear_carry(c, o, i, a, *arguments, **options)
+
+    one = make(Looking)
+    p, h0, w = arguments()
+    factors = np.asarray(0.5), np.ones((STEPS, 1, 1)), np.ones((1, 1, WIDTH))
+    one.nonlinear(p, h0, w, nonlinearity=TANH, reverse=False, carry=Carry(*factors))
+    one.linear_carry(p, *factors, h0, w, reverse=False)
+    assert shapes == [[(WIDTH,), FULL, (WIDTH,)]] * 2
+    kinds = ("unit", "step", "unit")
+    assert [r.carry for r in one.scans.requests] == [tuple(zip(names, kinds, strict=True)) for names in ("agi", "oia")]
+
+
 def test_a_request_for_several_networks_tells_their_number():
     one = make()
     p, h0, w = normal(0, (STEPS, 5, BATCH, WIDTH), (5, BATCH, WIDTH), (5, WIDTH, WIDTH))
@@ -311,6 +333,26 @@ def test_zeros_are_shared_only_where_they_are_small_and_nothing_traces_them():
     assert make(writable=False).nothing_like(np.ones((2, 3), dtype="f4")).dtype == np.float32
     for x in (one.zeros((2, 3)), one.nothing((2, 3)), one.nothing_like(np.ones((2, 3)))):
         assert x.dtype == np.float64 and x.shape == (2, 3) and not x.any()
+
+
+def test_arrays_are_made_on_the_engines_device_and_not_on_the_default():
+    plugin = rnncore.get_backend("strict")
+    device = plugin.devices()[0]
+    assert device != plugin.namespace().zeros(1).device
+    one = make_engine(plugin, device=device, dtype=plugin.namespace().float64, kernel="auto")
+    x = one.give([[1.0]])
+    assert {a.device for a in (x, one.zeros((2,)), one.nothing((2,)), one.nothing_like(x), one.copy(x))} == {device}
+
+
+def test_engines_are_equal_whatever_they_remember_and_show_nothing_of_it():
+    plugin = rnncore.get_backend("numpy")
+    made = make_engine(plugin, device="cpu", dtype=xp.float64, kernel="auto")
+    one, other = (replace(made, abilities=replace(made.abilities, product=None)) for _ in range(2))
+    p, h0, w = arguments()
+    one.nothing((2, 3)), one.linear(p, p, h0, w, reverse=False)
+    assert one == other and one._zeros and one._on_kernel and not other._on_kernel
+    assert repr(one) == repr(other)
+    assert replace(one, kernel="reference") != one
 
 
 def test_work_is_done_in_the_scope_of_the_device():
