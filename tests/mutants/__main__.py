@@ -46,8 +46,9 @@ def main() -> int:
         results = []
         for result in run(PROJECT, module, chosen, seconds=options.seconds, processes=options.processes):
             results.append(result)
-            print(SHOWN[result.outcome], end="", flush=True)
-            if options.only is not None:
+            if options.only is None:
+                print(SHOWN[result.outcome], end="", flush=True)
+            else:
                 print(described(module, result.mutant), result.output, result.outcome, sep="\n")
         print()
         rows.append(judged(name, module, found, results, listed(name)))
