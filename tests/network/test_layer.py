@@ -39,9 +39,9 @@ def engine(**abilities):
     return replace(made, abilities=replace(made.abilities, **abilities))
 
 
-def made(reverse, lengths=None, clip=None, boundaries=(), *, bias=True, **abilities):
+def made(reverse, lengths=None, clip=None, boundaries=(), *, bias=True, batch=BATCH, **abilities):
     """A layer, its x and its h0."""
-    w_ih, w_hh, b, x, h0 = normal(0, (WIDTH, INPUT), (WIDTH, WIDTH), WIDTH, (STEPS, BATCH, INPUT), (BATCH, WIDTH))
+    w_ih, w_hh, b, x, h0 = normal(0, (WIDTH, INPUT), (WIDTH, WIDTH), WIDTH, (STEPS, batch, INPUT), (batch, WIDTH))
     run_by = engine(**abilities)
     ragged = None if lengths is None else Ragged(lengths, STEPS, run_by.backend, run_by.device, xp)
     if ragged is not None:
@@ -186,3 +186,32 @@ def test_scans_overwrite_the_layers_own_arrays_but_none_that_a_custom_function_m
         layer.jvp(run_by_spy, None, x, None, x, h0, h)
         assert spy.noted == [("nonlinear", True), ("linear", mine), ("linear", mine)]
     np.testing.assert_array_equal(kept, 0.5)
+
+
+@both_ways
+def test_an_empty_batch_with_lengths_has_results_without_rows(reverse):
+    one, x, h0 = made(reverse, (), batch=0)
+    h = layer.forward(one, x, h0)
+    got = layer.vjp(one, h, h0, x, h0, h)
+    assert h.shape == (STEPS, 0, WIDTH) and got.x.shape == x.shape and got.h0.shape == h0.shape
+    assert not any(w.any() for w in got.weights)
+
+
+@both_ways
+def test_products_of_one_step_are_told_from_those_of_all(reverse):
+    """A backend may run a small product on fewer threads."""
+    told = []
+    one, x, h0 = made(reverse, product=lambda a, b, whole: (told.append((a.shape, whole)), a @ b)[1])
+    h = layer.forward(one, x, h0)
+    told.clear()
+    layer.vjp(one, h, None, x, h0, h)
+    rows = STEPS * BATCH
+    assert sorted(told) == sorted(
+        [
+            ((WIDTH, BATCH), False),  # dW_hh's share of h0
+            ((WIDTH, rows - BATCH), True),  # and of the other states
+            ((WIDTH, rows), True),  # dW_ih
+            ((rows, WIDTH), True),  # dx
+            ((BATCH, WIDTH), False),  # dh0
+        ]
+    )
