@@ -117,6 +117,25 @@ def test_where_nothing_is_clipped_the_arrays_come_back(library):
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_an_array_of_zeros_beside_others_adds_nothing(library):
+    grads = drawn(1, library)
+    grads["bias"] = grads["bias"] * 0
+    rest = {k: g for k, g in grads.items() if k != "bias"}
+    clipped, norm = clip_grad_norm(grads, 0.1)
+    assert norm == clip_grad_norm(rest, 0.1)[1] and bool((clipped["bias"] == 0).all())
+
+
+def test_at_exactly_the_limit_nothing_is_clipped():
+    grads = {"w": np.asarray([3.0, 4.0])}
+    clipped, norm = clip_grad_norm(grads, 5.0)
+    assert norm == 5.0 and clipped["w"] is grads["w"]
+
+
+def test_the_norm_of_no_numbers_is_zero_without_a_sign():
+    assert str(clip_grad_norm({"none": np.ones((0, 3))}, 1.0)[1]) == "0.0"
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
 @pytest.mark.parametrize(("values", "want"), [([math.inf], "inf"), ([math.nan], "nan"), ([math.nan, -math.inf], "nan")])
 @pytest.mark.parametrize("limit", [0.0, 1.0, math.inf])
 def test_gradients_that_are_not_finite(library, values, want, limit):
