@@ -20,7 +20,7 @@ from rnncore.diagnostics.gradient.weight_gradient import weight_gradient
 from rnncore.diagnostics.jacobians.bounds import bounds
 from rnncore.diagnostics.jacobians.jacobian import jacobian
 from rnncore.diagnostics.jacobians.lyapunov import lyapunov
-from rnncore.diagnostics.jacobians.product import EXTRA, product
+from rnncore.diagnostics.jacobians.product import frame_width, product
 from rnncore.diagnostics.numerics.device import on_device
 from rnncore.diagnostics.recording import Record, run
 from rnncore.diagnostics.report.report import Report
@@ -244,5 +244,5 @@ def _bytes(rnn: RNN, width: int, level: Level) -> int:
     held = STATES * width * item + LOGARITHMS * ITEM
     if level != "deep":
         return held
-    frame = min(width, DIRECTIONS["deep"] + EXTRA)
+    frame = 2 * frame_width(min(DIRECTIONS["deep"], width), width)
     return held + (FRAMES * frame * frame + HOST_STATES * width + LOGARITHMS) * ITEM

@@ -1,10 +1,11 @@
-"""Logarithms of the singular values of a long product of recurrent Jacobians, with evidence of convergence.
+"""Logarithms of the singular values of a long product of recurrent Jacobians, with a bound on their error.
 
-``J_t = dh_t/dh_{t-1} = diag(f'(z_t)) W_hh`` of one layer and direction. A sweep carries k directions through the product by
-the linear scan and orthonormalises them between pieces of time, so the product is Q R with R a product of small triangular
-matrices. The sums of ln diag R of one sweep are not the singular values, as its first frame does not consist of singular
-vectors. Instead the singular values of R are computed, for any grading. Forward and backward sweeps, each starting from the
-last frame of the other, are repeated until they agree.
+``J_t = dh_t/dh_{t-1} = diag(f'(z_t)) W_hh`` of one layer and direction. A sweep carries a frame of directions through the
+product by the linear scan and orthonormalises it between pieces of time, so the images are Q R with R a product of small
+triangular matrices. The singular values of R, computed for any grading, are lower bounds. Forward and backward sweeps
+alternate, each of the images of the last one's singular vectors. If a few are not enough, the frame also has the singular
+vectors that were last found on its own side, which makes close singular values converge as fast as with conjugate gradients.
+How far a sweep's images are from the vectors that they should be bounds the error.
 """
 
 from __future__ import annotations
@@ -16,18 +17,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnncore.arguments import flag, integer, non_negative_int, real
-from rnncore.diagnostics.jacobians.sweep import JacobianChain, advance, chains, check_rows, start_frame
+from rnncore.diagnostics.jacobians.sweep import Frame, JacobianChain, advance, chains, check_rows, orthonormal, start_frame
 from rnncore.diagnostics.lane import Lane
-from rnncore.diagnostics.numerics.device import EPS, on_device
+from rnncore.diagnostics.numerics.device import EPS, on_device, on_host
 from rnncore.diagnostics.numerics.triangle import Triangle
 from rnncore.diagnostics.recording import lane_probe
 from rnncore.typing import Array, Host
 
-__all__ = ["Product", "product", "singular_values"]
+__all__ = ["Product", "frame_width", "product", "singular_values"]
 
-
-# Directions carried in addition to k: the convergence of subspace iteration depends on the gap after the last one.
+# Directions carried in addition to k: convergence depends on the gap after the last one.
 EXTRA = 2
+# Sweeps of the frame alone. They are enough for a long product, whose singular values are far apart.
+ALONE = 4
+MAX_SWEEPS = 100
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,16 @@ class Product:
     ----------
     log_singular : host array (B, k)
         ln of the k largest singular values, descending; -inf for 0 and for values that the dtype cannot distinguish from 0.
+        Up to rounding these are lower bounds, converged or not.
     log_condition : host array (B,)
-        ``ln sigma_1 - ln sigma_k``: the logarithm of the condition number if k is the width.
+        ``ln sigma_1 - ln sigma_k``: the logarithm of the condition number if k is the width. NaN for a row that has not
+        converged: a difference of two lower bounds bounds nothing.
     sweeps : host array (n, B, k)
         The estimates of each sweep, forward and backward in turn.
-    disagreement : host array (B, k)
-        Absolute difference between the last two sweeps.
+    error : host array (B, k)
+        Bound on the error of `log_singular`, from the residuals of the singular vectors. Inf where the residual says nothing.
     converged : host array (B,) of bool
-        Whether the disagreement is within `tolerance` for all k.
+        Whether the error is within `tolerance` for all k.
     tolerance : float
     steps : host array (B,) of int
         Number of factors in each row's product, at most the row's length.
@@ -58,7 +63,7 @@ class Product:
     log_singular: Host
     log_condition: Host
     sweeps: Host
-    disagreement: Host
+    error: Host
     converged: Host
     tolerance: float
     steps: Host
@@ -78,7 +83,7 @@ def product(
     rows: Sequence[int] | None = None,
     vectors: bool = False,
     tolerance: float | None = None,
-    max_sweeps: int = 10,
+    max_sweeps: int = MAX_SWEEPS,
     seed: int = 0,
 ) -> Product:
     """Compute ln of the k largest singular values of ``dh_{stop-1}/dh_{start-1}`` within one lane.
@@ -98,10 +103,11 @@ def product(
     vectors : bool
         Whether to return singular vectors too.
     tolerance : float, optional
-        Largest accepted disagreement of two sweeps, in nats; by default ``sqrt(eps) max(1, sqrt(steps) / 10)``, since rounding
-        errors of the steps accumulate like a random walk.
+        Largest accepted error, in nats; by default ``sqrt(eps) max(1, sqrt(steps) / 10)``, since rounding errors of the
+        steps accumulate like a random walk.
     max_sweeps : int
-        At least 2. A sweep costs about ``min(k + 2, width)`` backward passes of the row.
+        At least 2: the first one that can find the error. A sweep costs about ``min(k + 2, width)`` backward passes of the
+        row, and twice as many from the fifth on.
     seed : int
         Seed of the first frame.
 
@@ -121,8 +127,15 @@ def product(
     -----
     Subspace iteration through products, orthonormalised in pieces: Stewart (1995), "On graded QR decompositions of
     products of matrices"; the forward and backward sweeps: Golub, Solna and Van Dooren (2000), "Computing the SVD of a
-    general matrix product/quotient". The small factor's singular values: one-sided Jacobi, which is accurate for each
-    value however graded the rows are (Demmel and Veselic 1992, "Jacobi's method is more accurate than QR").
+    general matrix product/quotient"; the larger frame: Knyazev (2001), "Toward the optimal preconditioned eigensolver:
+    locally optimal block preconditioned conjugate gradient method". The small factor's singular values: one-sided Jacobi,
+    which is accurate for each value however graded the rows are (Demmel and Veselic 1992, "Jacobi's method is more
+    accurate than QR").
+
+    The error is the residual rho of the singular vectors relative to their values, or ``rho^2 / (1 - exp(-2 gap))`` where
+    that is less: Mathias (1998), "Quadratic residual bounds for the Hermitian eigenvalue problem". The gap is that between
+    the values of the block and the next one in the frame, less the error of that one. The bounds are about the singular
+    values that the frame has found. As its start is random, a larger one that it does not see has probability 0.
 
     Examples
     --------
@@ -146,6 +159,7 @@ def product(
     chosen = check_rows(lane, rows)
     count = len(chosen)
     estimates = np.full((2, count, k), np.nan)
+    error = np.full((count, k), np.nan)
     steps, used = np.zeros((2, count), dtype=np.int64)
     sides: dict[int, tuple[Array, Array]] = {}
     with lane.engine.scope():
@@ -154,7 +168,9 @@ def product(
             longest = max((chain.steps for _, chain in links), default=1)
             tolerance = math.sqrt(EPS[lane.engine.dtype_name]) * max(1.0, math.sqrt(longest) / 10)
         for place, chain in links:
-            series, left, right = singular_values(chain, k, tolerance=tolerance, max_sweeps=max_sweeps, seed=seed)
+            series, error[place], left, right = singular_values(
+                chain, k, tolerance=tolerance, max_sweeps=max_sweeps, seed=seed
+            )
             if len(series) > len(estimates):  # rows that took fewer sweeps keep their last estimate
                 estimates = np.concatenate([estimates, np.repeat(estimates[-1:], len(series) - len(estimates), axis=0)])
             estimates[: len(series), place] = series
@@ -163,14 +179,14 @@ def product(
             if vectors:
                 sides |= {at: (left[i, ...], right[i, ...]) for i, at in enumerate(place)}
         both = [lane.xp.stack([sides[i][side] for i in range(count)], axis=0) if sides else None for side in (0, 1)]
-    last, before = (estimates[used - n, np.arange(count)] for n in (1, 2))
-    gap = difference(last, before)
+    last = estimates[used - 1, np.arange(count)]
+    converged = np.asarray((error <= tolerance).all(axis=1))
     return Product(
         log_singular=last,
-        log_condition=_condition(last),
+        log_condition=np.where(converged, _condition(last), np.nan),
         sweeps=estimates[: int(used.max(initial=2))],
-        disagreement=gap,
-        converged=np.asarray((gap <= tolerance).all(axis=1)),
+        error=error,
+        converged=converged,
         tolerance=tolerance,
         steps=steps,
         rows=chosen,
@@ -182,28 +198,81 @@ def product(
 
 
 def singular_values(
-    chain: JacobianChain, k: int, *, tolerance: float, max_sweeps: int = 10, seed: int = 0
-) -> tuple[Host, Array, Array]:
-    """Return the estimates of each sweep (n, B, k) over the whole chain, and the left and right vectors (B, H, k)."""
+    chain: JacobianChain, k: int, *, tolerance: float, max_sweeps: int = MAX_SWEEPS, seed: int = 0
+) -> tuple[Host, Host, Array, Array]:
+    """Return the estimates of each sweep (n, B, k), the error of the last (B, k), and the left and right vectors (B, H, k)."""
     engine, xp = chain.engine, chain.engine.xp
-    frame = start_frame(chain, min(chain.width, k + EXTRA), seed)
+    frame = start_frame(chain, frame_width(k, chain.width), seed)
+    width = frame.width
     series: list[Host] = []
-    backward = False
+    error = np.full((chain.rows, k), np.inf)
+    # The singular vectors last found at the beginning and at the end of the product.
+    found: list[Array | None] = [None, None]
+    log = np.zeros((chain.rows, width))
     while True:
+        backward = len(series) % 2
         triangle = Triangle(chain.rows, frame.width)
-        before = frame.vectors
-        advance(chain, frame, 0, chain.steps, triangle.take, backward=backward)
-        log, out_of, into = triangle.singular()
+        before, wanted = frame.vectors, found[1 - backward]
+        advance(chain, frame, 0, chain.steps, triangle.take, backward=bool(backward))
+        if series and wanted is not None:
+            error = _error(_residual(frame.vectors, triangle, wanted, log, chain), log)[:, :k]
+        log, out_of, into = (x[:, :width] for x in triangle.singular())
         series.append(log[:, :k])
-        agreed = len(series) > 1 and bool((difference(series[-1], series[-2]) <= tolerance).all())
-        if agreed or len(series) >= max_sweeps or np.isnan(log).any():
+        end, begin = (xp.matmul(on_device(g, engine), v) for g, v in ((out_of, frame.vectors), (into, before)))
+        settled = (error <= tolerance).all(axis=1) | np.isnan(log).any(axis=1)
+        if settled.all() or len(series) >= max_sweeps:
             break
+        known = found[1 - backward]
+        found[backward] = begin
         # A direction that underflowed in this sweep may be a normal one in the other.
-        frame.alive[:] = True
-        backward = not backward
-    turned = [xp.matmul(on_device(g[:, :k], engine), v) for g, v in ((out_of, frame.vectors), (into, before))]
-    left, right = (xp.matrix_transpose(v) for v in (turned[::-1] if backward else turned))
-    return np.stack(series), left, right
+        frame = _next_frame(end, known if len(series) >= ALONE else None, frame.piece, chain)
+    left, right = (xp.matrix_transpose(v[:, :k, :]) for v in ((begin, end) if backward else (end, begin)))
+    return np.stack(series), np.where(np.isnan(log[:, :k]), np.nan, error), left, right
+
+
+def frame_width(k: int, width: int) -> int:
+    """Number of directions of a frame for k values: all, if those that later sweeps add would make up the whole space."""
+    return width if 2 * (k + EXTRA) >= width else k + EXTRA
+
+
+def _next_frame(vectors: Array, known: Array | None, piece: int, chain: JacobianChain) -> Frame:
+    """A frame of the vectors (B, p, H), and of the part of the known ones that is orthogonal to them."""
+    engine, xp = chain.engine, chain.engine.xp
+    if known is not None and int(vectors.shape[1]) < chain.width:
+        both = orthonormal(xp.concat([vectors, known], axis=1), xp=xp, engine=engine)[0]
+        vectors = xp.concat([vectors, both[:, int(vectors.shape[1]) :, :]], axis=1)
+    return Frame(vectors, np.ones(tuple(vectors.shape[:2]), dtype=bool), piece)
+
+
+def _residual(images: Array, triangle: Triangle, wanted: Array, log: Host, chain: JacobianChain) -> Host:
+    """The relative residual of each singular vector, from the images (B, m, H) of the first p and what they should be: (B, p).
+
+    Image i is ``sum_{j <= i} r_ji q_j`` and should be ``sigma_i w_i``. Each r_ji is relative to r_jj and not to r_ii: a
+    multiplicative perturbation (Ostrowski), since rounding of a far larger value j does not change a smaller one.
+    """
+    p, engine, xp = log.shape[1], chain.engine, chain.engine.xp
+    unit, length = triangle.unit[:, :p, :p], triangle.log[:, :p]
+    own = np.diagonal(unit, axis1=1, axis2=2)
+    sign = np.where(own < 0, -1.0, 1.0)
+    away = images[:, :p, :] * on_device(sign[..., None], engine) - wanted
+    turned = on_host(xp.sum(away * away, axis=-1), engine)
+    with np.errstate(all="ignore"):
+        stretched = length + np.log(np.abs(own)) - log
+        mixed = np.square(np.triu(unit, 1) / own[..., None])
+        mixed = np.where(np.triu(np.ones((p, p), dtype=bool), 1) & (own != 0)[..., None], mixed, 0.0).sum(axis=1)
+        square = turned + stretched * stretched + mixed
+    # Two zeros agree, whatever their vectors are.
+    return np.sqrt(np.where((log == -np.inf) & ((own == 0) | (length == -np.inf)), 0.0, square))
+
+
+def _error(residual: Host, log: Host) -> Host:
+    """Bound on the error of each logarithm (B, p): the best of those of the blocks that begin with the first and have it."""
+    rho = np.sqrt(np.cumsum(residual * residual, axis=1))
+    with np.errstate(all="ignore"):
+        gap = log[:, :-1] - log[:, 1:] - rho[:, 1:]
+        squared = np.where(gap > 0, rho[:, :-1] ** 2 / -np.expm1(-2 * gap), np.inf)
+    bound = np.concatenate([np.fmin(rho[:, :-1], squared), rho[:, -1:]], axis=1)
+    return np.minimum.accumulate(bound[:, ::-1], axis=1)[:, ::-1]
 
 
 def check_k(k: int, width: int) -> None:

@@ -76,7 +76,7 @@ def _rotate(log: Host, unit: Host, turned: Host, pair: Host) -> float:
     log[b, q], unit[b, q] = _normal(log[b, q], c1 * n_q - (c * share)[..., None] * n_p)
     t_p, t_q = turned[b, p], turned[b, q]
     turned[b, p], turned[b, q] = c1 * t_p + s1 * t_q, c1 * t_q - s1 * t_p
-    return float(np.abs(g).max(initial=0.0))
+    return float(np.fmax.reduce(np.abs(g), axis=None, initial=0.0))  # a row of NaN is ignored
 
 
 def _normal(log: Host, rows: Host) -> tuple[Host, Host]:
