@@ -3,8 +3,8 @@
 ``J_t = dh_t/dh_{t-1} = diag(f'(z_t)) W_hh`` of one layer and direction. A sweep carries a frame of directions through the
 product by the linear scan and orthonormalises it between pieces of time, so the images are Q R with R a product of small
 triangular matrices. The singular values of R, computed for any grading, are lower bounds. Forward and backward sweeps
-alternate, each of the images of the last one's singular vectors. If a few are not enough, the frame also has the singular
-vectors that were last found on its own side, which makes close singular values converge as fast as with conjugate gradients.
+alternate, each of the images of the last one's singular vectors. If a few are not enough, the frame of a forward sweep also
+has the singular vectors of the last two, which makes close singular values converge as fast as with conjugate gradients.
 How far a sweep's images are from the vectors that they should be bounds the error.
 """
 
@@ -29,7 +29,7 @@ __all__ = ["Product", "frame_width", "product", "singular_values"]
 # Directions carried in addition to k: convergence depends on the gap after the last one.
 EXTRA = 2
 # Sweeps of the frame alone. They are enough for a long product, whose singular values are far apart.
-ALONE = 4
+ALONE = 6
 MAX_SWEEPS = 100
 
 
@@ -107,7 +107,7 @@ def product(
         steps accumulate like a random walk.
     max_sweeps : int
         At least 2: the first one that can find the error. A sweep costs about ``min(k + 2, width)`` backward passes of the
-        row, and twice as many from the fifth on.
+        row, a forward one from the seventh on three times as many.
     seed : int
         Seed of the first frame.
 
@@ -206,15 +206,15 @@ def singular_values(
     width = frame.width
     series: list[Host] = []
     error = np.full((chain.rows, k), np.inf)
-    # The singular vectors last found at the beginning and at the end of the product.
-    found: list[Array | None] = [None, None]
+    wanted: Array | None = None
+    known: list[Array] = []
     log = np.zeros((chain.rows, width))
     while True:
         backward = len(series) % 2
         triangle = Triangle(chain.rows, frame.width)
-        before, wanted = frame.vectors, found[1 - backward]
+        before = frame.vectors
         advance(chain, frame, 0, chain.steps, triangle.take, backward=bool(backward))
-        if series and wanted is not None:
+        if wanted is not None:
             error = _error(_residual(frame.vectors, triangle, wanted, log, chain), log)[:, :k]
         log, out_of, into = (x[:, :width] for x in triangle.singular())
         series.append(log[:, :k])
@@ -222,25 +222,27 @@ def singular_values(
         settled = (error <= tolerance).all(axis=1) | np.isnan(log).any(axis=1)
         if settled.all() or len(series) >= max_sweeps:
             break
-        known = found[1 - backward]
-        found[backward] = begin
-        # A direction that underflowed in this sweep may be a normal one in the other.
-        frame = _next_frame(end, known if len(series) >= ALONE else None, frame.piece, chain)
+        wanted = begin
+        if not backward:
+            known = [begin, *known[:1]]
+        frame = _next_frame(end, known if backward and len(series) >= ALONE else [], frame.piece, chain)
     left, right = (xp.matrix_transpose(v[:, :k, :]) for v in ((begin, end) if backward else (end, begin)))
     return np.stack(series), np.where(np.isnan(log[:, :k]), np.nan, error), left, right
 
 
 def frame_width(k: int, width: int) -> int:
     """Number of directions of a frame for k values: all, if those that later sweeps add would make up the whole space."""
-    return width if 2 * (k + EXTRA) >= width else k + EXTRA
+    return width if 3 * (k + EXTRA) >= width else k + EXTRA
 
 
-def _next_frame(vectors: Array, known: Array | None, piece: int, chain: JacobianChain) -> Frame:
-    """A frame of the vectors (B, p, H), and of the part of the known ones that is orthogonal to them."""
+def _next_frame(vectors: Array, known: list[Array], piece: int, chain: JacobianChain) -> Frame:
+    """A frame of orthonormal vectors (B, p, H), and of the part of the known ones that is orthogonal to them."""
     engine, xp = chain.engine, chain.engine.xp
-    if known is not None and int(vectors.shape[1]) < chain.width:
-        both = orthonormal(xp.concat([vectors, known], axis=1), xp=xp, engine=engine)[0]
-        vectors = xp.concat([vectors, both[:, int(vectors.shape[1]) :, :]], axis=1)
+    p = int(vectors.shape[1])
+    if known and p < chain.width:
+        more = orthonormal(xp.concat([vectors, *known], axis=1), xp=xp, engine=engine)[0]
+        vectors = xp.concat([vectors, more[:, p:, :]], axis=1)
+    # A direction that underflowed in this sweep may be a normal one in the other.
     return Frame(vectors, np.ones(tuple(vectors.shape[:2]), dtype=bool), piece)
 
 

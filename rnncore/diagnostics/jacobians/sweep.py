@@ -143,11 +143,12 @@ def advance(
             if at == total:
                 break
             count = min(frame.piece, total - at)
-            if backward:
-                moved, largest = chain.pull(vectors, stop - at - count, stop - at)
-            else:
-                moved, largest = chain.push(vectors, start + at, start + at + count)
-            vectors, r = orthonormal(moved, xp=xp, engine=engine)
+            with np.errstate(all="ignore"):  # a piece that leaves the range is repeated with shorter ones
+                if backward:
+                    moved, largest = chain.pull(vectors, stop - at - count, stop - at)
+                else:
+                    moved, largest = chain.push(vectors, start + at, start + at + count)
+                vectors, r = orthonormal(moved, xp=xp, engine=engine)
             factors.append(r)
             sizes.append(largest)
             at += count
@@ -158,6 +159,8 @@ def advance(
         for r, s in zip(r_host, size, strict=True):
             alive &= _resolve(r, eps, chain.width)
             worst = max(worst, _lost(r, s, alive, allowed, reach))
+        if (frame.alive & ~alive).any():  # which a shorter piece may still distinguish from 0
+            worst = max(worst, 2.0)
         if worst > 1 and frame.piece > 1:
             # As long as the measured rate allows, with a margin: the next group may be slightly worse.
             frame.piece = min(frame.piece // 2, 1 << max(0, int(math.log2(max(1.0, 0.8 * frame.piece / worst)))))
@@ -244,8 +247,10 @@ def chains(lane: Lane, span: tuple[int, int] | None, rows: Sequence[int]) -> lis
 def _resolve(r: Host, eps: float, width: int) -> Host:
     """Set rounding errors in the rows of linearly dependent directions to 0, in place; return which are independent (B, k)."""
     length = np.sqrt((r * r).sum(axis=1))
+    if r.shape[1] < width:  # rounding of the largest is as large in every direction that the frame does not have
+        length = np.broadcast_to(length.max(axis=1, keepdims=True), length.shape)
     none = 4 * math.sqrt(width) * eps * length
-    own = ~(np.abs(np.diagonal(r, axis1=1, axis2=2)) <= none)
+    own = np.abs(np.diagonal(r, axis1=1, axis2=2)) > none  # not of NaN
     r[(~own)[:, :, None] & (np.abs(r) <= none[:, None, :])] = 0.0
     return np.asarray(own)
 

@@ -11,9 +11,10 @@ import pytest
 from rnncore import diagnostics
 from rnncore.diagnostics.gradient.horizon import horizon
 from rnncore.diagnostics.jacobians.lyapunov import lyapunov
-from rnncore.diagnostics.jacobians.product import product, singular_values
+from rnncore.diagnostics.jacobians.product import ALONE, product, singular_values
 from rnncore.diagnostics.jacobians.sweep import JacobianChain, advance, start_frame
 from rnncore.errors import ArgumentTypeError, ArgumentValueError
+from tests.diagnostics.closed_forms import EPS
 from tests.diagnostics.jacobians.networks import (
     CLOSE,
     FLOAT64,
@@ -128,17 +129,16 @@ def test_given_matrices_forward_and_backward(backend):
     assert left.shape == right.shape == (2, 6, 2)
 
 
-def test_sweeps_go_on_until_they_agree():
+def test_sweeps_go_on_until_the_error_is_small():
     """Few steps and more directions than are carried: the first sweeps are wrong, and the evidence says so."""
-    w = np.random.default_rng(2).standard_normal((12, 12))
+    w = np.random.default_rng(2).standard_normal((24, 24))
     record, want = still(w, 2), np.log(np.linalg.svd(w @ w, compute_uv=False))[:2]
     short = product(record.lane(), k=2, max_sweeps=2)
     assert not short.converged[0] and np.abs(short.log_singular[0] - want).max() > 1e-4
     found = product(record.lane(), k=2, max_sweeps=60, tolerance=1e-12)
-    assert found.converged[0] and 4 < len(found.sweeps) < 60 and found.error.max() <= 1e-12
-    np.testing.assert_allclose(found.log_singular[0], want, rtol=0, atol=1e-10)
-    # What a sweep sees inside of the subspace is never more than the truth.
-    assert (found.sweeps[:, 0] <= want + 1e-12).all()
+    assert found.converged[0] and ALONE < len(found.sweeps) < 60 and found.error.max() <= 1e-12
+    # The dense product has about the width times the condition of its k-th value as its own rounding.
+    np.testing.assert_allclose(found.log_singular[0], want, rtol=0, atol=1e-12 + 64 * 24 * EPS["float64"])
 
 
 @pytest.mark.parametrize("backend", FLOAT64)
