@@ -36,6 +36,7 @@ __all__ = ["draw_eigenvalues", "draw_spectrum"]
 SHOWN = 1e-6
 # An eigenvalue counts as outside the unit circle from this many eps of the dtype on.
 ROUNDING = 32
+AT_LEAST = "at least: not converged"
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -48,7 +49,7 @@ def draw_spectrum(report: Findings, figure: Figure, width: float) -> None:
     figure.set_size_inches(width, (3.4 if wide else 6.0) + 0.2 * math.ceil(len(lanes) / (3 if wide else 2)))
     left, right = figure.subplots(1, 2) if wide else figure.subplots(2, 1)
     count = max(p.log_singular.shape[1] for row in report.product for p in row)
-    zero = False
+    zero = doubtful = False
     for i, (k, d) in enumerate(lanes):
         style: Any = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 5}
         log = report.product[k][d].log_singular / LN10
@@ -67,6 +68,10 @@ def draw_spectrum(report: Findings, figure: Figure, width: float) -> None:
         if (gone := np.isneginf(middle)).any():
             _at_foot(left, at[gone], zero)
             zero = True
+        if report.product[k][d].doubt is not None:
+            label = None if doubtful else AT_LEAST
+            left.plot(at, shown, linestyle="none", marker="$\\uparrow$", color=GREY, markersize=13, label=label)
+            doubtful = True
     left.axhline(0, color=GREY, linewidth=0.8)
     left.set_title("product of all Jacobians\n(bars: the range over the rows)", fontsize=10)
     left.set_ylabel(r"$\log_{10}$ of the singular value")

@@ -24,6 +24,7 @@ NOT_GIVEN = "the operands do not determine it, or this quantity has none"
 ON_DEVICE = "an array on the device, in the report itself"
 NO_INTERVAL = "where there are fewer than two windows"
 OVERFLOW = "where weight_hh is so large that its product with a vector overflows"
+NOT_CONVERGED = "where the singular values have not converged: lower bounds have no ratio"
 TOO_LARGE = "where the input's share is beyond float64"
 
 # By reason, the paths of the fields.
@@ -51,7 +52,8 @@ PATHS: Mapping[str, str] = {
     TOO_LARGE: "initial.now.q initial.now.chi",
     "at a step that no row has": "weight_gradient.weight_hh weight_gradient.weight_ih",
     NO_UPDATE: "weight_gradient.share_hh weight_gradient.share_ih",
-    OVERFLOW: "product.log_singular product.sweeps product.log_condition product.disagreement",
+    OVERFLOW: "product.log_singular product.sweeps product.error",
+    f"{OVERFLOW}; or {NOT_CONVERGED}": "product.log_condition",
     ON_DEVICE: "product.left product.right",
     f"{NO_STEP} after the burn-in": "lyapunov.exponents lyapunov.entropy_rate lyapunov.predictability",
     NO_INTERVAL: "lyapunov.interval",

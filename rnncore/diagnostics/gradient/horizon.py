@@ -23,7 +23,7 @@ from rnncore.diagnostics.numerics.scaled import Scaled
 from rnncore.diagnostics.recording import lane_probe
 from rnncore.typing import Host
 
-__all__ = ["MAX_LAG", "SMALL", "Horizon", "horizon", "theil_sen"]
+__all__ = ["MAX_LAG", "SMALL", "Horizon", "horizon", "lag_text", "theil_sen"]
 
 SMALL = 1e-3
 MAX_LAG = 256
@@ -81,6 +81,20 @@ class Horizon:
     losses: int
     layer: int
     direction: int
+
+    @property
+    def followed(self) -> int | None:
+        """Number of lags that were looked at; None if that is all of them."""
+        return None if self.complete else len(self.median) - 1
+
+
+def lag_text(lag: int | None, followed: int | None) -> str:
+    """A lag for a reader. None is "never" only if all lags were looked at."""
+    if lag is not None:
+        return str(lag)
+    if followed is None:
+        return "never"
+    return f"not within {followed} lags" if followed else "not measured"
 
 
 @lane_probe("flow", "deltas", alone=True)

@@ -73,6 +73,13 @@ class Product:
     left: Array | None = None
     right: Array | None = None
 
+    @property
+    def doubt(self) -> str | None:
+        """Why the numbers are lower bounds only, for a reader; None if all rows have converged."""
+        count = len(self.converged)
+        left = count - int(self.converged.sum())
+        return f"{left} of {count} rows have not converged" if left else None
+
 
 @lane_probe(alone=True)
 def product(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rnncore.arguments import describe
+from rnncore.diagnostics.gradient.horizon import lag_text
 from rnncore.diagnostics.report.report import Report
 from rnncore.diagnostics.results import leaves, plain
 from rnncore.errors import ArgumentTypeError, ArgumentValueError
@@ -19,6 +20,10 @@ __all__ = ["Change", "Comparison", "compare"]
 
 # Singular vectors are on a device and have an arbitrary sign, so they are not compared.
 VECTORS = ("left", "right")
+# How the iteration went, and not what it found.
+ITERATION = ("sweeps", "error")
+# The numbers of a product that are lower bounds, or none at all, until it has converged.
+BOUNDS = ("log_singular", "log_condition")
 SHOWN = 5
 
 
@@ -34,6 +39,9 @@ class Change:
     log_gain : tuple of (float, float)
         ln of the median gain at these lags.
     lag_small, lag_eps : (int or None, int or None)
+        None where the gain does not stay below 1e-3 or eps from any of the lags that were followed.
+    followed : (int or None, int or None)
+        Number of lags that were followed: None where that is all, 0 where not measured.
     slope, weights, saturation, alignment : (float, float)
         Nats per step. The last three are means of what is finite; -inf where nothing is and something is -inf.
     saturated : (float, float)
@@ -46,6 +54,7 @@ class Change:
     log_gain: tuple[tuple[float, float], ...]
     lag_small: tuple[int | None, int | None]
     lag_eps: tuple[int | None, int | None]
+    followed: tuple[int | None, int | None]
     slope: tuple[float, float]
     weights: tuple[float, float]
     saturation: tuple[float, float]
@@ -69,6 +78,8 @@ class Comparison:
         the same infinity or both NaN, inf where one is and the other not.
     unlike : tuple of str
         Numeric fields that only one has, or that have other shapes.
+    not_converged : tuple of str
+        Numeric fields that have not converged in one of them. They are lower bounds and are not compared.
     """
 
     verdict: tuple[str, str]
@@ -76,6 +87,7 @@ class Comparison:
     changes: tuple[Change, ...]
     differences: Mapping[str, float]
     unlike: tuple[str, ...]
+    not_converged: tuple[str, ...]
 
     @property
     def largest(self) -> tuple[str, float]:
@@ -83,8 +95,12 @@ class Comparison:
         return max(self.differences.items(), key=lambda item: item[1], default=("", 0.0))
 
     def agrees(self, tolerance: float = 1e-9) -> bool:
-        """Whether the label and the fields are the same, and no number differs by more: for two backends and one run."""
-        return self.verdict[0] == self.verdict[1] and not self.unlike and self.largest[1] <= tolerance
+        """Whether the label and the fields are the same, and no number differs by more: for two backends and one run.
+
+        False if a number has not converged, as nothing is known of its difference.
+        """
+        same = self.verdict[0] == self.verdict[1] and not self.unlike and not self.not_converged
+        return same and self.largest[1] <= tolerance
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, numbers that JSON lacks as "nan", "inf" and "-inf"."""
@@ -99,17 +115,19 @@ class Comparison:
         for c in self.changes:
             lines.append(f"layer {c.layer}" + (", reverse" if c.direction else ""))
             lines += [_line(f"ln gain at lag {n}", pair) for n, pair in zip(c.lags, c.log_gain, strict=True)]
-            lines.append(f"  {'below 1e-3 from lag':<32} {_lag(c.lag_small[0])} -> {_lag(c.lag_small[1])}")
-            lines.append(f"  {'below eps from lag':<32} {_lag(c.lag_eps[0])} -> {_lag(c.lag_eps[1])}")
+            for what, pair in (("1e-3", c.lag_small), ("eps", c.lag_eps)):
+                a, b = (lag_text(lag, n) for lag, n in zip(pair, c.followed, strict=True))
+                lines.append(f"  {f'below {what} from lag':<32} {a} -> {b}")
             lines.append(_line("slope, nats per step", c.slope))
             lines.append(_line("fraction of saturated states", c.saturated))
             for name in ("weights", "saturation", "alignment"):
                 lines.append(_line(f"nats per step by {name}", getattr(c, name)))
         worst = sorted(self.differences.items(), key=lambda item: -item[1])[:SHOWN]
         lines.append("largest differences: " + (", ".join(f"{n} {v:.3g}" for n, v in worst) or "none"))
-        if self.unlike:
-            some = ", ".join(self.unlike[:SHOWN]) + (", ..." if len(self.unlike) > SHOWN else "")
-            lines.append(f"only in one, or of other shapes ({len(self.unlike)}): {some}")
+        for what, names in (("only in one, or of other shapes", self.unlike), ("not converged", self.not_converged)):
+            if names:
+                some = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+                lines.append(f"{what} ({len(names)}): {some}")
         return "\n".join(lines)
 
 
@@ -154,7 +172,7 @@ def compare(before: Report, after: Report) -> Comparison:
             f"after: expected a report of the same layers, directions and steps as before, "
             f"{_described(before)}, got {_described(after)}"
         )
-    differences, unlike = _differences(before, after)
+    differences, unlike, not_converged = _differences(before, after)
     return Comparison(
         verdict=(before.verdict.label, after.verdict.label),
         networks=(before.subject.network, after.subject.network),
@@ -163,6 +181,7 @@ def compare(before: Report, after: Report) -> Comparison:
         ),
         differences=differences,
         unlike=unlike,
+        not_converged=not_converged,
     )
 
 
@@ -181,7 +200,7 @@ def _change(before: Report, after: Report, k: int, d: int) -> Change:
 
 def _numbers_of(report: Report, k: int, d: int) -> dict[str, Any]:
     """The compared numbers of one lane; NaN or None where not measured."""
-    found: dict[str, Any] = {"median": (), "lag_small": None, "lag_eps": None, "slope": math.nan}
+    found: dict[str, Any] = {"median": (), "lag_small": None, "lag_eps": None, "followed": 0, "slope": math.nan}
     if report.horizon is not None:
         found = {name: getattr(report.horizon[k][d], name) for name in found}
     for name in ("weights", "saturation", "alignment"):
@@ -206,11 +225,26 @@ def _mean(x: Host) -> float:
 # --- every number -----------------------------------------------------------------------------------------------------
 
 
-def _differences(before: Report, after: Report) -> tuple[dict[str, float], tuple[str, ...]]:
+def _differences(before: Report, after: Report) -> tuple[dict[str, float], tuple[str, ...], tuple[str, ...]]:
     a, b = _numbers(before), _numbers(after)
+    open_lanes = tuple(lane for report in (before, after) for lane in _not_converged(report))
+    not_converged = tuple(
+        name for name in dict.fromkeys([*a, *b]) if name.startswith(open_lanes) and name.endswith(BOUNDS)
+    )
+    a, b = ({name: x for name, x in numbers.items() if name not in not_converged} for numbers in (a, b))
     both = {name: (a[name], b[name]) for name in a if name in b and a[name].shape == b[name].shape}
     unlike = tuple(name for name in dict.fromkeys([*a, *b]) if name not in both)
-    return {name: _difference(*pair) for name, pair in both.items()}, unlike
+    return {name: _difference(*pair) for name, pair in both.items()}, unlike, not_converged
+
+
+def _not_converged(report: Report) -> list[str]:
+    """The paths of the products of which a row has not converged."""
+    return [
+        f"product[{k}][{d}]."
+        for k, row in enumerate(report.product or ())
+        for d, found in enumerate(row)
+        if found.doubt is not None
+    ]
 
 
 def _numbers(report: Report) -> dict[str, Host]:
@@ -218,7 +252,9 @@ def _numbers(report: Report) -> dict[str, Host]:
     return {
         path: np.asarray(value, dtype=np.float64)
         for path, value in leaves(report)
-        if isinstance(value, (bool, int, float, np.generic, np.ndarray)) and path.rpartition(".")[2] not in VECTORS
+        if isinstance(value, (bool, int, float, np.generic, np.ndarray))
+        and path.rpartition(".")[2] not in VECTORS
+        and not (path.startswith("product[") and path.endswith(ITERATION))
     }
 
 
@@ -232,7 +268,3 @@ def _difference(a: Host, b: Host) -> float:
 def _line(what: str, pair: tuple[float, float]) -> str:
     change = f" ({pair[1] - pair[0]:+.4g})" if all(map(math.isfinite, pair)) else ""
     return f"  {what:<32} {pair[0]:.4g} -> {pair[1]:.4g}{change}"
-
-
-def _lag(x: int | None) -> str:
-    return "never" if x is None else str(x)

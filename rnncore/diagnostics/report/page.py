@@ -13,6 +13,7 @@ import numpy as np
 
 from rnncore.diagnostics.figures.plot import KINDS, available, plot
 from rnncore.diagnostics.findings.findings import Findings
+from rnncore.diagnostics.gradient.horizon import lag_text
 from rnncore.diagnostics.report import html
 from rnncore.diagnostics.report.html import text
 from rnncore.io.atomic import replace
@@ -210,8 +211,8 @@ TABLES: tuple[tuple[str, str, Callable[[Any], dict[str, Any]]], ...] = (
         "horizon",
         "Horizon",
         lambda _: {
-            "below 1e-3 from lag": "lag_small",
-            "below eps from lag": "lag_eps",
+            "below 1e-3 from lag": lambda x: lag_text(x.lag_small, x.followed),
+            "below eps from lag": lambda x: lag_text(x.lag_eps, x.followed),
             "slope, nats per step": "slope",
             "e-fold, steps": "e_fold",
             "bias of truncation 10 % from K": "k_10",
@@ -263,8 +264,8 @@ TABLES: tuple[tuple[str, str, Callable[[Any], dict[str, Any]]], ...] = (
         "product",
         "Product of the Jacobians",
         lambda _: {
-            "ln sigma_1, median of rows": lambda x: _middle(x.log_singular[:, 0]),
-            "ln of the condition, median": lambda x: _middle(x.log_condition),
+            "ln sigma_1, median of rows": lambda x: _at_least(_middle(x.log_singular[:, 0]), x.doubt is not None),
+            "ln of the condition, median": lambda x: _middle(x.log_condition) if x.doubt is None else "not converged",
             "directions": lambda x: x.log_singular.shape[1],
             "rows converged": lambda x: f"{x.converged.sum()} of {len(x.converged)}",
         },
@@ -276,11 +277,20 @@ TABLES: tuple[tuple[str, str, Callable[[Any], dict[str, Any]]], ...] = (
             "lambda_1, nats per step": lambda x: x.exponents[0],
             "its interval": lambda x: " to ".join(_number(end) for end in x.interval[:, 0]),
             "Kaplan-Yorke dimension": "kaplan_yorke",
-            "entropy rate, nats per step": "entropy_rate",
-            "an error doubles in, steps": "predictability",
+            # More positive exponents may follow those that were computed.
+            "entropy rate, nats per step": lambda x: _at_least(
+                x.entropy_rate, x.sum_residual is None and bool((x.exponents > 0).all())
+            ),
+            "an error doubles in, steps": lambda x: (
+                _number(x.predictability) + (", if at all" if x.interval[0, 0] <= 0 < x.exponents[0] else "")
+            ),
         },
     ),
 )
+
+
+def _at_least(x: float, lower_bound: bool) -> str:
+    return ("at least " if lower_bound else "") + _number(x)
 
 
 def _exp(log: Any) -> float:

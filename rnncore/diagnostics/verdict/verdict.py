@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -42,6 +42,7 @@ FLOOR, CEILING = math.log(SMALL), math.log(LARGE)
 MOST = 0.5
 FEW = 3
 SATURATED = "fraction of saturated states"
+SIGMA = "ln of the largest singular value of the product of Jacobians"
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ class _Reach:
     high: float
     slope: float
     rate: float  # of a random direction, nats per step; NaN where it was not measured
-    top: float  # ln of the largest singular value of the whole product; NaN where it was not measured
+    top: float  # ln of the largest singular value of the whole product, or a lower bound; NaN where it was not measured
+    doubt: str | None  # why it is a lower bound only
+    above: float  # an upper bound on it; NaN where there is none
 
     @property
     def place(self) -> tuple[int, int]:
@@ -148,14 +151,20 @@ class _Case:
         lag = min(self.wanted, len(h.median) - 1)
         rows = h.gain[lag][~np.isnan(h.gain[lag])]
         low, high = np.quantile(rows, (0.25, 0.75), method="nearest") if len(rows) else (math.nan, math.nan)
-        rate = top = math.nan
+        rate = top = above = math.nan
+        doubt = None
         if (jacobian := self.found["jacobian"]) is not None:
             chi = jacobian[k][d].log_chi
             chi = chi[np.isfinite(chi)]
             rate = 0.5 * float(chi.mean()) if len(chi) else math.nan
         if (product := self.found["product"]) is not None and len(product[k][d].log_singular):
-            top = float(np.median(product[k][d].log_singular[:, 0]))
-        return _Reach(k, d, lag, float(h.median[lag]), float(low), float(high), h.slope, rate, top)
+            found = product[k][d]
+            largest, doubt = found.log_singular[:, 0], found.doubt
+            # Medians of lower and of upper bounds bound the median.
+            top = float(np.median(largest))
+            with np.errstate(invalid="ignore"):  # 0 with an unknown error
+                above = float(np.median(largest + found.error[:, 0]))
+        return _Reach(k, d, lag, float(h.median[lag]), float(low), float(high), h.slope, rate, top, doubt, above)
 
     @cached_property
     def grown(self) -> list[_Reach]:
@@ -191,7 +200,12 @@ def decide(record: Record, found: Mapping[str, Any], fault: NonFinite | None, wa
         Whether the caller gave that number.
     """
     case = _Case(record, found, fault, wanted, asked)
-    return next(verdict for rule in RULES if (verdict := rule(case)) is not None)
+    verdict = next(verdict for rule in RULES if (verdict := rule(case)) is not None)
+    if verdict.label in NOT_GROWN and verdict.evidence:
+        # A number that has not converged and might be large enough for another label is not passed over in silence.
+        open_ones = [_largest(r) for r in case.reaches if r.doubt and not r.top > CEILING and not r.above <= CEILING]
+        verdict = replace(verdict, evidence=(*verdict.evidence, *open_ones))
+    return verdict
 
 
 def _not_measured(c: _Case) -> Verdict | None:
@@ -239,9 +253,10 @@ def _exploding(c: _Case) -> Verdict | None:
     if not c.grown:
         return None
     worst = max(c.grown, key=lambda r: max(r.median, r.top))
+    least = "at least " if worst.doubt and worst.top > worst.median else ""
     return Verdict(
         "exploding",
-        f"the gradient grows by e^{max(worst.median, worst.top):.0f} over {worst.lag} steps",
+        f"the gradient grows by {least}e^{max(worst.median, worst.top):.0f} over {worst.lag} steps",
         tuple(map(_evidence, c.grown)),
         (*new_gain(c.initial, {r.place for r in c.grown}, c.record.nonlinearity), clip_the_norm()),
     )
@@ -271,9 +286,13 @@ def _can_be_judged(found: Horizon, wanted: int) -> bool:
 
 def _evidence(r: _Reach) -> Evidence:
     if not math.isnan(r.top) and r.top > max(r.median, CEILING):
-        return Evidence("ln of the largest singular value of the product of Jacobians", r.top, CEILING, r.where)
+        return _largest(r)
     threshold = CEILING if r.median > 0 else FLOOR
     return Evidence("ln gain of the gradient (median over rows)", r.median, threshold, r.where)
+
+
+def _largest(r: _Reach) -> Evidence:
+    return Evidence(f"{SIGMA}, at least ({r.doubt})," if r.doubt else SIGMA, r.top, CEILING, r.where)
 
 
 def _shrunk(c: _Case) -> Verdict | None:
@@ -362,6 +381,8 @@ def _not_finite(c: _Case) -> Verdict | None:
     return Verdict("nonfinite", summary, tuple(evidence), tuple(remedies))
 
 
+# The labels that a large singular value of the product would change.
+NOT_GROWN = ("saturated", "vanishing", "inconclusive", "healthy")
 RULES: tuple[Callable[[_Case], Verdict | None], ...] = (
     _not_finite,
     _not_measured,

@@ -48,7 +48,7 @@ def rounding(steps, width, dtype="float64"):
 @pytest.mark.parametrize("steps", [1, 2, 100])
 @pytest.mark.parametrize("width", [1, 2, 50, 400])
 def test_gaussian_products_converge_to_the_accuracy_that_they_state(width, steps):
-    """Of one step the density of singular values is highest near the largest: ten sweeps of three directions were not enough."""
+    """Of one step the singular values are close to each other: ten sweeps of three directions were not enough."""
     m = gaussian(steps, width, width, seed=width)
     k = min(2, width)
     series, error, _, _ = singular_values(given(m[:, None]), k, tolerance=TOLERANCE)
