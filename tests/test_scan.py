@@ -230,3 +230,10 @@ def test_a_slope_that_needs_p_says_so():
     h0, w, h = np.ones((1, 2)), np.eye(2), np.ones((3, 1, 2))
     with pytest.raises(ArgumentValueError, match="p: expected an array"):
         scan.slope(None, h0, w, h, nonlinearity=clipped, reverse=False, xp=xp)
+
+
+def test_the_slopes_of_a_scan_with_carry_need_p():
+    h0, w, h = np.ones((1, 2)), np.eye(2), np.ones((3, 1, 2))
+    f, carry = rnncore.get_nonlinearity("tanh"), scan.Carry(g=np.full(2, 0.5))
+    with pytest.raises(ArgumentValueError, match="p: expected an array, as with carry f' is computed from z, got None"):
+        scan.nonlinear_vjp(np.ones((3, 1, 2)), None, h0, w, h, nonlinearity=f, reverse=False, xp=xp, carry=carry)

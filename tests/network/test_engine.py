@@ -380,3 +380,23 @@ def test_an_explanation_is_one_line_for_each_scan():
         "  nonlinear scan: kernel (why)",
         "  linear scan: reference (why not)",
     ]
+
+
+@pytest.mark.parametrize("kernel", ["auto", "reference"])
+def test_no_scan_writes_into_an_argument_unless_it_is_told(kernel):
+    """On the first call, which chooses the path, and on the second, which knows it."""
+    engine = rnncore.RNN(1, 2, kernel=kernel).network.engine
+    p, h0, w, d = np.ones((3, 1, 2)), np.ones((1, 2)), np.eye(2) / 2, np.full((3, 1, 2), 0.5)
+    f = rnncore.get_nonlinearity("tanh")
+    for _ in range(2):
+        engine.nonlinear(p, h0, w, nonlinearity=f, reverse=False)
+        engine.linear(p, d, h0, w, reverse=False)
+        engine.linear_carry(p, d, None, None, h0, w, reverse=False)
+    assert (p == 1).all() and (d == 0.5).all() and (h0 == 1).all()
+
+
+def test_a_kernel_may_take_the_storage_of_what_it_is_told_to_overwrite():
+    engine = rnncore.RNN(1, 2, kernel="require").network.engine
+    d = np.full((3, 1, 2), 0.5)
+    found = engine.linear(np.ones((3, 1, 2)), d, np.ones((1, 2)), np.eye(2) / 2, reverse=False, overwrite=True)
+    assert np.shares_memory(found, d)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from rnncore.arguments import non_negative_int, positive_int, real
 from rnncore.diagnostics.jacobians.product import check_k, difference
 from rnncore.diagnostics.jacobians.sweep import JacobianChain, advance, chains, check_rows, start_frame
 from rnncore.diagnostics.lane import Lane
+from rnncore.diagnostics.numerics.student import student
 from rnncore.diagnostics.recording import lane_probe
 from rnncore.errors import ArgumentValueError
 from rnncore.typing import Host
@@ -226,24 +226,8 @@ def _interval(samples: Host, mean: Host, confidence: float) -> Host:
         return np.full((2, samples.shape[1]), np.nan)
     dead = ~np.isfinite(samples).all(axis=0)
     error = np.where(dead, 0.0, samples).std(axis=0, ddof=1) / math.sqrt(n)
-    half = np.where(dead, 0.0, _student(confidence, n - 1) * error)
+    half = np.where(dead, 0.0, student(confidence, n - 1) * error)
     return np.stack([mean - half, mean + half])
-
-
-def _student(confidence: float, freedom: int) -> float:
-    """The two-sided quantile of Student's t, by Hill's expansion in 1/freedom (Abramowitz and Stegun 26.7.5)."""
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    if freedom == 1:
-        return math.tan(math.pi * confidence / 2)
-    if freedom == 2:
-        return float(confidence * math.sqrt(2 / (1 - confidence**2)))
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return float(z + sum(t / freedom ** (i + 1) for i, t in enumerate(terms)))
 
 
 def _log_det(lane: Lane, rows: tuple[int, ...], ends: Host, burn: Host) -> Host:

@@ -17,7 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from rnncore.arguments import flag, integer, non_negative_int, real
-from rnncore.diagnostics.jacobians.sweep import Frame, JacobianChain, advance, chains, check_rows, orthonormal, start_frame
+from rnncore.diagnostics.jacobians.sweep import (
+    Frame,
+    JacobianChain,
+    advance,
+    chains,
+    check_rows,
+    orthonormal,
+    start_frame,
+)
 from rnncore.diagnostics.lane import Lane
 from rnncore.diagnostics.numerics.device import EPS, on_device, on_host
 from rnncore.diagnostics.numerics.triangle import Triangle
@@ -46,7 +54,7 @@ class Product:
         ``ln sigma_1 - ln sigma_k``: the logarithm of the condition number if k is the width. NaN for a row that has not
         converged: a difference of two lower bounds bounds nothing.
     sweeps : host array (n, B, k)
-        The estimates of each sweep, forward and backward in turn.
+        The estimates of each sweep, forward and backward in turn; the last one again for rows that needed fewer.
     error : host array (B, k)
         Bound on the error of `log_singular`, from the residuals of the singular vectors. Inf where the residual says nothing.
     converged : host array (B,) of bool
@@ -165,9 +173,9 @@ def product(
         tolerance = real("tolerance", tolerance, "a number", lambda nats: not math.isnan(nats))
     chosen = check_rows(lane, rows)
     count = len(chosen)
-    estimates = np.full((2, count, k), np.nan)
-    error = np.full((count, k), np.nan)
-    steps, used = np.zeros((2, count), dtype=np.int64)
+    last, error = np.full((2, count, k), np.nan)
+    steps = np.zeros(count, dtype=np.int64)
+    went: list[tuple[list[int], Host]] = []
     sides: dict[int, tuple[Array, Array]] = {}
     with lane.engine.scope():
         links = chains(lane, span, chosen)
@@ -178,20 +186,19 @@ def product(
             series, error[place], left, right = singular_values(
                 chain, k, tolerance=tolerance, max_sweeps=max_sweeps, seed=seed
             )
-            if len(series) > len(estimates):  # rows that took fewer sweeps keep their last estimate
-                estimates = np.concatenate([estimates, np.repeat(estimates[-1:], len(series) - len(estimates), axis=0)])
-            estimates[: len(series), place] = series
-            estimates[len(series) :, place] = series[-1]
-            steps[place], used[place] = chain.steps, len(series)
+            last[place], steps[place] = series[-1], chain.steps
+            went.append((place, series))
             if vectors:
                 sides |= {at: (left[i, ...], right[i, ...]) for i, at in enumerate(place)}
         both = [lane.xp.stack([sides[i][side] for i in range(count)], axis=0) if sides else None for side in (0, 1)]
-    last = estimates[used - 1, np.arange(count)]
+    sweeps = np.broadcast_to(last, (max((len(series) for _, series in went), default=0), count, k)).copy()
+    for place, series in went:
+        sweeps[: len(series), place] = series
     converged = np.asarray((error <= tolerance).all(axis=1))
     return Product(
         log_singular=last,
         log_condition=np.where(converged, _condition(last), np.nan),
-        sweeps=estimates[: int(used.max(initial=2))],
+        sweeps=sweeps,
         error=error,
         converged=converged,
         tolerance=tolerance,

@@ -234,6 +234,35 @@ def test_a_record_is_of_a_network():
         diagnostics.record([], None)
 
 
+@pytest.mark.parametrize(
+    ("d_last", "words"),
+    [
+        ([[None], [None]], r"a list of 1 layers, each a list of 2 directions, got \[1, 1\]"),
+        ([[None]], r"got \[1\]"),
+        ([[None, None, None]], r"got \[3\]"),
+        ([[None, None], []], r"got \[2, 0\]"),
+        ([None], r"got \[None\]"),
+        ([], r"got \[\]"),
+        (np.zeros((1, 2, 2, 3)), r"got (an? )?(numpy\.)?ndarray"),
+        ("ab", r"got "),
+    ],
+)
+def test_cotangents_of_the_last_states_have_an_entry_for_each_layer_and_direction(d_last, words):
+    record = diagnostics.record(rnncore.RNN(1, 3, bidirectional=True, rng=0), np.zeros((4, 2, 1)))
+    with pytest.raises(ArgumentTypeError, match=rf"^d_last: expected .*{words}"):
+        diagnostics.flow(record, None, d_last)
+
+
+def test_cotangents_of_the_last_states_may_be_missing_or_one_array_for_a_layer():
+    record = diagnostics.record(rnncore.RNN(1, 3, bidirectional=True, rng=0), np.zeros((4, 2, 1)))
+    last = np.random.default_rng(0).standard_normal((2, 2, 3))
+    flows, _ = diagnostics.flow(record, None, [last])
+    want, _ = diagnostics.flow(record, None, [[last[0], last[1]]])
+    np.testing.assert_array_equal(flows.total[0], want.total[0])
+    half, _ = diagnostics.flow(record, None, ([None, last[1]],))
+    assert (half.direct[0][0] == -np.inf).all() and np.isfinite(half.direct[0][1, 0]).all()
+
+
 # --- scaled sequences -------------------------------------------------------------------------------------------------
 
 
