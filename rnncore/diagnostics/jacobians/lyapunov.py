@@ -154,6 +154,7 @@ def lyapunov(
         if ((burn >= ends) & (ends > 0)).any():
             shortest = int(ends[ends > 0].min(initial=lane.steps))
             raise ArgumentValueError(f"burn_in: expected an int in [0, {shortest - 1}], got {burn_in}")
+        burn = np.minimum(burn, ends)  # of a row without steps
         steps = ends - burn
         n = max(1, min(windows, int(steps[steps > 0].min(initial=windows))))
         series = np.full((n, count, k), np.nan)

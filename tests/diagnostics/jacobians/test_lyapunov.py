@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -11,6 +12,7 @@ from rnncore.diagnostics.jacobians.lyapunov import exponents, kaplan_yorke, lyap
 from rnncore.diagnostics.jacobians.product import product
 from rnncore.diagnostics.jacobians.sweep import start_frame
 from rnncore.errors import ArgumentValueError
+from tests.diagnostics.closed_forms import EPS
 from tests.diagnostics.jacobians.networks import FLOAT64, LONG, driven, given, jacobians, network, seen, still
 
 
@@ -176,3 +178,101 @@ def test_a_row_without_steps_and_dead_units():
     ):
         with pytest.raises(ArgumentValueError, match=next(iter(wrong))):
             lyapunov(seen(rnn, np.zeros((50, 3, 2)), lengths=[50, 0, 20]).lane(), **wrong)
+
+
+# --- the parts, in closed form ----------------------------------------------------------------------------------------
+
+
+def alternating(first, second):
+    """A chain of 12 steps and two rows: factor `first` in the first half and `second` in the second."""
+    m = np.ones((12, 2, 1, 1))
+    m[:6], m[6:] = first, second
+    return given(m)
+
+
+def test_exponents_of_windows_are_means_of_their_own_steps():
+    windows, mean = exponents(alternating(2.0, 8.0), 1, windows=2)
+    two = math.log(2)
+    # Sums of 6 logarithms of size 2.
+    np.testing.assert_allclose(windows[:, :, 0], [[two, two], [3 * two, 3 * two]], rtol=16 * EPS["float64"])
+    np.testing.assert_allclose(mean, 2 * two, rtol=16 * EPS["float64"])
+    windows, mean = exponents(alternating(2.0, 8.0), 1, burn_in=4, windows=3)
+    # Steps 4 and 5, then three times 8: edges 4, 7, 9, 12 (8 / 3 steps each, rounded).
+    np.testing.assert_allclose(windows[:, 0, 0], [(2 + 3) / 3 * two, 3 * two, 3 * two], rtol=16 * EPS["float64"])
+    np.testing.assert_allclose(mean, (2 + 18) / 8 * two, rtol=16 * EPS["float64"])
+
+
+def test_the_burn_in_is_a_tenth_of_each_row_and_windows_are_as_many_as_the_shortest_has_steps():
+    record = still(np.diag([2.0, 1.0]), 100, batch=2)
+    found = lyapunov(record.lane(), k=1)
+    assert found.burn_in.tolist() == [10, 10] and found.steps.tolist() == [90, 90] and len(found.windows) == 20
+    ragged = seen(network(np.eye(2)), np.zeros((100, 3, 2)), lengths=[100, 7, 0])
+    found = lyapunov(ragged.lane(), k=1)
+    assert found.burn_in.tolist() == [10, 0, 0] and found.steps.tolist() == [90, 7, 0] and len(found.windows) == 7
+    assert np.isnan(found.windows[:, 2]).all() and np.abs(found.by_row[:2]).max() <= EPS["float64"]
+    assert lyapunov(ragged.lane(), k=1, windows=3, burn_in=2).burn_in.tolist() == [2, 2, 0]
+    assert len(lyapunov(ragged.lane(), k=1, windows=3).windows) == 3
+    with pytest.raises(ArgumentValueError, match=r"burn_in: expected an int in \[0, 6\], got 7"):
+        lyapunov(ragged.lane(), k=1, burn_in=7)
+    assert lyapunov(ragged.lane(), k=1, burn_in=6).steps.tolist() == [94, 1, 0]
+
+
+def test_rows_are_weighted_by_their_steps():
+    """ln 2 over 30 steps and ln 8 over 10: 1.5 ln 2; the order of rows is the caller's."""
+    x = np.zeros((30, 2, 1))
+    rnn = network(np.eye(1), "relu", bias=np.ones(1))
+    record = seen(rnn, x, lengths=[30, 10])
+    d = np.ones((30, 2, 1))
+    d[:, 0], d[:, 1] = 2.0, 8.0
+    lane = dataclasses.replace(record.lane())
+    object.__setattr__(lane, "slope", lambda: d)
+    found = lyapunov(lane, k=1, burn_in=0)
+    np.testing.assert_allclose(found.exponents, 1.5 * math.log(2), rtol=64 * EPS["float64"])
+    np.testing.assert_allclose(found.by_row[:, 0], np.log([2.0, 8.0]), rtol=64 * EPS["float64"])
+    only = lyapunov(lane, k=1, burn_in=0, rows=[1, 0])
+    np.testing.assert_array_equal(only.by_row, found.by_row[::-1])
+    assert only.rows == (1, 0) and found.rows == (0, 1)
+
+
+def test_the_interval_of_two_samples_and_of_dead_directions():
+    """Mean 2, deviation 1.414 / sqrt 2 = 1, one degree of freedom: tan(pi / 4) = 1 at half the confidence."""
+    from rnncore.diagnostics.jacobians.lyapunov import _interval
+
+    samples = np.asarray([[1.0, -np.inf], [3.0, 0.5]])
+    low, high = _interval(samples, np.asarray([2.0, -np.inf]), 0.5)
+    np.testing.assert_allclose([low[0], high[0]], [1.0, 3.0], rtol=8 * EPS["float64"])
+    assert low[1] == high[1] == -np.inf
+    assert np.isnan(_interval(samples[:1], samples[0], 0.5)).all() and _interval(
+        samples[:1], samples[0], 0.5
+    ).shape == (2, 2)
+
+
+def test_the_dimension_at_its_edges():
+    for spectrum, complete, want in (
+        ([0.0, -1.0], True, 1.0),
+        ([0.3, -0.3, -1.0], True, 2.0),
+        ([0.5, 0.25, -1.0], False, 2.75),
+        ([0.2], True, 1.0),
+        ([-0.2], False, 0.0),
+        ([0.1, -0.2, 0.4, -0.5], True, 1.5),
+    ):
+        assert kaplan_yorke(np.asarray(spectrum), complete=complete) == want, spectrum
+    assert math.isnan(kaplan_yorke(np.asarray([np.nan, -1.0]), complete=True))
+
+
+def test_entropy_and_predictability():
+    found = lyapunov(still(np.diag([4.0, 2.0, 0.5]), 200).lane(), k=3, burn_in=100)
+    # The frame is aligned to rounding after 100 steps; 100 logarithms are added up.
+    close = {"rel": 256 * EPS["float64"]}
+    assert found.entropy_rate == pytest.approx(3 * math.log(2), **close)
+    assert found.predictability == pytest.approx(0.5, **close) and found.confidence == 0.95
+    assert found.kaplan_yorke == 3.0 and found.sum_residual is not None
+    assert lyapunov(still(np.eye(2), 20).lane(), k=1).predictability == math.inf
+    assert lyapunov(still(np.eye(2), 20).lane(), k=1).sum_residual is None
+    none = lyapunov(seen(network(np.eye(2)), np.zeros((5, 1, 2)), lengths=[0]).lane(), k=2)
+    assert np.isnan(none.exponents).all() and math.isnan(none.entropy_rate) and none.windows.shape[1:] == (1, 2)
+
+
+def test_a_singular_weight_has_a_residual_of_0():
+    found = lyapunov(still(np.diag([1.0, 0.0]), 20, batch=2).lane(), k=2)
+    assert found.sum_residual.tolist() == [0.0, 0.0] and found.exponents[1] == -np.inf

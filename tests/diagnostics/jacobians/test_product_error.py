@@ -182,3 +182,140 @@ def test_more_sweeps_bring_the_error_to_any_tolerance():
         lengths.append(len(found.sweeps))
     # As with conjugate gradients: each digit costs about as many sweeps as the last.
     assert lengths[0] < lengths[1] < lengths[2] <= 40
+
+
+# --- the parts, in closed form ----------------------------------------------------------------------------------------
+
+
+def test_the_error_is_the_residual_or_its_square_by_the_gap():
+    """Two vectors beside each other: gap 1 less the second's own residual."""
+    residual, log = np.asarray([[0.1, 0.2, 0.3]]), np.asarray([[3.0, 2.0, -1.0]])
+    rho = np.sqrt([0.1**2, 0.1**2 + 0.2**2, 0.1**2 + 0.2**2 + 0.3**2])
+    gaps = np.asarray([1.0, 3.0]) - rho[1:]
+    blocks = [*(rho[:2] ** 2 / (1 - np.exp(-2 * gaps))), rho[2]]
+    assert blocks[0] < blocks[1] < blocks[2]
+    np.testing.assert_allclose(file._error(residual, log)[0], blocks, rtol=8 * EPS["float64"])
+    # A gap that the next one's residual closes says nothing, and neither does one of two zeros.
+    np.testing.assert_array_equal(file._error(np.asarray([[0.1, 2.0]]), log[:, :2]), [[0.1, math.hypot(0.1, 2.0)]])
+    zeros = file._error(np.asarray([[0.5, 0.0, 0.0]]), np.asarray([[0.0, -np.inf, -np.inf]]))
+    np.testing.assert_allclose(zeros[0], [0.25, 0.5, 0.5], rtol=8 * EPS["float64"])
+
+
+def test_a_block_with_a_large_gap_bounds_the_values_in_it():
+    """Two equal values: the gap between them is 0, that after them is large."""
+    found = file._error(np.asarray([[1e-3, 1e-3, 1e-3]]), np.asarray([[0.0, 0.0, -40.0]]))[0]
+    assert found[0] == found[1] == pytest.approx(2e-6, rel=8 * EPS["float64"]) and found[2] == pytest.approx(
+        math.sqrt(3e-6)
+    )
+
+
+@pytest.mark.parametrize("x", [1e-1, 1e-4, 1e-7])
+@pytest.mark.parametrize("y", [0.0, 0.5, 0.9])
+def test_the_error_bounds_that_of_a_two_by_two(x, y):
+    """[[1, x], [0, y]]: sigma_1^2 is 1 + x^2 / (1 - y^2) up to x^4, and the residual of (e_1, e_1) is x."""
+    true = math.log(np.linalg.svd([[1.0, x], [0.0, y]], compute_uv=False)[0])
+    with np.errstate(divide="ignore"):
+        found = file._error(np.asarray([[x, 0.0]]), np.log([[1.0, y]]))[0, 0]
+    assert true - 4 * EPS["float64"] <= found <= x
+    if x < 1 - y:  # else the residual closes the gap
+        assert found <= max(4 * true, 32 * EPS["float64"])
+
+
+class _Images:
+    """What a sweep of orthonormal vectors leaves: images q (1, m, H) and the triangle r."""
+
+    def __init__(self, r):
+        self.log, self.unit = np.zeros((1, len(r))), np.asarray(r)[None]
+
+
+def residual_of(r, q, wanted, log):
+    chain = given(np.zeros((1, 1, 3, 3)))
+    return file._residual(np.asarray(q)[None], _Images(r), np.asarray(wanted)[None], np.asarray(log)[None], chain)[0]
+
+
+def test_the_residual_of_images_that_are_as_expected_is_0():
+    q = np.eye(3)
+    assert residual_of(np.diag([4.0, 2.0, 1.0]), q, q[:2], np.log([4.0, 2.0])).tolist() == [0.0, 0.0]
+    # The sign of a factor's diagonal is arbitrary.
+    signs = np.diag([-1.0, 1.0, 1.0])
+    assert residual_of(signs @ np.diag([4.0, 2.0, 1.0]), q, (signs @ q)[:2], np.log([4.0, 2.0])).tolist() == [0, 0]
+    assert residual_of(np.diag([-4.0, 2.0, 1.0]), q, q[:2], np.log([4.0, 2.0])).tolist() == [2.0, 0.0]
+
+
+def test_the_parts_of_a_residual():
+    """A turn, a stretch and a share of another vector, each alone: 3/5 and 4/5, e^0.1, and 0.3 of 4."""
+    q = np.eye(3)
+    turned_by = residual_of(np.diag([4.0, 2.0, 1.0]), q, [[0.8, 0.6, 0.0], q[1]], np.log([4.0, 2.0]))
+    np.testing.assert_allclose(turned_by, [math.hypot(0.2, 0.6), 0.0], rtol=8 * EPS["float64"])
+    stretched = residual_of(np.diag([4.0, 2.0, 1.0]), q, q[:2], np.log([4.0, 2.0 * math.exp(0.1)]))
+    # ln 2 is 0.69: the difference of the logarithms has a rounding of an eps of that.
+    np.testing.assert_allclose(stretched, [0.0, 0.1], rtol=0, atol=4 * EPS["float64"])
+    mixed = residual_of([[4.0, 1.2, 9.0], [0.0, 2.0, 9.0], [0.0, 0.0, 1.0]], q, q[:2], np.log([4.0, 2.0]))
+    np.testing.assert_allclose(mixed, [0.0, 0.3], rtol=8 * EPS["float64"])
+
+
+def test_zeros_agree_and_a_zero_and_a_number_do_not():
+    q, none = np.eye(3), -np.inf
+    r = np.diag([4.0, 0.0, 1.0])
+    assert residual_of(r, q, [[1.0, 0, 0], [0, 0, 0]], [math.log(4.0), none]).tolist() == [0.0, 0.0]
+    assert residual_of(r, q, q[:2], np.log([4.0, 2.0])).tolist() == [0.0, np.inf]
+    assert residual_of(np.diag([4.0, 2.0, 1.0]), q, q[:2], [math.log(4.0), none]).tolist() == [0.0, np.inf]
+
+
+def test_a_larger_frame_has_the_old_one_first_and_is_orthonormal():
+    chain = given(np.zeros((1, 2, 9, 9)))
+    rng = np.random.default_rng(0)
+    first, known = (np.linalg.qr(rng.standard_normal((2, 9, n)))[0].swapaxes(1, 2) for n in (2, 4))
+    frame = file._next_frame(first, [known[:, :2], known[:, 2:]], 16, chain)
+    assert frame.vectors.shape == (2, 6, 9) and frame.piece == 16 and frame.alive.all() and frame.alive.shape == (2, 6)
+    np.testing.assert_array_equal(frame.vectors[:, :2], first)
+    gram = frame.vectors @ frame.vectors.swapaxes(1, 2)
+    np.testing.assert_allclose(gram, np.broadcast_to(np.eye(6), gram.shape), rtol=0, atol=32 * EPS["float64"])
+    # It spans the known ones, too: nothing of them is left outside.
+    rest = known - known @ frame.vectors.swapaxes(1, 2) @ frame.vectors
+    assert np.abs(rest).max() <= 32 * EPS["float64"]
+    np.testing.assert_array_equal(file._next_frame(first, [], 4, chain).vectors, first)
+    whole = np.broadcast_to(np.eye(9), (2, 9, 9))
+    assert file._next_frame(whole, [known], 4, chain).vectors.shape == (2, 9, 9)
+
+
+def test_the_condition_is_that_of_the_first_and_the_last():
+    logs = np.asarray([[3.0, 2.0, -1.0], [1.0, 0.0, -np.inf], [-np.inf, -np.inf, -np.inf]])
+    assert file._condition(logs).tolist() == [4.0, np.inf, np.inf]
+
+
+def test_what_is_said_of_rows_that_have_not_converged():
+    w = gaussian(40, 40)
+    m = np.stack([w, np.eye(40), w])[None]
+    both = [product(still(w, 1, batch=3).lane(), k=1, max_sweeps=n) for n in (2, 100)]
+    assert [p.doubt for p in both] == ["3 of 3 rows have not converged", None]
+    # The unit matrix is found at once; the others go on, and its number stays as it is.
+    series, error, _, _ = singular_values(given(m), 1, tolerance=TOLERANCE)
+    assert (error <= TOLERANCE).all() and np.abs(series[:, 1]).max() <= rounding(1, 40)
+
+
+def test_the_default_tolerance_grows_with_the_square_root_of_the_steps():
+    for dtype, steps, factor in (
+        ("float64", 1, 1.0),
+        ("float64", 100, 1.0),
+        ("float64", 400, 2.0),
+        ("float32", 900, 3.0),
+    ):
+        found = product(still(np.eye(2), steps, dtype=dtype).lane(), k=1)
+        assert found.tolerance == math.sqrt(EPS[dtype]) * factor
+    ragged = seen(network(np.eye(2)), np.zeros((400, 3, 2)), lengths=[400, 7, 0])
+    found = product(ragged.lane(), k=1)
+    assert found.tolerance == 2 * TOLERANCE and found.steps.tolist() == [400, 7, 0] and found.converged.all()
+    assert product(ragged.lane(), k=1, rows=[1]).tolerance == TOLERANCE
+
+
+def test_sweeps_of_rows_that_need_different_numbers_of_them():
+    """A row of no steps is the unit matrix, found in two sweeps; its number is repeated for the rest."""
+    record = seen(network(gaussian(40, 40)), np.zeros((1, 2, 40)), lengths=[0, 1])
+    found = product(record.lane(), k=1)
+    assert len(found.sweeps) > 6 and found.sweeps.shape[1:] == (2, 1)
+    assert (found.sweeps[:, 0] == 0).all() and (np.diff(found.sweeps[:, 1, 0]) >= -rounding(1, 40)).all()
+    np.testing.assert_array_equal(found.sweeps[-1], found.log_singular)
+    assert len(product(still(np.eye(2), 3).lane(), k=1).sweeps) == 2
+    none = product(seen(network(np.eye(3)), np.zeros((4, 0, 3))).lane(), k=2)
+    assert none.sweeps.shape == (0, 0, 2) and none.error.shape == (0, 2) and none.doubt is None and none.left is None
