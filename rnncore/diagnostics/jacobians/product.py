@@ -241,7 +241,7 @@ def singular_values(
             known = [begin, *known[:1]]
         frame = _next_frame(end, known if backward and len(series) >= ALONE else [], frame.piece, chain)
     left, right = (xp.matrix_transpose(v[:, :k, :]) for v in ((begin, end) if backward else (end, begin)))
-    return np.stack(series), np.where(np.isnan(log[:, :k]), np.nan, error), left, right
+    return np.stack(series), error, left, right
 
 
 def frame_width(k: int, width: int) -> int:

@@ -93,13 +93,22 @@ def test_a_number_that_is_none_ends_in_pieces_of_one_step_and_stays():
 
 def test_rounding_of_the_largest_direction_is_no_singular_value():
     """A matrix of rank 1, up to its rounding: a frame of a few directions sees what is left in each other one as 0."""
-    rng = np.random.default_rng(0)
-    w = np.outer(rng.standard_normal(40), rng.standard_normal(40)) / 10
+    q = np.linalg.qr(np.random.default_rng(0).standard_normal((40, 40)))[0]
+    w = (q * np.r_[2.0, np.zeros(39)]) @ q.T  # symmetric: its powers keep the frame aligned
     found = product(still(w, 5).lane(), k=3)
     assert found.converged[0] and len(found.sweeps) == 3
     assert np.isfinite(found.log_singular[0, 0]) and (found.log_singular[0, 1:] == -np.inf).all()
     spectrum = lyapunov(still(w, 5).lane(), k=3, burn_in=2, windows=1)
     assert np.isfinite(spectrum.exponents[0]) and (spectrum.exponents[1:] == -np.inf).all()
+
+
+def test_a_whole_frame_follows_what_is_below_the_rounding_of_the_largest():
+    """A diagonal of 1 and 1e-12 in float32: once the frame is aligned, nothing is mixed, and nothing is lost."""
+    w = np.diag(np.asarray([1.0, 1e-12], "f4"))
+    found = product(still(w, 50, dtype="float32").lane(), k=2)
+    # 50 steps, each with a rounding of the second value's own size.
+    np.testing.assert_allclose(found.log_singular[0], 50 * np.log(np.diag(w).astype(float)), atol=200 * EPS["float32"])
+    assert found.converged[0]
 
 
 @pytest.mark.parametrize("backend", FLOAT64)

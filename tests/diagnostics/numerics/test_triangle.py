@@ -23,3 +23,12 @@ def test_singular_values_of_a_graded_factor():
     np.testing.assert_allclose(log[0], want, rtol=1e-12)
     np.testing.assert_allclose(right[0] @ right[0].T, np.eye(4), atol=1e-13)
     np.testing.assert_allclose(left[0] @ left[0].T, np.eye(4), atol=1e-13)
+
+
+def test_a_row_of_nan_leaves_the_others_as_they_are():
+    factors = np.random.default_rng(1).standard_normal((2, 6, 6))
+    both, alone = Triangle(2, 6), Triangle(1, 6)
+    alone.take(np.triu(factors[1:]))
+    factors[0, 2, 3] = np.nan
+    both.take(np.triu(factors))
+    np.testing.assert_array_equal(both.singular()[0][1], alone.singular()[0][0])

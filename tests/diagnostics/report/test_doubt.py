@@ -65,8 +65,10 @@ def test_a_bound_that_settles_it_is_no_doubt(monkeypatch, log_singular, error, c
     assert report.verdict.label == "healthy" and len(report.verdict.evidence) == 1
 
 
-def test_zero_with_an_unknown_error_is_a_doubt(monkeypatch):
-    report = report_of(monkeypatch, -math.inf, math.inf)
+@pytest.mark.parametrize("number", [-math.inf, math.nan])
+def test_zero_with_an_unknown_error_and_no_number_are_doubts(monkeypatch, number):
+    report = report_of(monkeypatch, number, math.inf)
+    assert report.verdict.label == "healthy"
     assert [e.metric for e in report.verdict.evidence][1:] == [AT_LEAST_OF]
 
 
