@@ -167,7 +167,7 @@ def lyapunov(
         if k == lane.width:
             residual = difference(by_row.sum(axis=1), _log_det(lane, chosen, ends, burn))
     used = steps > 0
-    share = steps[used] / max(1, steps[used].sum())
+    share = steps[used] / steps[used].sum()
     pooled = (by_row[used] * share[:, None]).sum(axis=0) if used.any() else np.full(k, np.nan)
     return Lyapunov(
         exponents=pooled,

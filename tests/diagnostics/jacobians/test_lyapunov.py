@@ -217,6 +217,21 @@ def test_the_burn_in_is_a_tenth_of_each_row_and_windows_are_as_many_as_the_short
     assert lyapunov(ragged.lane(), k=1, burn_in=6).steps.tolist() == [94, 1, 0]
 
 
+def test_a_row_of_one_step_counts_and_has_no_burn_in():
+    rnn = network(np.diag([2.0, 1.0]))
+    record = seen(rnn, np.zeros((9, 2, 2)), lengths=[9, 1])
+    found = lyapunov(record.lane(), k=1, burn_in=0)
+    assert found.windows.shape == (1, 2, 1) and found.steps.tolist() == [9, 1]
+    np.testing.assert_allclose(found.exponents, (9 * found.by_row[0] + found.by_row[1]) / 10, rtol=8 * EPS["float64"])
+    assert found.by_row[0] != found.by_row[1]
+    with pytest.raises(ArgumentValueError, match=r"burn_in: expected an int in \[0, 0\], got 1"):
+        lyapunov(record.lane(), k=1, burn_in=1)
+    empty = seen(rnn, np.zeros((9, 2, 2)), lengths=[0, 0]).lane()
+    with pytest.raises(ArgumentValueError, match=r"burn_in: expected an int in \[0, 8\], got -1"):
+        lyapunov(empty, k=1, burn_in=-1)
+    assert np.isnan(lyapunov(empty, k=1).exponents).all() and len(lyapunov(empty, k=1).windows) == 20
+
+
 def test_rows_are_weighted_by_their_steps():
     """ln 2 over 30 steps and ln 8 over 10: 1.5 ln 2; the order of rows is the caller's."""
     x = np.zeros((30, 2, 1))
