@@ -291,3 +291,11 @@ def test_entropy_and_predictability():
 def test_a_singular_weight_has_a_residual_of_0():
     found = lyapunov(still(np.diag([1.0, 0.0]), 20, batch=2).lane(), k=2)
     assert found.sum_residual.tolist() == [0.0, 0.0] and found.exponents[1] == -np.inf
+
+
+def test_windows_of_a_run_are_its_consecutive_parts():
+    record, _ = driven(steps=40)
+    found, whole = (lyapunov(record.lane(), k=2, burn_in=0, windows=n) for n in (4, 1))
+    assert found.windows.shape == (4, 2, 2) and len(np.unique(found.windows[:, 0, 0])) == 4
+    # Means of the same 40 logarithms, of numbers of size 1; the pieces between orthonormalisations end elsewhere.
+    np.testing.assert_allclose(found.windows.mean(axis=0), whole.by_row, rtol=0, atol=1024 * EPS["float64"])
