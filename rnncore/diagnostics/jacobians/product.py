@@ -56,7 +56,7 @@ class Product:
     sweeps : host array (n, B, k)
         The estimates of each sweep, forward and backward in turn; the last one again for rows that needed fewer.
     error : host array (B, k)
-        Bound on the error of `log_singular`, from the residuals of the singular vectors. Inf where the residual says nothing.
+        Bound on the error of `log_singular` beside rounding, from the residuals of the singular vectors; inf before the first.
     converged : host array (B,) of bool
         Whether the error is within `tolerance` for all k.
     tolerance : float
