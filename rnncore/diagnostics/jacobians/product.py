@@ -220,23 +220,22 @@ def singular_values(
     width = frame.width
     series: list[Host] = []
     error = np.full((chain.rows, k), np.inf)
-    wanted: Array | None = None
+    expected: tuple[Array, Host] | None = None  # the images of the next sweep, and their logarithms
     known: list[Array] = []
-    log = np.zeros((chain.rows, width))
     while True:
         backward = len(series) % 2
         triangle = Triangle(chain.rows, frame.width)
         before = frame.vectors
         advance(chain, frame, 0, chain.steps, triangle.take, backward=bool(backward))
-        if wanted is not None:
-            error = _error(_residual(frame.vectors, triangle, wanted, log, chain), log)[:, :k]
+        if expected is not None:
+            error = _error(_residual(frame.vectors, triangle, *expected, chain), expected[1])[:, :k]
         log, out_of, into = (x[:, :width] for x in triangle.singular())
         series.append(log[:, :k])
         end, begin = (xp.matmul(on_device(g, engine), v) for g, v in ((out_of, frame.vectors), (into, before)))
         settled = (error <= tolerance).all(axis=1) | np.isnan(log).any(axis=1)
         if settled.all() or len(series) >= max_sweeps:
             break
-        wanted = begin
+        expected = begin, log
         if not backward:
             known = [begin, *known[:1]]
         frame = _next_frame(end, known if backward and len(series) >= ALONE else [], frame.piece, chain)
