@@ -312,3 +312,28 @@ def test_the_recurrent_share_by_division_and_by_product(backend, f, monkeypatch)
     slow, _ = diagnostics.flow(record, None, last)
     for part in ("total", "recurrent", "direct", "initial"):
         np.testing.assert_allclose(getattr(quick, part)[0], getattr(slow, part)[0], atol=CLOSE)
+
+
+@pytest.mark.parametrize("direction", [0, 1])
+def test_the_recurrent_share_of_a_step_with_a_loss_is_that_of_the_step_after_it(direction, monkeypatch):
+    """In the direction's own time. Losses at an inner step and at both ends; elsewhere the quotient is the recurrent part."""
+    rnn = rnncore.RNN(1, 3, bidirectional=True, rng=0)
+    record = diagnostics.record(rnn, np.random.default_rng(0).standard_normal((20, 2, 1)))
+    d_output = np.zeros((20, 2, 6))
+    d_output[[0, 7, 19]] = np.random.default_rng(1).standard_normal((3, 2, 6))
+    quick, _ = diagnostics.flow(record, d_output)
+    monkeypatch.setattr(flow_file, "divided", lambda *a, **k: None)
+    slow, _ = diagnostics.flow(record, d_output)
+    for part in ("total", "recurrent"):
+        a, b = (getattr(found, part)[0][direction] for found in (quick, slow))
+        np.testing.assert_allclose(a, b, atol=CLOSE)
+    assert np.isneginf(quick.recurrent[0][direction, 0 if direction else -1]).all()
+    assert np.isfinite(quick.recurrent[0][direction, 7]).all()
+
+
+def test_quantiles_by_default_are_the_middle_and_four_about_it():
+    rnn = rnncore.RNN(1, 3, rng=0)
+    record = diagnostics.record(rnn, np.random.default_rng(0).standard_normal((5, 41, 1)))
+    own = diagnostics.flow(record, np.random.default_rng(1).standard_normal((5, 41, 3)))[0][0][0]
+    # Of 41 rows in order: the third, the eleventh, the middle one, and the same from the other end.
+    np.testing.assert_array_equal(own.quantiles(), np.sort(own.total, axis=1)[:, [2, 10, 20, 30, 38]].T)
