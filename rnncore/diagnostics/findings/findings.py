@@ -24,8 +24,8 @@ from rnncore.typing import Host
 
 __all__ = ["SCHEMA_VERSION", "Findings", "Subject"]
 
-# 2: "jacobian" has "width" by layer and direction, and no "widths". 3: "product" has "error", and no "disagreement".
-SCHEMA_VERSION = 3
+# 2: "jacobian" has "width" by layer and direction, and no "widths".
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)

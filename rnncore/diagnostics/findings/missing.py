@@ -52,7 +52,7 @@ PATHS: Mapping[str, str] = {
     TOO_LARGE: "initial.now.q initial.now.chi",
     "at a step that no row has": "weight_gradient.weight_hh weight_gradient.weight_ih",
     NO_UPDATE: "weight_gradient.share_hh weight_gradient.share_ih",
-    OVERFLOW: "product.log_singular product.sweeps product.error",
+    OVERFLOW: "product.log_singular product.sweeps product.disagreement product.error",
     f"{OVERFLOW}; or {NOT_CONVERGED}": "product.log_condition",
     ON_DEVICE: "product.left product.right",
     f"{NO_STEP} after the burn-in": "lyapunov.exponents lyapunov.entropy_rate lyapunov.predictability",

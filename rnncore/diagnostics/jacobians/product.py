@@ -55,6 +55,8 @@ class Product:
         converged: a difference of two lower bounds bounds nothing.
     sweeps : host array (n, B, k)
         The estimates of each sweep, forward and backward in turn; the last one again for rows that needed fewer.
+    disagreement : host array (B, k)
+        Absolute difference between the last two sweeps. It says how the iteration went, and bounds nothing.
     error : host array (B, k)
         Bound on the error of `log_singular` beside rounding, from the residuals of the singular vectors; inf before the first.
     converged : host array (B,) of bool
@@ -71,6 +73,7 @@ class Product:
     log_singular: Host
     log_condition: Host
     sweeps: Host
+    disagreement: Host
     error: Host
     converged: Host
     tolerance: float
@@ -173,7 +176,7 @@ def product(
         tolerance = real("tolerance", tolerance, "a number", lambda nats: not math.isnan(nats))
     chosen = check_rows(lane, rows)
     count = len(chosen)
-    last, error = np.full((2, count, k), np.nan)
+    last, gap, error = np.full((3, count, k), np.nan)
     steps = np.zeros(count, dtype=np.int64)
     went: list[tuple[list[int], Host]] = []
     sides: dict[int, tuple[Array, Array]] = {}
@@ -187,6 +190,7 @@ def product(
                 chain, k, tolerance=tolerance, max_sweeps=max_sweeps, seed=seed
             )
             last[place], steps[place] = series[-1], chain.steps
+            gap[place] = difference(series[-1], series[-2:][0])
             went.append((place, series))
             if vectors:
                 sides |= {at: (left[i, ...], right[i, ...]) for i, at in enumerate(place)}
@@ -199,6 +203,7 @@ def product(
         log_singular=last,
         log_condition=np.where(converged, _condition(last), np.nan),
         sweeps=sweeps,
+        disagreement=gap,
         error=error,
         converged=converged,
         tolerance=tolerance,

@@ -21,7 +21,7 @@ __all__ = ["Change", "Comparison", "compare"]
 # Singular vectors are on a device and have an arbitrary sign, so they are not compared.
 VECTORS = ("left", "right")
 # How the iteration went, and not what it found.
-ITERATION = ("sweeps", "error")
+ITERATION = ("sweeps", "disagreement", "error")
 # The numbers of a product that are lower bounds, or none at all, until it has converged.
 BOUNDS = ("log_singular", "log_condition")
 SHOWN = 5

@@ -175,6 +175,13 @@ def test_backends_agree_on_close_values(backend, dtype):
     assert (np.abs(found.log_singular[0] - want) <= found.error[0] + rounding(2, 24, dtype)).all()
 
 
+def test_only_rows_of_nan():
+    record = seen(network(np.eye(3), "tanh"), np.full((4, 1, 3), np.nan))
+    found = product(record.lane(), k=2)
+    assert np.isnan(found.log_singular).any() and not found.converged.any() and len(found.sweeps) == 1
+    assert found.doubt == "1 of 1 rows have not converged" and np.isnan(found.log_condition).all()
+
+
 def test_the_frame_is_whole_where_three_times_as_many_directions_would_be():
     assert [frame_width(1, n) for n in (1, 3, 8, 9, 10, 400)] == [1, 3, 8, 9, 3, 3]
     assert [frame_width(8, n) for n in (8, 30, 31)] == [8, 30, 10]
@@ -324,6 +331,7 @@ def test_sweeps_of_rows_that_need_different_numbers_of_them():
     assert len(found.sweeps) > 6 and found.sweeps.shape[1:] == (2, 1)
     assert (found.sweeps[:, 0] == 0).all() and (np.diff(found.sweeps[:, 1, 0]) >= -rounding(1, 40)).all()
     np.testing.assert_array_equal(found.sweeps[-1], found.log_singular)
+    assert found.disagreement.tolist() == [[0.0], [abs(found.sweeps[-1, 1, 0] - found.sweeps[-2, 1, 0])]]
     assert len(product(still(np.eye(2), 3).lane(), k=1).sweeps) == 2
     none = product(seen(network(np.eye(3)), np.zeros((4, 0, 3))).lane(), k=2)
     assert none.sweeps.shape == (0, 0, 2) and none.error.shape == (0, 2) and none.doubt is None and none.left is None
