@@ -7,6 +7,7 @@ A second backward pass cannot be foreseen; it ends in PyTorch's own error, like 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ def acceptable(x: Tensor) -> bool:
 
 def run(module: Any, x: Tensor, h0: Tensor, weights: list[list[Any]], sizes: Tensor | None) -> tuple[Tensor, Tensor]:
     """Output and last states of x (T, B, I), or of packed x (N, I) with the batch `sizes` of its steps."""
-    function, flat = _private.rnn_function(module.mode), [w for row in weights for w in row]
+    function: Callable[..., tuple[Tensor, Tensor]] = getattr(torch, module.mode.lower())
+    flat = [w for row in weights for w in row]
     options = (module.bias, module.num_layers, module.dropout, module.training, module.bidirectional)
     if sizes is None:
         return function(x, h0, flat, *options, False)

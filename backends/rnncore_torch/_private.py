@@ -1,7 +1,8 @@
 """All uses of PyTorch's private names: whether a tensor is plain memory, and whether anything records operations on it.
 
-PyTorch has no public names for these questions. All of these names were seen in PyTorch 2.13; a version without one of them
-fails at import or at the first call, and this is the place for a fallback.
+PyTorch has no public names for these questions. Where a version lacks one of the names, the answers are the careful ones: every
+tensor counts as followed and as no plain memory, and PyTorch's own operations run step by step. That is slower, and right; a
+warning at import says so.
 
 =================================================  ==================================================================
 name                                               use
@@ -14,13 +15,13 @@ name                                               use
 ``_C._len_torch_dispatch_stack``                   the number of active dispatch modes, such as fake tensors
 ``_C._get_tracing_state``                          the graph of ``torch.jit.trace``, or None
 ``Tensor._is_zerotensor``                          zeros without memory, which forward mode makes
-``_VF.rnn_tanh``, ``_VF.rnn_relu``                 the functions that ``torch.nn.RNN`` calls
 ``Tensor._version``                                counts changes in place; in ``__init__``, which imports no PyTorch
 =================================================  ==================================================================
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -28,18 +29,48 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-_functorch: Any = torch._C._functorch
-_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
-_trace: Callable[[], Any] = torch._C._get_tracing_state
+NAMES = (
+    "autograd.forward_ad._current_level",
+    "_C._functorch.peek_interpreter_stack",
+    "_C._functorch.get_interpreter_stack",
+    "_C._functorch.TransformType.Jvp",
+    "_C._functorch.is_legacy_batchedtensor",
+    "_C._len_torch_dispatch_stack",
+    "_C._get_tracing_state",
+    "Tensor._is_zerotensor",
+)
+
+
+def _found(name: str) -> Any:
+    owner: Any = torch
+    for part in name.split("."):
+        owner = getattr(owner, part, None)
+    return owner
+
+
+MISSING = tuple(name for name in NAMES if _found(name) is None)
+if MISSING:
+    lacking = ", ".join(f"torch.{name}" for name in MISSING)
+    warnings.warn(
+        f"PyTorch {torch.__version__} has no {lacking}: the backend 'torch' runs PyTorch's own operations, step by step, "
+        "as it cannot tell where compiled scans are safe",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+_peek: Callable[[], Any] = _found(NAMES[1])
+_levels: Callable[[], Any] = _found(NAMES[2])
+_FORWARD_MODE = _found(NAMES[3])
 # PyTorch's first vmap, of ``is_grads_batched=True``, knows no rule of a custom function and no writing in place.
-_is_legacy_batched: Callable[[Tensor], bool] = _functorch.is_legacy_batchedtensor
-_FORWARD_MODE = _functorch.TransformType.Jvp
+_is_legacy_batched: Callable[[Tensor], bool] = _found(NAMES[4])
+_dispatch_modes: Callable[[], int] = _found(NAMES[5])
+_trace: Callable[[], Any] = _found(NAMES[6])
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 
 def is_concrete(*tensors: Tensor) -> bool:
     """Whether these are plain tensors with real storage, and no tracing or dispatch mode is active."""
-    if _dispatch_modes() > 0 or _trace() is not None:
+    if MISSING or _dispatch_modes() > 0 or _trace() is not None:
         return False
     for x in tensors:  # a loop, as a generator for all() takes three times as long
         if type(x) not in _PLAIN_TYPES:
@@ -51,7 +82,7 @@ def is_concrete(*tensors: Tensor) -> bool:
 
 def is_transformed() -> bool:
     """Whether forward mode or a transformation of ``torch.func`` is active."""
-    return forward_ad._current_level >= 0 or _functorch.peek_interpreter_stack() is not None
+    return bool(MISSING) or forward_ad._current_level >= 0 or _peek() is not None
 
 
 def is_unfollowed(*tensors: Tensor) -> bool:
@@ -71,13 +102,7 @@ def needs_plain_operations(*tensors: Tensor) -> bool:
     In nested forward mode the tensors that a custom function saved count as constants, and second derivatives are lost silently
     (PyTorch 2.13). ``torch.jit.trace`` cannot record a custom function, and ``is_grads_batched=True`` cannot map one.
     """
-    if _trace() is not None or any(map(_is_legacy_batched, tensors)):
+    if MISSING or _trace() is not None or any(map(_is_legacy_batched, tensors)):
         return True
-    levels = [level.key() for level in _functorch.get_interpreter_stack() or ()]
+    levels = [level.key() for level in _levels() or ()]
     return levels.count(_FORWARD_MODE) > 1
-
-
-def rnn_function(mode: str) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The function that ``torch.nn.RNN`` calls in the mode "RNN_TANH" or "RNN_RELU"."""
-    function: Callable[..., tuple[Tensor, Tensor]] = getattr(torch._VF, mode.lower())
-    return function

@@ -289,7 +289,16 @@ def _computed_in(x: Tensor) -> torch.dtype:
 
 
 def _is_autocast(kind: str) -> bool:
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return kind not in _WITHOUT_AUTOCAST and torch.is_autocast_enabled(kind)
+
+
+# Kinds of devices for which `torch.is_autocast_enabled` raises. Found at import: torch.compile of PyTorch 2.11 and before
+# cannot trace the question, and the graph would break.
+_WITHOUT_AUTOCAST = frozenset(
+    kind
+    for kind in ("fpga", "hip", "ideep", "lazy", "meta", "opencl", "opengl", "ve", "vulkan")
+    if not torch.amp.is_autocast_available(kind)
+)
 
 
 # How PyTorch's own messages about products call the dtypes.
