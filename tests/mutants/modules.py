@@ -28,6 +28,9 @@ MODULES = {
     "flow": Module(
         "rnncore/diagnostics/gradient/flow.py", (GRADIENT + "test_flow.py", GRADIENT + "test_follow_some.py")
     ),
-    "product": Module("rnncore/diagnostics/jacobians/product.py", (JACOBIANS + "test_product.py",)),
+    "product": Module(
+        "rnncore/diagnostics/jacobians/product.py",
+        (JACOBIANS + "test_product.py", JACOBIANS + "test_product_error.py"),
+    ),
     "lyapunov": Module("rnncore/diagnostics/jacobians/lyapunov.py", (JACOBIANS + "test_lyapunov.py",)),
 }
