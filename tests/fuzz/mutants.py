@@ -205,7 +205,10 @@ def described(rng, text):
     """Change the description of the network, as a table or as a text."""
     if rng.random() < 0.3:
         return edited(rng, text)
-    table = json.loads(text)
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError):  # an earlier change made it no JSON, or nested it deeply
+        return edited(rng, text)
     for _ in range(rng.choice(SEVERAL)):
         change(rng, table)
     return json.dumps(table)
@@ -425,10 +428,7 @@ def change_description(rng, entry):
     """Change the description, an array of bytes."""
     text = entry["data"][128:].decode("utf-8", "replace")
     if text.startswith("{"):
-        try:
-            text = described(rng, text)
-        except ValueError:  # it is no JSON any more
-            text = edited(rng, text)
+        text = described(rng, text)
         entry["data"] = npy(np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8))
 
 
