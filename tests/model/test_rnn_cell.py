@@ -10,6 +10,7 @@ import torch
 import rnncore
 from rnncore.errors import KernelUnsupportedError
 from tests.tools.models import backends, give, host
+from tests.tools.rounding import agree
 
 
 @backends
@@ -21,9 +22,9 @@ def test_a_cell_is_torchs_cell(backend):
     for shape, state in (((3, 5), (3, 6)), ((5,), (6,))):
         x, h = rng.standard_normal(shape), rng.standard_normal(state)
         want = peer(torch.tensor(x), torch.tensor(h)).detach().numpy()
-        np.testing.assert_allclose(host(cell, cell(give(cell, x), give(cell, h))), want, rtol=1e-13, atol=1e-14)
+        agree(host(cell, cell(give(cell, x), give(cell, h))), want)
         want = peer(torch.tensor(x)).detach().numpy()
-        np.testing.assert_allclose(host(cell, cell(give(cell, x))), want, rtol=1e-13, atol=1e-14)
+        agree(host(cell, cell(give(cell, x))), want)
 
 
 @backends
@@ -37,7 +38,7 @@ def test_a_networks_cells_stream_it(backend):
             below = h[k] = cell(below, h[k])
     _, h_n = rnn(give(rnn, x))
     for k in range(2):
-        np.testing.assert_allclose(host(rnn, h[k]), host(rnn, h_n[k][0]), rtol=1e-13, atol=1e-14)
+        agree(host(rnn, h[k]), host(rnn, h_n[k][0]))
 
 
 @backends
@@ -66,9 +67,9 @@ def test_a_cell_that_requires_a_kernel_runs_it_or_says_why_not():
     asked, plain = rnncore.RNNCell(2, 3, kernel="require", rng=0), rnncore.RNNCell(2, 3, rng=0)
     h_next, pullback = asked.vjp(x)
     want, pull = plain.vjp(x)
-    np.testing.assert_allclose(h_next, want, rtol=1e-13)
-    np.testing.assert_allclose(pullback(want).x, pull(want).x, rtol=1e-13)
-    np.testing.assert_allclose(asked.jvp(x, x_dot=x)[1], plain.jvp(x, x_dot=x)[1], rtol=1e-13)
+    agree(h_next, want)
+    agree(pullback(want).x, pull(want).x)
+    agree(asked.jvp(x, x_dot=x)[1], plain.jvp(x, x_dot=x)[1])
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -83,16 +84,16 @@ def test_a_cells_derivatives_are_those_of_one_step(backend, batched, bias):
     found = pullback(d)
     output, _, whole = rnn.vjp(x[None], h[None])
     want = whole(d[None])
-    np.testing.assert_allclose(host(rnn, h_next), host(rnn, output[0]), rtol=1e-14)
-    np.testing.assert_allclose(host(rnn, found.x), host(rnn, want.x[0]), rtol=1e-12, atol=1e-14)
-    np.testing.assert_allclose(host(rnn, found.h), host(rnn, want.h0[0]), rtol=1e-12, atol=1e-14)
+    agree(host(rnn, h_next), host(rnn, output[0]))
+    agree(host(rnn, found.x), host(rnn, want.x[0]))
+    agree(host(rnn, found.h), host(rnn, want.h0[0]))
     assert found.params.keys() == want.params.keys()
     for k in want.params:
-        np.testing.assert_allclose(host(rnn, found.params[k]), host(rnn, want.params[k]), rtol=1e-12, atol=1e-14)
+        agree(host(rnn, found.params[k]), host(rnn, want.params[k]))
     t = {k: give(rnn, rng.standard_normal(v.shape)) for k, v in cell.params.items()}
     got = cell.jvp(x, h, x_dot=x, h_dot=h, params_dot=t)[1]
     wanted = rnn.jvp(x[None], h[None], x_dot=x[None], h0_dot=h[None], params_dot=t)[2].output[0]
-    np.testing.assert_allclose(host(rnn, got), host(rnn, wanted), rtol=1e-12, atol=1e-14)
+    agree(host(rnn, got), host(rnn, wanted))
 
 
 def test_a_cell_of_a_bidirectional_network():
@@ -118,7 +119,7 @@ def test_a_cell_stays_the_cell_that_it_is(clone, layer, reverse):
     x = np.random.default_rng(0).standard_normal((2, (3, 8)[layer]))
     plugin = rnncore.get_backend(twin.backend)
     got = plugin.to_numpy(twin(plugin.asarray(x, dtype=twin.dtype, device=twin.device)))
-    np.testing.assert_allclose(got, cell(x), rtol=1e-14, atol=1e-15)
+    agree(got, cell(x))
     assert list(twin.state_dict()) == list(cell.state_dict())
     assert f"RNNCell({(3, 8)[layer]}, {(4, 6)[layer]}," in repr(twin)
 

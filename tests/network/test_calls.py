@@ -8,6 +8,7 @@ import rnncore
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, RnncoreError
 from tests.tools.differences import assert_close, gradients
 from tests.tools.problem import BATCH, LENGTHS, STEPS, Problem, assert_same, backends, stacks
+from tests.tools.rounding import agree
 
 
 def test_numpys_output_cannot_be_changed_behind_the_pullback():
@@ -92,9 +93,7 @@ def test_dropout_keeps_the_mean_and_the_same_masks_on_every_backend():
     share = (masked > 0).mean()
     assert share == pytest.approx(0.75, abs=0.03) and set(np.unique(masked)) == {0.0, 1 / 0.75}
     other = Problem("torch", layers=2, dropout=0.25, hidden=200)
-    np.testing.assert_allclose(
-        other.host(other.rnn(other.x, other.h0, training=True, rng=3)[0]), h.output, rtol=1e-12, atol=1e-13
-    )
+    agree(other.host(other.rnn(other.x, other.h0, training=True, rng=3)[0]), h.output)
 
 
 def test_gradients_through_dropout():
@@ -118,7 +117,7 @@ def test_a_trace_holds_every_state_and_pre_activation(layers, bidirectional, len
     valid = np.arange(STEPS)[:, None] < np.asarray(LENGTHS if lengths else [STEPS] * BATCH)
     for h, z in zip(trace.h, trace.z, strict=True):
         assert tuple(h.shape) == tuple(z.shape) == (directions, STEPS, BATCH, 5)
-        np.testing.assert_allclose(p.host(h), np.tanh(p.host(z)) * valid[None, :, :, None], rtol=1e-13, atol=1e-14)
+        agree(p.host(h), np.tanh(p.host(z)) * valid[None, :, :, None])
     top = p.host(trace.h[-1])
     np.testing.assert_array_equal(np.concatenate(list(top), axis=-1), p.host(output))
 
@@ -127,7 +126,7 @@ def test_the_trace_of_a_clipped_network_shows_z_before_the_clip():
     p = Problem(clip=0.1)
     trace = p.rnn.trace(p.x, p.h0)
     assert np.abs(trace.z[0]).max() > 0.1
-    np.testing.assert_allclose(trace.h[0], np.tanh(np.clip(trace.z[0], -0.1, 0.1)), rtol=1e-13, atol=1e-15)
+    agree(trace.h[0], np.tanh(np.clip(trace.z[0], -0.1, 0.1)))
 
 
 @backends
@@ -180,7 +179,7 @@ def test_the_pullback_may_be_called_again_and_with_nothing(backend):
     nothing = pullback()
     assert not p.host(nothing.x).any() and tuple(nothing.h0.shape) == tuple(h_n.shape)
     a, b = pullback(d_output=p.d_output), pullback(d_h_n=p.d_h_n)
-    np.testing.assert_allclose(p.host(a.x) + p.host(b.x), p.host(first.x), rtol=1e-12, atol=1e-13)
+    agree(p.host(a.x) + p.host(b.x), p.host(first.x))
     del output
 
 

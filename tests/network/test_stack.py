@@ -7,6 +7,7 @@ import rnncore
 from rnncore.nonlinearity.nonlinearity import NONLINEARITIES
 from tests.tools.differences import assert_close, directional, gradients
 from tests.tools.problem import BATCH, LENGTHS, STEPS, Problem, assert_same, backends, stacks
+from tests.tools.rounding import EPS, PROMISED, agree
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
@@ -86,7 +87,8 @@ def test_forward_mode_is_the_adjoint_of_reverse_mode(layers, bidirectional, name
     left = (p.host(tangents.output) * p.host(p.d_output)).sum() + (p.host(tangents.h_n) * p.host(p.d_h_n)).sum()
     found = p.run(lengths=lengths)
     terms = [(found[k] * t[k]).sum() for k in t]
-    assert left == pytest.approx(sum(terms), rel=1e-12, abs=1e-12 * sum(map(abs, terms)))
+    # Sums of the same numbers: the rounding is that of the terms, however much of them cancels.
+    assert abs(left - sum(terms)) <= PROMISED * EPS * sum(map(abs, terms))
 
 
 def test_forward_mode_with_some_tangents_missing_takes_them_as_zero():
@@ -133,18 +135,19 @@ def test_truncation_is_feeding_pieces_with_detached_states(k, lengths):
         ends = np.full(BATCH, STEPS) if lengths is None else np.asarray(lengths)
         here = ((ends > a) | (a == 0)) & (ends <= a + k)
         grads = pullback(p.d_output[a : a + k], np.where(here[None, :, None], p.d_h_n, 0))
-        np.testing.assert_allclose(found["x"][a : a + k], grads.x, rtol=1e-13, atol=1e-14)
+        agree(found["x"][a : a + k], grads.x)
         total = {name: total[name] + g for name, g in grads.params.items()}
         if a == 0:
             first = grads.h0
     for name, g in total.items():
-        np.testing.assert_allclose(found[name], g, rtol=1e-12, atol=1e-13)
-    np.testing.assert_allclose(found["h0"], first, rtol=1e-13, atol=1e-14)
+        agree(found[name], g)
+    agree(found["h0"], first)
 
 
 def test_truncation_changes_the_gradient():
     p = Problem()
-    assert not np.allclose(p.run(truncate=2)["weight_hh_l0"], p.run()["weight_hh_l0"])
+    whole, cut = p.run()["weight_hh_l0"], p.run(truncate=2)["weight_hh_l0"]
+    assert np.abs(cut - whole).max() > 0.01 * np.abs(whole).max()
 
 
 @backends
@@ -158,8 +161,8 @@ def test_streaming_in_pieces_gives_the_same_numbers(pieces, layers, backend):
         piece, state = p.rnn(p.x[start : start + n], state)
         parts.append(p.host(piece))
         start += n
-    np.testing.assert_allclose(np.concatenate(parts), p.host(output), rtol=1e-14, atol=1e-15)
-    np.testing.assert_allclose(p.host(state), p.host(h_n), rtol=1e-14, atol=1e-15)
+    agree(np.concatenate(parts), p.host(output))
+    agree(p.host(state), p.host(h_n))
 
 
 def test_nan_in_one_row_stays_in_its_row():

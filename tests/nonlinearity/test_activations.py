@@ -1,5 +1,7 @@
 """Every activation against fifty digits: its value, its derivatives and its bound."""
 
+import math
+
 import mpmath
 import numpy as np
 import pytest
@@ -117,12 +119,13 @@ def test_where_h_does_not_determine_the_slope_z_is_asked_for(name, parameters):
 @pytest.mark.parametrize(("name", "parameters", "f"), CASES)
 def test_gamma_is_the_least_upper_bound_of_the_slope(name, parameters, f):
     g = rnncore.get_nonlinearity(name, **parameters)
-    z = np.linspace(-30, 30, 200_001)
+    z = 3e-4 * np.arange(-100_000, 100_001)  # 0 among them
+    eps = np.finfo(z.dtype).eps
     largest = np.abs(g.derivative(z, xp=xp)).max()
-    assert largest <= g.gamma * (1 + 1e-15)
-    assert largest >= g.gamma * (1 - 1e-8) or name == "softplus"
-    if name == "softplus":
-        assert largest == pytest.approx(1, abs=1e-12)
+    assert largest <= g.gamma * (1 + 8 * eps)  # as much as the slopes may be wrong above
+    # 0 is on the grid, where all others are steepest; softplus is so at infinity, with a slope of 1 - e^-30 at the end.
+    short = math.exp(-30) if name == "softplus" else 0
+    assert largest >= g.gamma * (1 - short - 8 * eps)
 
 
 @pytest.mark.parametrize("name", NONLINEARITIES)

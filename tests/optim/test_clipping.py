@@ -11,6 +11,7 @@ import rnncore
 from rnncore import errors
 from rnncore.optim import clip_grad_norm
 from tests.tools.drawn import EPS, drawn
+from tests.tools.rounding import agree
 
 
 def exact_norm(grads):
@@ -83,7 +84,8 @@ def test_arrays_of_very_different_size_and_dtype():
     clipped, norm = clip_grad_norm(grads, 3e290)
     assert norm == pytest.approx(3e300, rel=4 * EPS)
     np.testing.assert_allclose(clipped["big"], 3e290, rtol=4 * EPS)
-    np.testing.assert_allclose(clipped["small"], 1e-40, rtol=1e-4)
+    # A subnormal number of float32: a multiple of 2^-149, rounded after each of two factors at the most.
+    np.testing.assert_allclose(clipped["small"], 1e-40, rtol=0, atol=2 * SMALLEST["float32"])
 
 
 def test_against_torch_at_ordinary_scale():
@@ -94,7 +96,8 @@ def test_against_torch_at_ordinary_scale():
     clipped, norm = clip_grad_norm(drawn(1, "torch"), 0.5)
     assert norm == pytest.approx(float(want), rel=8 * EPS)
     for got, leaf in zip(clipped.values(), leaves, strict=True):
-        torch.testing.assert_close(got, leaf.grad, rtol=1e-5, atol=0)  # torch adds 1e-6 to the norm
+        # PyTorch adds 1e-6 to the norm, ours does not.
+        agree(got, leaf.grad * (float(want) + 1e-6) / float(want), 8)
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
@@ -103,10 +106,10 @@ def test_where_nothing_is_clipped_the_arrays_come_back(library):
     norm = float(exact_norm(grads.values()))
     for limit in (math.inf, 1.01 * norm):
         clipped, got = clip_grad_norm(grads, limit)
-        assert got == pytest.approx(norm)
+        assert got == pytest.approx(norm, rel=8 * EPS)
         assert all(clipped[k] is g for k, g in grads.items())
     zero, got = clip_grad_norm(grads, 0)
-    assert got == pytest.approx(norm)
+    assert got == pytest.approx(norm, rel=8 * EPS)
     assert all(not bool((g != 0).any()) and g.shape == grads[k].shape for k, g in zero.items())
     assert clip_grad_norm(zero, 1.0)[1] == 0.0
     assert clip_grad_norm(zero, 0.0)[1] == 0.0

@@ -40,7 +40,7 @@ def test_twenty_steps_are_torchs(case, library):
         got, want = to_numpy(params[k]), leaf.detach().numpy()
         # Twenty steps of a handful of roundings each, at the size of the numbers added up.
         np.testing.assert_allclose(got, want, rtol=0, atol=64 * EPS * max(1.0, float(np.max(np.abs(want)))))
-        assert not np.allclose(got, to_numpy(drawn(0, library)[k]), atol=1e-3)
+        assert np.abs(got - to_numpy(drawn(0, library)[k])).max() > 0.1  # it moves at all
 
 
 @pytest.mark.parametrize("case", OPTIMISERS)

@@ -10,6 +10,7 @@ import pytest
 import rnncore
 from tests.tools.places import DOUBLES, FAKE, ROOT
 from tests.tools.process import python
+from tests.tools.rounding import agree
 
 needs_real_cupy = pytest.mark.skipif(
     importlib.util.find_spec("cupy_backends") is None,  # the stand-in lacks it
@@ -32,9 +33,6 @@ def on_fake_cupy(devices=2, **environment):
     return decorate
 
 
-TIGHT = {"rtol": 1e-12, "atol": 1e-13}
-
-
 class Elsewhere:
     """Models and arrays on device 1 while device 0 is current, beside the same on NumPy."""
 
@@ -48,7 +46,7 @@ class Elsewhere:
         host = np.asarray(numbers)
         return self.plugin.asarray(host, dtype=host.dtype if dtype is None else dtype, device=self.cupy.cuda.Device(1))
 
-    def same(self, got, want, **tolerance):
+    def same(self, got, want):
         """The same numbers, on device 1; and device 0 is current as before."""
         assert self.cupy.cuda.runtime.getDevice() == 0
         if isinstance(want, dict):
@@ -57,8 +55,8 @@ class Elsewhere:
         if isinstance(want, (list, tuple)):
             assert len(got) == len(want)
             for g, w in zip(got, want, strict=True):
-                self.same(g, w, **tolerance)
+                self.same(g, w)
             return
         assert isinstance(got, self.cupy.ndarray) and got.device.id == 1, type(got)
         assert got.dtype == want.dtype and got.shape == want.shape
-        np.testing.assert_allclose(self.plugin.to_numpy(got), want, **(tolerance or TIGHT))
+        agree(self.plugin.to_numpy(got), want)

@@ -7,6 +7,7 @@ import rnncore_jax
 
 import rnncore
 from rnncore.functional import rnn as frnn
+from tests.tools.rounding import PROMISED, agree
 
 STEPS, BATCH, INPUT, HIDDEN = 4, 2, 3, 3
 ARGUMENTS = tuple(range(6))
@@ -35,9 +36,9 @@ def scalar(*values):
     return jnp.sum(output**2) + jnp.sum(h_n**3)
 
 
-def assert_trees_close(got, want, rtol=1e-12, atol=1e-13):
+def assert_trees_close(got, want, multiple=PROMISED):
     for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(g, w, rtol=rtol, atol=atol)
+        agree(g, w, multiple)
 
 
 def model_and_input(**options):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import rnncore
+from tests.tools.rounding import PROMISED, agree
 
 STEPS, BATCH, INPUT = 7, 4, 3
 LENGTHS = [4, 0, 7, 1]
@@ -51,8 +52,7 @@ class Problem:
         return {k: self.host(v) for k, v in found.items()}
 
 
-def assert_same(a, b, eps=64):
+def assert_same(a, b, eps=PROMISED):
     assert a.keys() == b.keys()
     for k in a:
-        scale = max(np.abs(b[k]).max(initial=0), 1e-30)
-        np.testing.assert_allclose(a[k], b[k], rtol=0, atol=eps * np.finfo("f8").eps * scale, err_msg=k)
+        agree(a[k], b[k], eps, what=k)

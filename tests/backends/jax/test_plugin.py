@@ -37,7 +37,7 @@ def test_pickles_and_copies_keep_class_and_place():
     for copied in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model), copy.deepcopy(jax.jit(lambda m: m)(model))):
         assert type(copied) is rnncore_jax.RNN and repr(copied) == repr(model)
         assert copied.params["weight_hh_l0"] is not model.params["weight_hh_l0"]
-        assert_trees_close(copied(x), model(x), 0, 0)
+        assert_trees_close(copied(x), model(x), 0)
 
 
 def test_asarray_shares_no_memory_and_keeps_the_dtype_or_refuses():
@@ -153,7 +153,8 @@ x = jax.random.normal(jax.random.key(0), (5, 8, 2))
 spread, everywhere = jax.device_put(x, NamedSharding(mesh, P(None, "b"))), jax.device_put(rnn, NamedSharding(mesh, P()))
 loss = lambda m, x: (m(x)[0] ** 2).mean()
 want = jax.grad(loss)(rnn, x)
-close = lambda got: [np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in zip(
+eps = 64 * np.finfo("f4").eps  # of the largest, as the library promises
+close = lambda got: [np.testing.assert_allclose(a, b, rtol=0, atol=eps * np.abs(b).max()) for a, b in zip(
     jax.tree.leaves(got), jax.tree.leaves(want), strict=True)]
 assert everywhere.device is None and everywhere(spread)[0].sharding.spec[1] == "b"
 close(jax.jit(jax.grad(loss))(everywhere, spread))

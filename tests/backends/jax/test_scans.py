@@ -5,7 +5,6 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 import rnncore_jax
 from jax import grad, hessian, jacfwd, jvp, vmap
@@ -28,6 +27,7 @@ from tests.tools.jax_problem import (
     inner_jaxprs,
     problem,
 )
+from tests.tools.rounding import EPS, SECOND, THIRD, agree
 
 
 @pytest.mark.slow
@@ -55,7 +55,7 @@ def test_every_composition_of_three_derivatives_of_a_scan_is_right(scan, reverse
     reference = functools.partial(getattr(rnncore.scan, scan), xp=jnp)
     want = third(reference, [forward] * 3)
     for kinds in itertools.product((forward, backward), repeat=3):
-        assert third(getattr(SCANS, scan), kinds) == pytest.approx(want, rel=1e-11)
+        assert third(getattr(SCANS, scan), kinds) == pytest.approx(want, rel=THIRD * EPS)
 
 
 def scans_in(function, *args):
@@ -123,7 +123,7 @@ def test_a_users_nonlinearity_runs_in_the_kernel_under_every_transformation(f, t
 
     values = problem()
     got, want = (jax.jit(transformed(with_kernel(kernel)))(*values) for kernel in ("require", "reference"))
-    assert_trees_close(got, want, 1e-11, 1e-12)
+    assert_trees_close(got, want, SECOND)
 
 
 @pytest.mark.parametrize("outer", [grad, lambda f: grad(jax.jit(f)), lambda f: jax.jit(grad(f))])
@@ -152,7 +152,7 @@ def test_a_nonlinearity_without_a_hash_runs_on_the_reference_and_says_so():
     model = rnncore_jax.RNN(INPUT, HIDDEN, nonlinearity=(Unhashable(), lambda z: 1 - jnp.tanh(z) ** 2), rng=0)
     assert "'mine' is not hashable" in str(model.explain())
     x = jnp.ones((STEPS, BATCH, INPUT), model.dtype)
-    np.testing.assert_allclose(model(x)[0], rnncore_jax.RNN(INPUT, HIDDEN, rng=0)(x)[0], rtol=1e-6)
+    agree(model(x)[0], rnncore_jax.RNN(INPUT, HIDDEN, rng=0)(x)[0])
 
 
 def test_an_eager_call_finds_the_compiled_code_of_the_one_before():

@@ -28,6 +28,7 @@ from tests.tools.jax_problem import (
     run,
     scalar,
 )
+from tests.tools.rounding import SECOND, agree
 from tests.tools.sample import sample
 
 EPS = 2.0**-52
@@ -128,7 +129,7 @@ def test_jacobians_equal_a_plain_loops(outer):
     assert_trees_close(got, jax.jit(jacrev(plain_output, argnums=ARGUMENTS))(*values))
 
 
-SECOND = {
+SECOND_DERIVATIVES = {
     "hessian": hessian,
     "reverse-reverse": lambda f, argnums: jacrev(jacrev(f, argnums), argnums),
     "forward-forward": lambda f, argnums: jacfwd(jacfwd(f, argnums), argnums),
@@ -137,11 +138,11 @@ SECOND = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("second", list(SECOND.values()), ids=list(SECOND))
+@pytest.mark.parametrize("second", list(SECOND_DERIVATIVES.values()), ids=list(SECOND_DERIVATIVES))
 def test_hessians_equal_a_plain_loops(second):
     values = problem()
     got = jax.jit(second(scalar, argnums=ARGUMENTS))(*values)
-    assert_trees_close(got, jax.jit(hessian(plain_scalar, argnums=ARGUMENTS))(*values), 1e-11, 1e-12)
+    assert_trees_close(got, jax.jit(hessian(plain_scalar, argnums=ARGUMENTS))(*values), SECOND)
 
 
 def test_a_hessian_vector_product_equals_central_differences_of_numpys_gradients():
@@ -149,7 +150,7 @@ def test_a_hessian_vector_product_equals_central_differences_of_numpys_gradients
     gradients = jax.jit(grad(scalar, argnums=ARGUMENTS))
     _, got = jvp(gradients, values, tangents)
     _, pull = vjp(gradients, *values)
-    assert_trees_close(got, pull(tangents), 1e-11, 1e-12)
+    assert_trees_close(got, pull(tangents), SECOND)
 
     def numpy_gradients(*v):
         x, h0, *rest = (np.asarray(a) for a in v)
@@ -168,7 +169,7 @@ def test_checkpoint_and_value_and_grad_change_no_number():
     assert_trees_close(grad(jax.checkpoint(scalar), argnums=ARGUMENTS)(*values), want)
     value, found = jax.jit(jax.value_and_grad(scalar, argnums=ARGUMENTS))(*values)
     assert_trees_close(found, want)
-    np.testing.assert_allclose(value, scalar(*values), rtol=1e-14)
+    agree(value, scalar(*values))
 
 
 def test_the_explicit_pullback_is_itself_differentiable():
@@ -179,7 +180,7 @@ def test_the_explicit_pullback_is_itself_differentiable():
         return jnp.sum(pullback(jnp.ones_like(output)).x ** 2)
 
     want = grad(lambda x: jnp.sum(grad(lambda x: jnp.sum(plain_output(x, *rest)))(x) ** 2))(x)
-    assert_trees_close(grad(penalty)(x), want, 1e-11, 1e-12)
+    assert_trees_close(grad(penalty)(x), want, SECOND)
 
 
 @pytest.mark.parametrize("mapped", [m for m in itertools.product((False, True), repeat=6) if any(m)][::5])
@@ -227,12 +228,12 @@ def test_per_example_gradients_by_vmap_of_grad():
 )
 def test_every_call_is_the_same_inside_jit(call):
     model, x = model_and_input()
-    assert_trees_close(jax.jit(call)(model, x), call(model, x), 1e-13, 1e-15)
+    assert_trees_close(jax.jit(call)(model, x), call(model, x))
 
 
 def test_jit_follows_a_model_that_it_closes_over():
     model, x = model_and_input()
-    assert_trees_close(jax.jit(lambda x: model(x, lengths=[3, 4]))(x), model(x, lengths=[3, 4]), 1e-13, 1e-15)
+    assert_trees_close(jax.jit(lambda x: model(x, lengths=[3, 4]))(x), model(x, lengths=[3, 4]))
 
 
 def test_lengths_and_checks_that_need_numbers_are_refused_inside_jit():

@@ -10,6 +10,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import rnncore
 from rnncore.functional import rnn as frnn
+from tests.tools.rounding import SECOND, agree
 
 STEPS, BATCH, INPUT, HIDDEN = 4, 2, 3, 3
 # Smooth ones everywhere; the kinked ones are checked away from their kinks by the seed.
@@ -81,7 +82,7 @@ def test_jacobians_equal_a_plain_loops(closure, outer):
     got = outer(lambda *v: run(*v)[0], argnums=ARGUMENTS)(*plain)
     want = jacrev(lambda *v: _plain_output(v), argnums=ARGUMENTS)(*plain)
     for g, w in zip(got, want, strict=True):
-        torch.testing.assert_close(g, w, rtol=1e-12, atol=1e-13)
+        agree(g, w)
 
 
 def _plain_output(values):
@@ -109,7 +110,7 @@ def test_hessians_equal_a_plain_loops(closure, second):
     want = hessian(lambda *v: reference_scalar(v), argnums=ARGUMENTS)(*plain)
     for row_g, row_w in zip(got, want, strict=True):
         for g, w in zip(row_g, row_w, strict=True):
-            torch.testing.assert_close(g, w, rtol=1e-11, atol=1e-12)
+            agree(g, w, SECOND)
 
 
 def test_nested_forward_mode_is_right_on_an_engine_that_has_run_the_same_shape(closure):
@@ -125,7 +126,7 @@ def test_nested_forward_mode_is_right_on_an_engine_that_has_run_the_same_shape(c
         loss(x)
         hessians += [jacfwd(jacfwd(loss))(x), hessian(loss)(x)]
     for found in hessians[:3]:
-        torch.testing.assert_close(found, hessians[3], rtol=1e-11, atol=1e-12)
+        agree(found, hessians[3], SECOND)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
@@ -134,7 +135,7 @@ def test_a_traced_model_runs_on_other_numbers():
     model = rnncore.RNN(INPUT, HIDDEN, backend="torch", dtype="float64", rng=0)
     x = torch.randn(STEPS, BATCH, INPUT, dtype=torch.float64)
     traced = torch.jit.trace(lambda x: model(x)[0], x)
-    torch.testing.assert_close(traced(2 * x), model(2 * x)[0])
+    agree(traced(2 * x), model(2 * x)[0])
 
 
 @pytest.mark.parametrize("mapped", [m for m in itertools.product((False, True), repeat=6) if any(m)][::3])
@@ -150,7 +151,7 @@ def test_vmap_over_any_arguments_equals_a_loop(mapped):
     for k in range(size):
         want = run(*(v[k] if m else v for v, m in zip(values, mapped, strict=True)))
         for g, w in zip(got, want, strict=True):
-            torch.testing.assert_close(g[k], w, rtol=1e-12, atol=1e-13)
+            agree(g[k], w)
 
 
 def test_per_example_gradients_by_vmap_of_grad(closure):
@@ -163,7 +164,7 @@ def test_per_example_gradients_by_vmap_of_grad(closure):
     for b in range(BATCH):
         want = grad(one, argnums=(2, 3, 4, 5))(x[:, b], h0[:, b], *weights)
         for g, w in zip(got, want, strict=True):
-            torch.testing.assert_close(g[b], w, rtol=1e-12, atol=1e-13)
+            agree(g[b], w)
 
 
 def test_nested_vmap_with_a_matrix_for_each_example():
@@ -173,7 +174,7 @@ def test_nested_vmap_with_a_matrix_for_each_example():
     got = vmap(inner)(many)
     for i, j in itertools.product(range(2), range(3)):
         want = run(x.detach(), h0.detach(), w_ih.detach(), many[i, j], b_ih.detach(), b_hh.detach())[0]
-        torch.testing.assert_close(got[i, j], want, rtol=1e-12, atol=1e-13)
+        agree(got[i, j], want)
 
 
 def test_hessian_vector_product_forward_over_reverse(closure):
@@ -182,7 +183,7 @@ def test_hessian_vector_product_forward_over_reverse(closure):
     _, got = jvp(lambda *v: grad(scalar, argnums=ARGUMENTS)(*v), plain, tangent)
     _, pull = vjp(lambda *v: grad(scalar, argnums=ARGUMENTS)(*v), *plain)
     for g, w in zip(got, pull(tangent), strict=True):
-        torch.testing.assert_close(g, w, rtol=1e-11, atol=1e-12)
+        agree(g, w, SECOND)
 
 
 def test_the_explicit_pullback_is_itself_differentiable():
@@ -217,7 +218,7 @@ def test_the_reference_and_the_functions_give_the_same_gradients(kernel):
         output, h_n = model(x)
         grads.append(torch.autograd.grad((output**2).sum() + h_n.sum(), [x, *params]))
     for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+        agree(a, b)
 
 
 @pytest.mark.parametrize("follows", [True, False], ids=["with a gradient", "without"])

@@ -14,10 +14,9 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
 import rnncore
+from tests.tools.rounding import PROMISED
 
 INPUT, HIDDEN, STEPS, BATCH = 5, 6, 7, 4
-# Sums of a few hundred products in another order: DESIGN's 64 eps of the largest number of the array.
-EPS_MULTIPLE = 64
 CONFIGURATIONS = [
     {},
     {"nonlinearity": "relu"},
@@ -44,7 +43,7 @@ def drawn(*shape, seed=1, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def assert_close(got, want, multiple=EPS_MULTIPLE):
+def assert_close(got, want, multiple=PROMISED):
     assert got.shape == want.shape
     assert got.dtype == want.dtype
     got, want = got.detach(), want.detach()
@@ -206,7 +205,7 @@ def test_autocast_gives_what_it_gives_torchs(dtype):
     for a, b in zip(*grads, strict=True):
         assert a.dtype == b.dtype == torch.float32
         # The numbers were rounded to `dtype` on the way.
-        assert float((a - b).abs().max()) <= EPS_MULTIPLE * torch.finfo(dtype).eps * max(1.0, float(b.abs().max()))
+        assert float((a - b).abs().max()) <= PROMISED * torch.finfo(dtype).eps * max(1.0, float(b.abs().max()))
 
 
 # Earlier releases say these in other words, or refuse fewer of them.

@@ -10,15 +10,14 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stac
 from torch.nn.utils.rnn import pack_sequence
 
 import rnncore
+from tests.tools.rounding import SECOND, agree
 from tests.tools.sample import sample
 
 INPUT, HIDDEN, STEPS, BATCH = 3, 4, 5, 2
-# Sums of a few hundred products in another order, second derivatives included.
-RTOL, ATOL = 1e-11, 1e-12
 
 
 def close(got, want):
-    torch.testing.assert_close(got, want, rtol=RTOL, atol=ATOL)
+    agree(got, want, SECOND)
 
 
 def pair(**options):

@@ -13,6 +13,7 @@ from rnncore.testing.checks.contract import FUNCTIONS_USED
 from rnncore.testing.tools import oracle
 from tests.tools.differences import assert_close, directional, gradients
 from tests.tools.places import CORE
+from tests.tools.rounding import agree
 
 STEPS, BATCH, INPUT = 4, 3, 2
 WIDTHS = (3, 2)
@@ -101,21 +102,21 @@ def test_against_torch(bidirectional):
     c = rng.standard_normal(tuple(output.shape))
     (output * torch.tensor(c)).sum().backward()
     found = oracle.solve(params, x, list(h0.reshape(2, directions, BATCH, 3)), name="tanh", cotangents=(c, None))
-    np.testing.assert_allclose(found.output, output.detach().numpy(), rtol=0, atol=1e-15)
-    np.testing.assert_allclose(np.concatenate(found.h_n), h_n.detach().numpy(), rtol=0, atol=1e-15)
+    agree(found.output, output.detach().numpy())
+    agree(np.concatenate(found.h_n), h_n.detach().numpy())
     for k, p in peer.named_parameters():
-        np.testing.assert_allclose(found.params[k], p.grad.numpy(), rtol=1e-12, atol=1e-13)
+        agree(found.params[k], p.grad.numpy())
 
 
 def test_truncation_is_a_detached_state():
     params, x, h0, d_output, _ = problem(False)
     found = oracle.solve(params, x, h0, name="tanh", cotangents=(d_output, None), truncate=2)
     second = oracle.solve(params, x[:2], h0, name="tanh", cotangents=(d_output[:2], None))
-    np.testing.assert_allclose(found.x[:2], second.x, rtol=1e-13)
+    agree(found.x[:2], second.x)
     third = oracle.solve(params, x[2:], second.h_n, name="tanh", cotangents=(d_output[2:], None))
-    np.testing.assert_allclose(found.x[2:], third.x, rtol=1e-13)
+    agree(found.x[2:], third.x)
     for k in params:
-        np.testing.assert_allclose(found.params[k], second.params[k] + third.params[k], rtol=1e-12, atol=1e-13)
+        agree(found.params[k], second.params[k] + third.params[k])
 
 
 def test_it_imports_nothing_of_the_library():
