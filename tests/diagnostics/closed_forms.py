@@ -11,6 +11,7 @@ import numpy as np
 import rnncore
 from rnncore.diagnostics.gradient.flow import flow
 from rnncore.diagnostics.recording import record
+from rnncore.diagnostics.units.mean_field import ROUNDING
 
 # JAX compiles every operation: it runs the tests that go once through each probe, and its float64 is the user's setting.
 PLACES = [("numpy", "float64"), ("numpy", "float32"), ("torch", "float64"), ("torch", "float32"), ("strict", "float64")]
@@ -20,6 +21,10 @@ PLACES += [("strict", "float32")]
 
 
 WITH_JAX = [*PLACES, ("jax", "float32")]
+
+
+# The roots of the mean field are known to this: chi is above 1 by ROUNDING there, and g makes up to ten times as much of it.
+ROOT = 10 * ROUNDING
 
 
 EPS = {"float32": 2.0**-23, "float64": 2.0**-52}

@@ -12,6 +12,7 @@ from rnncore.diagnostics.foreign import as_rnn
 from rnncore.diagnostics.run import diagnose
 from rnncore.errors import ArgumentTypeError
 from tests.diagnostics.monitor.networks import B, H, I, T, nn, numbers, refused, tensor
+from tests.tools.rounding import EPS, PROMISED, agree
 
 STEPS, BATCH, INPUT, WIDTH = 60, 3, 4, 6
 
@@ -95,12 +96,9 @@ SHAPES = {
 }
 
 
+# Norms of gradients on either side, in nats.
+NATS = 2 * PROMISED * EPS
 modules = pytest.mark.parametrize("options", SHAPES.values(), ids=SHAPES)
-
-
-def close(got, want, dtype):
-    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
-    torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance)
 
 
 @modules
@@ -113,7 +111,7 @@ def test_an_rnn_computes_what_its_copy_does(options, dtype, batched):
     network = as_rnn(module)
     assert (network.backend, network.dtype, str(network.device)) == ("torch", dtype, "cpu")
     for got, want in zip(network(x), module(x), strict=True):
-        close(got, want.detach(), dtype)
+        agree(got, want)
 
 
 @modules
@@ -127,7 +125,7 @@ def test_diagnose_of_a_module_is_that_of_the_same_network(options):
     assert got.subject.backend == "torch"
     assert got.verdict.label == want.verdict.label
     for layer in range(len(got.flow.total)):
-        np.testing.assert_allclose(got.flow.total[layer], want.flow.total[layer], rtol=0, atol=1e-11)
+        np.testing.assert_allclose(got.flow.total[layer], want.flow.total[layer], rtol=0, atol=NATS)
 
 
 @pytest.mark.parametrize("name", ["tanh", "relu"])
@@ -139,7 +137,7 @@ def test_a_cell_is_one_layer_over_the_sequence(name, bias, dtype):
     for x_t in x:
         h = cell(x_t, h)
         states.append(h.detach())
-    close(as_rnn(cell)(x)[0], torch.stack(states), dtype)
+    agree(as_rnn(cell)(x)[0], torch.stack(states))
     report = rnncore.diagnose(cell, x)
     assert (report.subject.steps, report.subject.batch) == (T, B)
     assert rnncore.diagnose(cell, x[:, 0]).subject.batch == 1
@@ -151,7 +149,7 @@ def test_flow_of_a_module_is_autograds():
     d_output = tensor(T, B, H, dtype=torch.float64, seed=2)
     (module(x, h0)[0] * d_output).sum().backward()
     report = diagnose(module, x, (d_output, None), h0=h0)
-    np.testing.assert_allclose(report.flow.initial[0][0], np.log(h0.grad[0].norm(dim=1).numpy()), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(report.flow.initial[0][0], np.log(h0.grad[0].norm(dim=1).numpy()), rtol=0, atol=NATS)
 
 
 @pytest.mark.parametrize("level", ["cheap", "standard", "deep"])
@@ -185,7 +183,7 @@ def test_half_precision_and_a_parametrised_weight():
     module = nn.RNN(I, H)
     nn.utils.parametrizations.orthogonal(module, "weight_hh_l0")
     w = as_rnn(module).params["weight_hh_l0"]
-    close(w @ w.T, torch.eye(H), torch.float32)
+    agree(w @ w.T, torch.eye(H))
 
 
 def test_an_rnncore_network_is_itself():

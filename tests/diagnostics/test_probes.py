@@ -11,12 +11,13 @@ import pytest
 import rnncore
 from rnncore.diagnostics.gradient.decomposition import decompose
 from rnncore.diagnostics.jacobians.bounds import bounds, span_bounds
-from rnncore.diagnostics.jacobians.jacobian import jacobian
+from rnncore.diagnostics.jacobians.jacobian import FAILURE, jacobian
 from rnncore.diagnostics.jacobians.scalar_chain import chain_of_record
 from rnncore.diagnostics.recording import record
 from rnncore.diagnostics.units.initial import initial
 from rnncore.diagnostics.units.saturation import saturation
-from tests.diagnostics.closed_forms import backward, device_array, seen
+from tests.diagnostics.closed_forms import EPS, backward, device_array, seen
+from tests.tools.rounding import PROMISED
 
 
 def test_a_network_that_is_not_finite_is_no_error():
@@ -71,21 +72,23 @@ def test_the_same_trace_gives_the_same_result_on_every_backend(name, nonlinearit
     want = run("numpy", "float64")
     assert np.isfinite(want).any()
     for backend in ("torch", "strict"):
-        assert np.allclose(run(backend, "float64"), want, rtol=0, atol=1e-9, equal_nan=True)
+        # Of 12 steps and at most 100 nats, or a root of the mean field.
+        assert np.allclose(run(backend, "float64"), want, rtol=0, atol=12 * PROMISED * EPS["float64"], equal_nan=True)
     if nonlinearity == "tanh" and name in ("decomposition", "jacobian", "saturation"):
         # In float32 the two traces themselves part by some eps, on numbers of up to 100 nats.
-        assert np.allclose(run("jax", "float32"), run("numpy", "float32"), rtol=1e-5, atol=1e-4, equal_nan=True)
+        most = PROMISED * EPS["float32"]
+        assert np.allclose(run("jax", "float32"), run("numpy", "float32"), rtol=most, atol=12 * most, equal_nan=True)
 
 
 @pytest.mark.parametrize("backend", ["torch", "strict"])
 def test_upper_ends_of_the_brackets_agree(backend):
-    """To 1e-6, not 1e-9: once the space is exhausted, what they add to the value is a rounding error times 1e9."""
+    """Once the space is exhausted, what they add to the value is a rounding error over the chance of failure, 1e-9."""
     found = []
     for place in ("numpy", backend):
         rnn = rnncore.RNN(3, 9, backend=place, dtype="float64", rng=11)
         x = device_array(place, "float64", 2 * np.random.default_rng(12).standard_normal((12, 3, 3)))
         found.append(record(rnn, x).map(jacobian, sigma_max=True).sigma_max.upper[0])
-    assert np.abs(found[0] - found[1]).max() < 1e-6
+    assert np.abs(found[0] - found[1]).max() < 4 * EPS["float64"] / FAILURE
 
 
 @pytest.mark.parametrize("name", [n for n in PROBES if n != "chain"])

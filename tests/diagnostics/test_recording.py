@@ -14,6 +14,7 @@ from rnncore import diagnostics
 from rnncore.diagnostics import MOVED
 from rnncore.diagnostics.results import leaves, plain
 from rnncore.errors import ArgumentValueError
+from tests.tools.rounding import agree
 
 T, B, INPUT, H = 7, 2, 3, 4
 
@@ -39,8 +40,8 @@ def test_lanes_are_by_layer_and_then_by_direction(seen):
 def test_a_step_of_a_lane_is_a_step_of_the_network(seen, k, d):
     lane = seen.lane(k, d)
     z = lane.x @ lane.weights.weight_ih.T + lane.weights.bias + lane.previous() @ lane.matrix.T
-    np.testing.assert_allclose(lane.masked(z), lane.z, atol=1e-12)
-    np.testing.assert_allclose(lane.slope(), lane.masked(1 - np.tanh(z) ** 2), atol=1e-12)
+    agree(lane.masked(z), lane.z, 16)  # sums of at most 16 numbers
+    agree(lane.slope(), lane.masked(1 - np.tanh(z) ** 2), 16)
     row, end = 1, 3 if d else 0  # the row's first step in the direction's time
     np.testing.assert_array_equal(lane.first(lane.h)[row], lane.h[end, row])
 
@@ -50,7 +51,7 @@ def test_attributes_of_results_are_attributes_of_the_whole(seen):
     assert found.threshold == 0.99 and found.dead[1].tolist() == [found[1][0].dead, found[1][1].dead]
     assert found.quantiles[0].shape == (2, len(found.q)) and found.dead_units == (((), ()), ((), ()))
     steps = seen.map(diagnostics.jacobian, sigma_max=True)
-    assert steps.sigma_max.upper[1].shape == (2, T, B) and steps.sigma_max.failure == 1e-9
+    assert steps.sigma_max.upper[1].shape == (2, T, B) and 0 < steps.sigma_max.failure < 0.01
     assert seen.map(diagnostics.jacobian).sigma_max is None
     assert plain(pickle.loads(pickle.dumps(found))) == plain(found)
     with pytest.raises(AttributeError, match="nothing"):

@@ -2,10 +2,12 @@
 
 import numpy as np
 
-# Central differences of a smooth function are best at h ~ eps**(1/3): truncation h^2 meets rounding eps / h.
-STEP = 6e-6
-# What they can see: (h^2 + eps / h), with room for sums over a few hundred numbers.
-RTOL, ATOL = 1e-7, 2e-8
+from tests.tools.rounding import EPS
+
+# Central differences of a smooth function are best at h = eps^(1/3), where truncation, h^2, meets rounding, eps / h.
+STEP = EPS ** (1 / 3)
+# What they can see: both, times third derivatives and sums over a few hundred numbers.
+RTOL, ATOL = 2**11 * STEP**2, 2**9 * STEP**2
 
 
 def directional(function, arguments, tangents):

@@ -8,6 +8,7 @@ import pytest
 from rnncore.diagnostics import record
 from rnncore.diagnostics.faults.first import nonfinite
 from tests.diagnostics.places import WHERE, drawn, on
+from tests.tools.rounding import EPS_OF
 
 
 def planted(rnn, name, index, value):
@@ -33,7 +34,7 @@ def test_an_input_is_named_before_all_that_it_spoils(where, bad):
     assert (found.phase, found.cause, found.quantity, found.where) == ("forward", "input", "x", "x[3, 1, 1]")
     assert (found.layer, found.step, found.row, found.unit) == (0, 3, 1, 1)
     np.testing.assert_equal(found.value, bad)
-    assert found.ranges["x"] == pytest.approx((x[3, 1, 0], x[3, 1, 0]), rel=1e-6)
+    assert found.ranges["x"] == pytest.approx((x[3, 1, 0], x[3, 1, 0]), rel=EPS_OF[where[1]])  # x is rounded to it
 
 
 @pytest.mark.parametrize("where", WHERE)

@@ -106,7 +106,7 @@ def test_a_large_input_has_a_verdict_and_a_remedy_with_its_number(size, f):
     if f in ("tanh", "sigmoid"):
         assert report.verdict.label == "saturated"
         scales = [r.value for r in report.verdict.remedies if r.parameter == "input scale"]
-        # As of an input of 1e6, which no rounding of the biases reaches.
+        # As of an input of 1e6, of which the biases are a millionth.
         usual = [r.value for r in diagnose(rnn, 1e6 * x).verdict.remedies if r.parameter == "input scale"]
         assert len(scales) == 1 and scales[0] * size == pytest.approx(usual[0] * 1e6, rel=1e-6)
 

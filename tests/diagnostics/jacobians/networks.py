@@ -12,6 +12,7 @@ import rnncore
 from rnncore import diagnostics
 from rnncore.diagnostics.jacobians.sweep import JacobianChain
 from tests.diagnostics.places import on
+from tests.tools.rounding import EPS
 
 FLOAT64 = ("numpy", "torch", pytest.param("strict", marks=pytest.mark.slow))
 
@@ -19,8 +20,8 @@ FLOAT64 = ("numpy", "torch", pytest.param("strict", marks=pytest.mark.slow))
 LONG = 10_000
 
 
-# Two sweeps of 10,000 steps in float64: roundings of 1e-16 each, at a loss of a quarter of the digits in a piece.
-CLOSE = 1e-9
+# In nats: a piece of a sweep, some tens of steps, loses a quarter of the digits, and 10,000 steps have some hundred pieces.
+CLOSE = 512 * EPS**0.75
 
 
 def network(w, f="identity", *, backend="numpy", dtype="float64", w_ih=None, bias=None, **options):

@@ -106,7 +106,7 @@ def test_step_jacobians_far_from_one(backend, dtype):
         top = math.log(np.linalg.norm(w / scale, 2)) + math.log(scale)
         assert found.log_frobenius[0].item() == pytest.approx(0.5 * math.log(15) + math.log(scale), rel=4 * EPS[dtype])
         assert found.sigma_max.value[0].item() == pytest.approx(top, rel=8 * EPS[dtype])
-        assert found.log_lower[0].item() <= top * (1 + 8 * EPS[dtype]) + 1e-5 and found.log_det[0].item() == -np.inf
+        assert found.log_lower[0].item() <= top + 8 * EPS[dtype] * abs(top) and found.log_det[0].item() == -np.inf
     # One row as small as the dtype allows beside one that is large: neither hides the other.
     w = rounded([[big, 0.0], [0.0, 1 / big]], dtype)
     assert seen(backend, dtype, w, steps=1).map(jacobian).log_det[0].item() == pytest.approx(
@@ -135,8 +135,9 @@ def test_sigma_max_brackets_hold_where_they_are_hard(values, steps):
     rec = with_jacobian((orthogonal(40, 1) * values) @ orthogonal(40, 2).T)
     for seed in range(20):
         found = rec.map(jacobian, sigma_max=True, rng=seed, steps=steps).sigma_max
-        # The matrix itself is known to a few eps.
-        assert found.lower[0].item() <= 1e-13 and found.upper[0].item() >= -1e-13
+        # The matrix itself, of two products of 40 terms and a quotient of each number, is known to this.
+        known = 8 * 40 * EPS["float64"]
+        assert found.lower[0].item() <= known and found.upper[0].item() >= -known
         assert found.lower[0].item() <= found.value[0].item() <= found.upper[0].item()
 
 

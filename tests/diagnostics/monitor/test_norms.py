@@ -10,6 +10,7 @@ import pytest
 import rnncore
 from rnncore.diagnostics.monitor.norms import GradientNorms
 from tests.diagnostics.places import drawn, on
+from tests.tools.rounding import EPS, EPS_OF
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +29,12 @@ def test_quantiles_of_log_normal_norms_are_within_one_per_cent(centre, spread):
     seen = norms.summary()
     for q, got in seen.quantiles.items():
         want = np.quantile(drawn_norms, q, method="lower")
-        assert abs(got / want - 1) <= 0.01 + 1e-9, q
+        # The edges of bins are exponentials, of numbers up to 340.
+        assert abs(got / want - 1) <= 0.01 + 340 * EPS, q
     assert seen.recommended == (seen.quantiles[0.9], seen.quantiles[0.95])
-    assert seen.mean == pytest.approx(drawn_norms.mean(), rel=1e-12)
-    assert seen.band == pytest.approx((drawn_norms.mean() / 2, 10 * drawn_norms.mean()), rel=1e-12)
+    walk = 4 * math.sqrt(len(drawn_norms)) * EPS  # roundings of a sum, one after the other, as of a random walk
+    assert seen.mean == pytest.approx(drawn_norms.mean(), rel=walk)
+    assert seen.band == pytest.approx((drawn_norms.mean() / 2, 10 * drawn_norms.mean()), rel=walk)
     for q in (0.3, 0.9, 0.999):
         threshold = float(np.quantile(drawn_norms, q))
         low, high = ((drawn_norms > threshold * f).mean() for f in (1.0101, 0.9899))
@@ -59,7 +62,7 @@ def test_norms_whose_squares_float32_has_not(where, size):
     rnn, _, _ = drawn(where)
     norms = GradientNorms()
     got = norms.add({"a": on(rnn, [3 * size, 0.0]), "b": on(rnn, [[4 * size]])})
-    assert got == pytest.approx(5 * size, rel=1e-6)
+    assert got == pytest.approx(5 * size, rel=4 * EPS_OF["float32"])
     assert norms.quantile(0.5) == pytest.approx(5 * size, rel=0.0101)
 
 
@@ -75,7 +78,7 @@ def test_norms_that_are_none_are_counted_apart_and_merging_adds_up():
     assert a.summary() == both.summary()
     seen = a.summary()
     assert (seen.steps, seen.finite, seen.nonfinite, seen.first_nonfinite) == (9, 6, 3, 5)
-    assert seen.mean == pytest.approx(2e300 / 6)
+    assert seen.mean == pytest.approx(2e300 / 6, rel=4 * EPS)
     assert (a.quantile(0.0), a.clipped(0.0), a.clipped(math.inf)) == (0.0, 5 / 6, 0.0)
     for bad, error in ((-1.0, "a norm >= 0"), (True, "expected a float"), (np.ones(2), "expected a float")):
         with pytest.raises(rnncore.errors.RnncoreError, match=error):
@@ -86,4 +89,4 @@ def test_norms_that_are_none_are_counted_apart_and_merging_adds_up():
     top.add(1.7976931348623157e308)
     top.add(5e-324)
     assert math.isfinite(top.quantile(1.0))
-    assert 0 < top.quantile(0.0) < 1e-323
+    assert 0 < top.quantile(0.0) < 2 * np.nextafter(0.0, 1.0)

@@ -12,7 +12,7 @@ from rnncore import diagnostics
 from rnncore.diagnostics.units import saturation as saturation_file
 from rnncore.diagnostics.units.saturation import saturation
 from rnncore.errors import ArgumentValueError
-from tests.diagnostics.closed_forms import PLACES, WITH_JAX, seen
+from tests.diagnostics.closed_forms import EPS, PLACES, WITH_JAX, seen
 
 
 @pytest.mark.parametrize(("backend", "dtype"), WITH_JAX)
@@ -24,7 +24,7 @@ def test_saturation_counts(backend, dtype):
     assert found.saturated[0].item() == 4 / 8
     assert found.arithmetically_dead[0].item() == 2 / 8
     assert found.dead[0].item() == 0 and found.dead_units == (((),),)
-    assert np.allclose(found.quantiles[0], [[0, 2.6, 50]], rtol=1e-6)
+    assert np.allclose(found.quantiles[0], [[0, 2.6, 50]], rtol=EPS[dtype], atol=0)
 
 
 @pytest.mark.parametrize(("backend", "dtype"), PLACES)
@@ -33,7 +33,7 @@ def test_saturation_of_a_rectifier(backend, dtype):
     found = seen(backend, dtype, np.eye(3), "relu", z=z, lengths=[2, 1], bidirectional=True, num_layers=1).map(
         saturation
     )
-    assert found.dead_units == (((0,), (0,)),) and np.allclose(found.dead[0], 1 / 3)
+    assert found.dead_units == (((0,), (0,)),) and np.allclose(found.dead[0], 1 / 3, rtol=EPS[dtype], atol=0)
     assert np.isnan(found.saturated[0]).all() and (found.arithmetically_dead[0] == 0).all()
     # The padding would have woken unit 0, and nothing else is read there.
     z[1, 1] = np.nan

@@ -11,6 +11,8 @@ import rnncore
 from rnncore import diagnostics, init
 from rnncore.diagnostics import diagnose
 from rnncore.diagnostics.verdict.remedies import LOUD, QUIET, SOME, free_gain
+from tests.diagnostics.closed_forms import ROOT
+from tests.tools.rounding import EPS, PROMISED
 
 rng = np.random.default_rng(0)
 HIDDEN, STEPS = 32, 100
@@ -186,7 +188,7 @@ def test_a_logistic_function_at_the_middle_of_its_range_is_not_saturated():
     report = look(network(1.0, nonlinearity="sigmoid"), 0.01 * X)
     by = {e.metric: e.value for e in report.verdict.evidence}
     assert report.verdict.label == "vanishing" and -0.1 < by["nats per step by saturation"] < 0
-    assert by["nats per step by the weights"] == pytest.approx(math.log(0.25), abs=1e-12)
+    assert by["nats per step by the weights"] == pytest.approx(math.log(0.25), abs=PROMISED * EPS)
 
 
 def test_the_gain_is_for_the_input_after_it_is_scaled():
@@ -195,8 +197,8 @@ def test_the_gain_is_for_the_input_after_it_is_scaled():
     rnn = network(1.0)
     seen = diagnostics.record(rnn, 100 * X * scale.value)
     part = seen.inputs[0] @ rnn.params["weight_ih_l0"].T
-    np.testing.assert_allclose((part**2).mean(), QUIET, rtol=1e-12)
-    np.testing.assert_allclose(gain.value, seen.map(diagnostics.initial).critical[0][0].g, rtol=1e-9)
+    np.testing.assert_allclose((part**2).mean(), QUIET, rtol=PROMISED * EPS)
+    np.testing.assert_allclose(gain.value, seen.map(diagnostics.initial).critical[0][0].g, rtol=ROOT)
     assert diagnostics.record(rnn, 100 * X).map(diagnostics.initial).critical[0][0].g > 4 * gain.value
 
 
@@ -275,7 +277,7 @@ def test_padding_does_not_count_in_what_drives_a_layer():
     assert a == b and a[0].parameter == "input scale"
     rnn = network(1.0)
     part = np.concatenate([(loud[:n, row] @ rnn.params["weight_ih_l0"].T) for row, n in enumerate(lengths)])
-    np.testing.assert_allclose(a[0].value, math.sqrt(QUIET / (part**2).mean()), rtol=1e-12)
+    np.testing.assert_allclose(a[0].value, math.sqrt(QUIET / (part**2).mean()), rtol=PROMISED * EPS)
 
 
 @pytest.mark.parametrize("backend", ["torch", "strict"])
@@ -293,7 +295,7 @@ def test_the_same_remedies_on_another_backend(backend):
     assert {"input scale", "bias", "weight_hh gain"} <= {r.parameter for r in want.remedies}
     for a, b in zip(want.remedies, got.remedies, strict=True):
         assert (a.parameter, a.layer, a.direction, a.action) == (b.parameter, b.layer, b.direction, b.action)
-        assert b.value == pytest.approx(a.value, rel=1e-9)
+        assert b.value == pytest.approx(a.value, rel=ROOT)
 
 
 # --- healthy, exploding, nonfinite ------------------------------------------------------------------------------------
@@ -323,12 +325,12 @@ def test_a_relu_network_that_overflows_is_given_its_gain_too():
     report = diagnose(network(1e8, nonlinearity="relu"), X)
     assert report.verdict.label == "nonfinite"
     gain = report.verdict.remedies[0]
-    assert (gain.parameter, gain.layer) == ("weight_hh gain", 0) and gain.value == pytest.approx(math.sqrt(2), abs=1e-9)
+    assert (gain.parameter, gain.layer) == ("weight_hh gain", 0) and gain.value == pytest.approx(math.sqrt(2), abs=ROOT)
 
 
 @pytest.mark.parametrize(("name", "want"), [("relu", math.sqrt(2)), ("identity", 1.0), ("tanh", None)])
 def test_a_gain_that_no_input_changes(name, want):
-    assert free_gain(rnncore.get_nonlinearity(name)) == (None if want is None else pytest.approx(want, abs=1e-9))
+    assert free_gain(rnncore.get_nonlinearity(name)) == (None if want is None else pytest.approx(want, abs=ROOT))
 
 
 def test_a_logistic_network_is_told_that_tanh_is_better():
