@@ -27,6 +27,9 @@ USERS = "commands"
 MODULES_IN_A_FOLDER = 12
 LINES_OF_A_FILE = 400
 LINES_OF_A_TEST = 600
+# A float below this is a bound on rounding, unless a comment of this kind says what it is.
+SMALL, REASON = 1e-6, "Not rounding:"
+TOLERANCES = {"rtol", "atol", "rel", "abs", "tolerance"}
 # Those that numpy.random brings among them.
 MODULES_IMPORTED = 120
 ARRAY_LIBRARIES = {
@@ -177,6 +180,60 @@ def test_no_file_is_too_long():
     }
     too_long = {path: count for path, (count, most) in lines.items() if count > most}
     assert not too_long
+
+
+def small(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, float) and 0 < abs(node.value) < SMALL
+
+
+def bounds(tree):
+    """What numbers are compared with: sides of comparisons, tolerances by name or by default, and constants in capitals."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            yield from (part for side in (node.left, *node.comparators) for part in ast.walk(side))
+        elif isinstance(node, ast.keyword) and node.arg in TOLERANCES:
+            yield from ast.walk(node.value)
+        elif isinstance(node, ast.arguments):
+            yield from filter(None, (*node.defaults, *node.kw_defaults))
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper():
+            value = node.value
+            yield from (value, *getattr(value, "elts", ()), *getattr(value, "values", ()))
+
+
+def bare_bounds(text):
+    """The lines with a bound below SMALL that is a number, and with no reason there or in the two lines above."""
+    lines = text.splitlines()
+    found = {node.lineno for node in bounds(ast.parse(text)) if small(node)}
+    return sorted(n for n in found if not any(REASON in line for line in lines[max(n - 3, 0) : n]))
+
+
+def test_bounds_on_rounding_are_multiples_of_eps():
+    """Another processor rounds otherwise, and no number fits all of them; what is no rounding has a reason in words."""
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        if "doubles" not in path.parts
+        for line in bare_bounds(path.read_text())
+    ]
+    assert not found, f"write them as multiples of eps, or say why not in a comment with {REASON!r}"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("assert abs(a - b) < 1e-9", 1),
+        ("assert a == approx(b, rel=2 * 1e-12)", 1),
+        ("CLOSE = 1e-9", 1),
+        ("RTOL, ATOL = 1e-7, 1e-9", 1),
+        ("NATS = {'float64': 1e-12}", 1),
+        ("def close(a, b, tolerance=1e-9): pass", 1),
+        ("# Not rounding: the series ends.\nassert abs(a - b) < 1e-9", 0),
+        ("assert abs(a - b) < 64 * EPS and f(1e-9) is None or abs(c) < 1e-3", 1),
+        ("x = make(1e-30)\nassert x < 64 * EPS\nassert abs(c) < 1e-3", 0),
+    ],
+)
+def test_a_bare_bound_is_seen(text, count):
+    assert len(bare_bounds(text)) == count
 
 
 def test_plugins_import_rnncore_and_not_each_other():
