@@ -52,15 +52,15 @@ class Cell:
     ----------
     flags : tuple of str
         The flags of /proc/cpuinfo that the instructions need.
-    kernel : str, optional
-        What threadpoolctl calls OpenBLAS's kernels in this setting.
+    kernels : tuple of str
+        What threadpoolctl may call OpenBLAS's kernels in this setting.
     """
 
     name: str
     variables: dict[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
-    kernel: str | None = None
+    kernels: tuple[str, ...] = ()
     needs: str | None = None
 
     def setting(self) -> str:
@@ -85,8 +85,8 @@ class Outcome:
         return self.ran and not self.failed and not self.reason
 
 
-def openblas(kernel: str, flags: tuple[str, ...]) -> Cell:
-    return Cell(f"openblas-{kernel}", {"OPENBLAS_CORETYPE": kernel}, flags=flags, kernel=kernel)
+def openblas(kernel: str, flags: tuple[str, ...], *aliases: str) -> Cell:
+    return Cell(f"openblas-{kernel}", {"OPENBLAS_CORETYPE": kernel}, flags=flags, kernels=(kernel, *aliases))
 
 
 def numba(name: str, features: str, flags: tuple[str, ...]) -> Cell:
@@ -94,7 +94,8 @@ def numba(name: str, features: str, flags: tuple[str, ...]) -> Cell:
 
 
 CELLS = (
-    openblas("Prescott", ("pni",)),
+    # A 64-bit OpenBLAS has Prescott's kernels for all that are older, and gives them the name of the oldest.
+    openblas("Prescott", ("pni",), "Katmai"),
     openblas("Haswell", AVX2),
     openblas("Zen", AVX2),
     openblas("SkylakeX", AVX512),
@@ -146,7 +147,7 @@ def impossible(cell: Cell, here: set[str], environment: dict[str, str]) -> str:
         return f"the processor has no {', '.join(missing)}"
     if cell.needs and importlib.util.find_spec(cell.needs) is None:
         return f"{cell.needs.replace('_', '-')} is not installed"
-    if not (cell.kernel or "NUMBA_CPU_NAME" in cell.variables):
+    if not (cell.kernels or "NUMBA_CPU_NAME" in cell.variables):
         return ""
     done = subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -156,8 +157,9 @@ def impossible(cell: Cell, here: set[str], environment: dict[str, str]) -> str:
 
 def unlike(cell: Cell, kernels: list[str], compiled: list[str] | None) -> str:
     """What runs instead of what the cell asks for, or nothing."""
-    if cell.kernel:
-        return "" if set(kernels) == {cell.kernel} else f"OpenBLAS's kernels here are {', '.join(kernels) or 'none'}"
+    if cell.kernels:
+        same = kernels and set(kernels) <= set(cell.kernels)
+        return "" if same else f"OpenBLAS's kernels here are {', '.join(kernels) or 'none'}"
     if compiled is None:
         return "Numba is not installed"
     wanted = {f for f in cell.variables["NUMBA_CPU_FEATURES"].split(",") if f}

@@ -41,6 +41,7 @@ def test_the_kernels_that_run_are_those_that_were_asked_for():
     by = {c.name: c for c in CELLS}
     assert matrix.unlike(by["openblas-Zen"], ["Zen", "Zen"], None) == ""
     assert matrix.unlike(by["openblas-Zen"], ["Zen", "Haswell"], None) == "OpenBLAS's kernels here are Zen, Haswell"
+    assert matrix.unlike(by["openblas-Prescott"], ["Katmai"], None) == ""
     assert matrix.unlike(by["openblas-Zen"], [], None) == "OpenBLAS's kernels here are none"
     assert matrix.unlike(by["numba-generic"], [], [""]) == ""
     assert matrix.unlike(by["numba-generic"], [], ["+avx2"]) == "Numba compiles for other features"
