@@ -86,7 +86,7 @@ class Outcome:
 
 
 def openblas(kernel: str, flags: tuple[str, ...], *aliases: str) -> Cell:
-    return Cell(f"openblas-{kernel}", {"OPENBLAS_CORETYPE": kernel}, flags=flags, kernels=(kernel, *aliases))
+    return Cell(f"openblas-{kernel.lower()}", {"OPENBLAS_CORETYPE": kernel}, flags=flags, kernels=(kernel, *aliases))
 
 
 def numba(name: str, features: str, flags: tuple[str, ...]) -> Cell:

@@ -196,8 +196,8 @@ def bounds(tree):
         elif isinstance(node, ast.arguments):
             yield from filter(None, (*node.defaults, *node.kw_defaults))
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper():
-            value = node.value
-            yield from (value, *getattr(value, "elts", ()), *getattr(value, "values", ()))
+            several = isinstance(node.targets[0], ast.Tuple)
+            yield from (node.value, *getattr(node.value, "elts" if several else "values", ()))
 
 
 def bare_bounds(text):
@@ -226,6 +226,7 @@ def test_bounds_on_rounding_are_multiples_of_eps():
         ("CLOSE = 1e-9", 1),
         ("RTOL, ATOL = 1e-7, 1e-9", 1),
         ("NATS = {'float64': 1e-12}", 1),
+        ("CHANCES = (1e-9, 0.5)", 0),
         ("def close(a, b, tolerance=1e-9): pass", 1),
         ("# Not rounding: the series ends.\nassert abs(a - b) < 1e-9", 0),
         ("assert abs(a - b) < 64 * EPS and f(1e-9) is None or abs(c) < 1e-3", 1),
