@@ -41,6 +41,7 @@ AVX2 = ("avx2", "fma")
 AVX512 = ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
 BASE = "+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16"
 WIDE = f"{BASE},+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt,+movbe"
+PRINTED = 20_000  # characters of pytest's output, of a cell in which something failed
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -167,7 +168,9 @@ def unlike(cell: Cell, kernels: list[str], compiled: list[str] | None) -> str:
 
 
 def last(text: str) -> str:
-    return (text.strip().splitlines() or ["no output"])[-1]
+    """Python's own word about a crash, above the stacks that it prints, or else the last line."""
+    lines = text.strip().splitlines() or ["no output"]
+    return next((line for line in lines if line.startswith("Fatal Python error")), lines[-1])
 
 
 def outcome(cell: Cell, report: str | None, status: int, words: str, seconds: float) -> Outcome:
@@ -207,8 +210,11 @@ def run(cell: Cell, arguments: list[str]) -> Outcome:
             text=True,
             check=False,
         )
-        found = report.read_text() if report.exists() else None
-        return outcome(cell, found, done.returncode, last(done.stdout), time.monotonic() - start)
+        seconds, found = time.monotonic() - start, report.read_text() if report.exists() else None
+        result = outcome(cell, found, done.returncode, last(done.stdout), seconds)
+        if not result.good:
+            print(done.stdout[-PRINTED:])
+        return result
 
 
 def table(outcomes: list[Outcome]) -> str:

@@ -68,6 +68,11 @@ def test_a_crash_is_no_success(report, status, reason):
     assert found.reason == reason and not found.good
 
 
+def test_a_crash_is_told_in_pythons_words():
+    assert matrix.last("....\nFatal Python error: Aborted\n\nThread 0x1:\n  File x\n") == "Fatal Python error: Aborted"
+    assert matrix.last("one\nno tests ran in 0.1s\n") == "no tests ran in 0.1s" and matrix.last("") == "no output"
+
+
 def test_the_table_says_what_was_not_possible_and_lists_what_failed():
     made = [Outcome(CELL, 7, ("a::b",), 1, 61.4), Outcome(Cell("c"), reason="no avx2", ran=False)]
     lines = matrix.table(made).splitlines()
