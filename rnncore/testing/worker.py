@@ -65,7 +65,7 @@ class Worker:
     """
 
     def __init__(self, backend: str | Backend, *, device: Any, kernel: KernelMode, limit: float) -> None:
-        self.limit = positive("limit", limit)
+        self.limit = min(positive("limit", limit), threading.TIMEOUT_MAX)  # the watchdog counts no further
         device = None if device is None else printed(device)
         order = {"backend": _sent(backend), "device": device, "kernel": kernel, "limit": self.limit}
         self._order = json.dumps(order)
@@ -87,7 +87,7 @@ class Worker:
         if answer is not None:
             return Outcome(**answer)
         seconds = time.perf_counter() - started
-        status = self._process.end(0.0)
+        status = self._process.end(ENDING)
         self._process = None
         return Outcome.of(check, "failed", _fate(text, status, self.limit), seconds=seconds)
 
@@ -107,7 +107,9 @@ class Worker:
             process.end(0.0)
             raise
         if answer is None:
-            raise BackendUnavailableError(f"the process of the checks did not start: {_fate(text, process.end(0.0))}")
+            raise BackendUnavailableError(
+                f"the process of the checks did not start: {_fate(text, process.end(ENDING))}"
+            )
         if "error" in answer:
             process.end(ENDING)
             raise getattr(errors, answer["error"])(answer["text"])
@@ -140,15 +142,15 @@ class _Process:
         return None, "".join(text)
 
     def end(self, patience: float) -> int | None:
-        """Close its input and wait for its end, then kill it; return its status, or None if it cannot be killed."""
+        """Close its input and wait for its end; return its status, or None if it did not end and was killed."""
         assert self._child.stdin is not None
         with suppress(OSError):  # nobody reads the rest
             self._child.stdin.close()
-        for wait, otherwise in ((patience, self._child.kill), (ENDING, lambda: None)):
-            try:
-                return self._child.wait(wait)
-            except subprocess.TimeoutExpired:
-                otherwise()
+        with suppress(subprocess.TimeoutExpired):
+            return self._child.wait(patience)
+        self._child.kill()
+        with suppress(subprocess.TimeoutExpired):  # which the system may be unable to do
+            self._child.wait(ENDING)
         return None
 
     def _said(self, until: float) -> Iterator[str]:
@@ -190,10 +192,10 @@ def _sent(backend: str | Backend) -> dict[str, str]:
 
 def _fate(text: str, status: int | None, limit: float = STARTING) -> str:
     """Why a process gave no answer, and where it was, by the traceback that it left."""
-    if text.startswith("Timeout") or status in (None, -_KILL):
+    if text.startswith("Timeout") or status is None:
         reason = f"did not end in {limit:g} s"
-    elif status is not None and status < 0:
-        reason = f"the process was ended by {signal.Signals(-status).name}"
+    elif status < 0:
+        reason = f"the process was ended by {_signal_name(-status)}"
     else:
         reason = f"the process ended with status {status}"
     # Of all threads that of the checks, its innermost call first, up to the call of the check.
@@ -206,7 +208,11 @@ def _fate(text: str, status: int | None, limit: float = STARTING) -> str:
     return reason
 
 
-_KILL = getattr(signal, "SIGKILL", 9)
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of those for real time
+        return f"signal {number}"
 
 
 def serve() -> None:

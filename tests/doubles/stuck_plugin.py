@@ -3,6 +3,7 @@
 import ctypes
 import multiprocessing
 import os
+import signal
 import threading
 import time
 
@@ -53,6 +54,11 @@ def crash():
     ctypes.string_at(0)
 
 
+def be_killed():
+    """As by a system that is out of memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def leave():
     os._exit(3)
 
@@ -78,6 +84,7 @@ WAYS = {
     "in Python": hang,
     "natively": hang_natively,
     "crash": crash,
+    "be killed": be_killed,
     "leave": leave,
     "leave a child": leave_a_child,
     "leave for good": leave_for_good,

@@ -1,6 +1,7 @@
 """A limit for each check: checks that hang, natively too, or end their process, and the run that goes on."""
 
 import re
+import signal
 import sys
 
 import pytest
@@ -81,6 +82,21 @@ def test_a_check_that_crashes_its_process_fails_alone_and_shows_where(stuck):
         r"\(doubles/stuck_plugin.py:\d+\), called by synchronize \(.*\), called by synchronizes \(checks/contract.py:\d+\)",
         reason,
     )
+
+
+def test_a_process_that_the_system_kills_has_not_exceeded_its_limit(stuck):
+    report = check_backend(stuck("be killed"), only=AROUND, limit=LONG)
+    assert statuses(report) == list(zip(AROUND, ["passed", "failed", "passed"], strict=True))
+    assert report.outcomes[1].reason == "the process was ended by SIGKILL"
+
+
+def test_a_signal_without_a_name_has_its_number():
+    assert 32 not in set(signal.Signals)
+    assert _fate("", -32) == "the process was ended by signal 32"
+
+
+def test_a_limit_beyond_what_the_system_counts_is_none():
+    assert check_backend("numpy", only=["RC-CON-010"], limit=sys.float_info.max).ok
 
 
 @pytest.mark.parametrize("way", ["leave", "leave a child"])
