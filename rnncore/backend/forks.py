@@ -134,8 +134,10 @@ class FirstUses:
     def _go_first(self) -> None:
         """Take part before the standard library does: the last to register comes first.
 
-        Its handlers take locks that importing and compiling need, and would hold them while this one waits.
+        Its handlers take locks that importing and compiling need, and would hold them while this one waits. If they were
+        registered while it waits, they would release what they have not taken, and Python would print the errors.
         """
+        import concurrent.futures.thread  # noqa: F401
         import logging  # noqa: F401
 
         with self._changed:

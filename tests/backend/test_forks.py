@@ -231,6 +231,22 @@ def test_a_child_that_was_cut_stays_cut_in_its_children(monkeypatch):
 
 
 @needs_fork
+def test_the_standard_library_releases_nothing_that_it_has_not_taken_if_it_is_imported_while_a_fork_waits():
+    code = """
+        def work():
+            with first_use:
+                pause()
+                import concurrent.futures.thread, logging
+        errors = []
+        sys.unraisablehook = errors.append
+        fork_during(work, lambda: errors and sys.exit("an error in the child"))
+        assert not errors
+        print("done")
+    """
+    assert forked(code) == "done"
+
+
+@needs_fork
 def test_what_the_other_thread_needs_of_the_standard_library_is_free_while_a_fork_waits():
     """Its own handlers hold locks during forks, and those that register last come first."""
     code = """
