@@ -46,14 +46,14 @@ class BackendConformance:
     device: ClassVar[Any] = None
     kernel: ClassVar[KernelMode] = "auto"
     expected_failures: ClassVar[Mapping[str, str]] = {}
-
     limit: ClassVar[float | None] = None
 
     _run: ClassVar[Run | None] = None
+    _fault: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls._run = None
+        cls._run = cls._fault = None
         known_failures(cls.expected_failures)
 
     def test_backend_can_be_used(self) -> None:
@@ -79,18 +79,20 @@ class BackendConformance:
         """End the process of the checks, if they have one."""
         if cls._run is not None:
             cls._run.close()
-            cls._run = None
+        cls._run = cls._fault = None
 
     @classmethod
     def _ready(cls) -> Run:
         if not hasattr(cls, "backend"):
             pytest.fail(f"{cls.__name__}: expected a class attribute `backend`, a name or a plugin", pytrace=False)
-        if cls._run is None:
+        if cls._run is None and cls._fault is None:
             known = cls.expected_failures
             try:
                 cls._run = Run(
                     cls.backend, device=cls.device, kernel=cls.kernel, expected_failures=known, limit=cls.limit
                 )
             except RnncoreError as error:
-                pytest.fail(str(error), pytrace=False)
+                cls._fault = str(error)  # so that not every test starts a process and imports the library again
+        if cls._run is None:
+            pytest.fail(cls._fault or "", pytrace=False)
         return cls._run

@@ -113,6 +113,22 @@ def test_a_backend_that_is_missing_fails_every_test_and_skips_none(tmp_path):
     assert "Did you mean 'numpy'" in output and "expected a class attribute `backend`" in output
 
 
+ONCE = """
+    from rnncore.testing import conformance
+    tried, Run = [], conformance.Run
+    conformance.Run = lambda *given, **options: tried.append(given) or Run(*given, **options)
+    class TestMissing(BackendConformance):
+        backend = "nunpy"
+    def test_that_it_was_tried_once():
+        assert tried == [("nunpy",)]
+"""
+
+
+def test_a_backend_that_cannot_be_used_is_tried_once(tmp_path):
+    _, counts, output = pytest_of(tmp_path, ONCE)
+    assert (counts["passed"], counts["failed"]) == (1, len(CHECKS) + 1), output
+
+
 @pytest.mark.parametrize(
     ("expected", "error"),
     [({"RC-SCAN-999": KNOWN}, UnknownNameError), ({QUICK: ""}, ArgumentTypeError), ([QUICK], ArgumentTypeError)],
