@@ -15,7 +15,7 @@ from rnncore.commands.terminal import (
     INTERRUPTED,
     STANDARD_OUTPUT,
     TERMINATED,
-    check_writable,
+    check_outputs,
     output,
     progress,
     write,
@@ -47,7 +47,9 @@ def conform(
     json_lines: str = typer.Option(
         None, metavar="FILE", help="Also write each start and outcome at once, as a line of JSON; - for stdout."
     ),
-    as_html: str = typer.Option(None, "--html", metavar="FILE", help="Also write the report as one HTML page."),
+    as_html: str = typer.Option(
+        None, "--html", metavar="FILE", help="Also write the report as one HTML page; - for stdout."
+    ),
 ) -> int:
     """Check a backend with the conformance suite. Status 0 if it conforms, 1 if a check failed or none ran.
 
@@ -56,23 +58,21 @@ def conform(
     from rnncore.testing.lines import JsonLines
     from rnncore.testing.run import Run
 
-    for option, path in (("--json", as_json), ("--json-lines", json_lines), ("--html", as_html)):
-        check_writable(option, path)
-    if as_json == json_lines == STANDARD_OUTPUT:
-        raise ArgumentValueError("--json-lines: expected a file, as --json has standard output")
+    check_outputs({"--json": as_json, "--json-lines": json_lines, "--html": as_html})
     expected = expectations(expect_failure or [])
     status = 0
     with ExitStack() as stack:
         if limit is not None:  # else SIGTERM must end native code, which a handler in Python would wait for
             stack.enter_context(_terminable())
-        line = stack.enter_context(_lines(json_lines))
+        standard = sys.stdout
         # A plugin or its library may print; standard output is for the report.
         stack.enter_context(redirect_stdout(sys.stderr))
         show = stack.enter_context(_Shown())
         mode = cast("KernelMode", kernel)
         options: dict[str, Any] = {"device": device, "only": only or None, "limit": limit}
         run = stack.enter_context(Run(backend, kernel=mode, expected_failures=expected, **options))
-        lines = JsonLines(run.setting, line)
+        # Now that the backend can be used, and no earlier: a file of an earlier run is replaced.
+        lines = JsonLines(run.setting, stack.enter_context(_lines(json_lines, standard)))
         try:
             lines.plan(run.checks, limit)
             for number, check in enumerate(run.checks, start=1):
@@ -90,7 +90,7 @@ def conform(
         write(as_json, report.to_json() + "\n")
     if as_html is not None:
         write(as_html, report.to_html())
-    if STANDARD_OUTPUT not in (as_json, json_lines):
+    if STANDARD_OUTPUT not in (as_json, json_lines, as_html):
         print_report(report, output())
     return status or (0 if report.ok else FAILED)
 
@@ -151,13 +151,13 @@ def _terminable() -> Iterator[None]:
 
 
 @contextmanager
-def _lines(path: str | None) -> Iterator[Callable[[str], object]]:
+def _lines(path: str | None, standard: TextIO) -> Iterator[Callable[[str], object]]:
     """A function that writes a line to a file, or to standard output for "-", and flushes it."""
     if path is None:
         yield lambda line: None
         return
     with ExitStack() as stack:
-        stream: TextIO = sys.stdout
+        stream = standard
         if path != STANDARD_OUTPUT:
             stream = stack.enter_context(open(path, "w", encoding="utf-8"))
         yield lambda line: (stream.write(line), stream.flush())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +13,7 @@ import typer
 
 from rnncore.backend.arrays import dtype_name
 from rnncore.backend.registry import get_backend
-from rnncore.commands.terminal import FAILED, STANDARD_OUTPUT, USAGE, check_writable, fail, output, progress, write
+from rnncore.commands.terminal import FAILED, STANDARD_OUTPUT, USAGE, check_outputs, fail, output, progress, write
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, RnncoreError
 from rnncore.io.npy import read_npy
 from rnncore.model.loading import load
@@ -77,16 +76,7 @@ def diagnose(
 
 def _check_outputs(outputs: Mapping[str, str | None], read: Mapping[str, str | None]) -> None:
     """Check before the run that each output can be written, to a file of its own, and that the page can be drawn."""
-    taken = {os.path.realpath(path): name for name, path in read.items() if path is not None}
-    for option, path in outputs.items():
-        if path is None:
-            continue
-        place = path if path == STANDARD_OUTPUT else os.path.realpath(path)
-        if place in taken:
-            raise ArgumentValueError(f"{option}: expected another file than {taken[place]}'s, got {path!r}")
-        taken[place] = option
-        if path != STANDARD_OUTPUT:
-            check_writable(option, path)
+    check_outputs(outputs, read)
     if outputs.get("--html") is not None:
         from rnncore.diagnostics.figures.plot import require_matplotlib
 

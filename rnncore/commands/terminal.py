@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
@@ -61,13 +61,39 @@ def check_writable(option: str, path: str | None) -> None:
     ------
     ArgumentValueError
     """
-    if path is None or (path == STANDARD_OUTPUT and option in ("--json", "--json-lines")):
+    if path is None:
         return
     folder = os.path.dirname(os.path.abspath(path))
     there = os.path.exists(path)
     possible = os.path.isdir(folder) and os.access(path if there else folder, os.W_OK) and not os.path.isdir(path)
     if not path or not possible:
         raise ArgumentValueError(f"{option}: expected a file that can be written, got {path!r}")
+
+
+def check_outputs(outputs: Mapping[str, str | None], read: Mapping[str, str | None] | None = None) -> None:
+    """Check before a long run that each output can be written, to a file of its own or to standard output, "-".
+
+    Parameters
+    ----------
+    outputs : mapping of str to str or None
+        The paths by option.
+    read : mapping of str to str or None, optional
+        Files that the command reads, which are no outputs.
+
+    Raises
+    ------
+    ArgumentValueError
+    """
+    taken = {os.path.realpath(path): name for name, path in (read or {}).items() if path is not None}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        place = path if path == STANDARD_OUTPUT else os.path.realpath(path)
+        if place in taken:
+            raise ArgumentValueError(f"{option}: expected another file than {taken[place]}'s, got {path!r}")
+        taken[place] = option
+        if path != STANDARD_OUTPUT:
+            check_writable(option, path)
 
 
 def write(path: str, text: str) -> None:

@@ -50,7 +50,12 @@ def test_the_command_prints_the_report_and_writes_it(tmp_path, kernel):
         (["numpy", "--kernel", "fast"], 2, "kernel: expected one of auto, reference, require, got 'fast'"),
         (["numpy", "--device", "gpu"], 2, "device: expected one of cpu"),
         (["numpy", "--json-lines", "/no/such/folder/x"], 2, "--json-lines: expected a file that can be written"),
-        (["numpy", "--json-lines", "-", "--json", "-"], 2, "expected a file, as --json has standard output"),
+        (
+            ["numpy", "--json-lines", "-", "--json", "-"],
+            2,
+            "--json-lines: expected another file than --json's, got '-'",
+        ),
+        (["numpy", "--json", "x", "--html", "./x"], 2, "--html: expected another file than --json's, got './x'"),
         (["numpy", "--limit", "0"], 2, "limit: expected a finite number > 0"),
         (["numpy", "--json", "/no/such/folder/x"], 2, "--json: expected a file that can be written"),
         (["numpy", "--expect-failure", "RC-ANA-001"], 2, "expected ID=REASON"),
@@ -100,6 +105,18 @@ def test_lines_of_json_go_to_a_file_or_to_standard_output_alone(tmp_path, limit)
     assert written[0]["limit"] == (3600 if limit else None)
     done = rnn("conform", "numpy", "--only", "RC-ANA", "--json-lines", "-", *limit)
     assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == events
+
+
+def test_a_page_goes_to_standard_output_alone():
+    done = rnn("conform", "numpy", "--only", "RC-ANA-001", "--html", "-")
+    assert done.returncode == 0 and done.stdout.startswith("<!doctype html>") and done.stdout.endswith("</html>\n")
+
+
+def test_a_run_that_does_not_begin_leaves_the_lines_of_the_last_one(call, tmp_path):
+    path = tmp_path / "lines"
+    path.write_text("of the last run")
+    assert call("conform", "nump", "--json-lines", str(path)).returncode == 2
+    assert path.read_text() == "of the last run"
 
 
 @contextmanager
