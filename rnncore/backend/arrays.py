@@ -30,6 +30,7 @@ from rnncore.errors import (
 from rnncore.typing import Array, Device, Namespace
 
 _NO_SCOPE: AbstractContextManager[Any] = nullcontext()
+_MASKED = "its masked entries have no numbers: give them some with"
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -165,7 +166,7 @@ def _conversion(backend: Backend, dtype: Any, device: Device) -> str:
 def _special(x: Any) -> str:
     """What to do with what is no array and yet holds one, or "" for anything else."""
     if isinstance(x, np.ma.MaskedArray):
-        return "its masked entries have no numbers: give them some with x.filled(0.0), and end rows early with lengths="
+        return f"{_MASKED} x.filled(0.0), and end rows early with lengths="
     if all(hasattr(x, name) for name in ("batch_sizes", "sorted_indices", "unsorted_indices")):
         return (
             "unpack it with x, lengths = torch.nn.utils.rnn.pad_packed_sequence(x, batch_first=rnn.spec.batch_first), "
@@ -272,7 +273,7 @@ def _host_list(lengths: Any, batch: int) -> list[Any]:
         check_count(1)
         return [lengths]
     if isinstance(lengths, np.ma.MaskedArray):
-        raise ArgumentTypeError(f"lengths: expected integers, got {describe(lengths)}; {_special(lengths)}")
+        raise ArgumentTypeError(f"lengths: expected integers, got {describe(lengths)}; {_MASKED} lengths.filled(0)")
     if hasattr(lengths, "shape") and hasattr(lengths, "dtype"):
         name = owner_name(lengths)
         if name is not None:
