@@ -93,8 +93,8 @@ class FirstUses:
                 self._changed.wait_for(
                     lambda: self._forking is None and (me in self._depths or not self._depths), timeout=LONGEST_WAIT
                 )
+            finally:  # also if Ctrl-C ends the wait: Python prints the interrupt, calls the next handler and forks
                 self._forking = me
-            finally:
                 self._waiting -= 1
                 self._changed.notify_all()
             if me in self._depths:

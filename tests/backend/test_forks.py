@@ -230,6 +230,27 @@ def test_a_child_that_was_cut_stays_cut_in_its_children(monkeypatch):
             uses.__enter__()
 
 
+def test_a_wait_that_is_interrupted_is_over():
+    """Python forks all the same, after it has called the handler that was registered before, too."""
+    uses, waits = FirstUses(), []
+
+    class Interrupted(threading.Condition):
+        def wait(self, timeout=None):
+            waits.append(timeout)
+            raise KeyboardInterrupt
+
+    uses._changed = Interrupted()
+    uses._depths[-1] = 1  # another thread
+    with pytest.raises(KeyboardInterrupt):
+        uses.before_fork()
+    uses.before_fork()
+    assert len(waits) == 1
+    uses._pid = 0  # the parent's
+    uses.after_fork_in_child()
+    with pytest.raises(BackendUnavailableError, match="half done"):
+        uses.__enter__()
+
+
 @needs_fork
 def test_the_standard_library_releases_nothing_that_it_has_not_taken_if_it_is_imported_while_a_fork_waits():
     code = """
