@@ -74,8 +74,13 @@ def read_header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     except TypeError as error:
         raise FileFormatError(f"{name}: its .npy header has no dtype of NumPy's: {brief(error)}") from error
     shape, fortran = tuple(int(n) for n in re.findall(rb"[0-9]+", axes)), order == b"True"
-    if dtype.hasobject or fortran:
-        raise FileFormatError(f"{name}: expected plain numbers in C order, got Python objects or Fortran order")
+    if dtype.hasobject:
+        raise FileFormatError(f"{name}: expected plain numbers, got Python objects")
+    if fortran:
+        raise FileFormatError(
+            f"{name}: expected numbers in C order, got Fortran order; save them with "
+            "numpy.save(path, numpy.ascontiguousarray(x))"
+        )
     return shape, dtype
 
 
