@@ -28,6 +28,7 @@ from rnncore.diagnostics.units.initial import initial
 from rnncore.diagnostics.units.saturation import saturation
 from rnncore.diagnostics.verdict.verdict import decide
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameError
+from rnncore.model.base import with_network
 from rnncore.model.rnn import RNN
 from rnncore.network.layout import state_in
 from rnncore.typing import Array, Host
@@ -112,7 +113,7 @@ def diagnose(
         dependency_length = check_dependency(dependency_length)
     rng = non_negative_int("rng", rng)
     rnn, x, h0 = as_rnn(rnn), detached(x), detached(h0)
-    rnn = type(rnn).from_network(rnn.network)  # with the parameters of now, whatever another thread sets meanwhile
+    rnn = with_network(rnn, rnn.network)  # with the parameters of now, whatever another thread sets meanwhile
     cotangent = cotangent if callable(cotangent) else detached(cotangent)
     _check_budget(rnn, x, level, max_bytes)
     with np.errstate(all="ignore"):  # numbers that are not finite are a finding, not a warning

@@ -19,7 +19,7 @@ from rnncore.network.network import Network
 from rnncore.spec import RNNSpec
 from rnncore.typing import Array, Device, Host, KernelMode
 
-__all__ = ["Parameterised"]
+__all__ = ["Parameterised", "with_network"]
 
 Self = TypeVar("Self", bound="Parameterised")
 
@@ -169,9 +169,7 @@ class Parameterised:
         kind = find_dtype(network.engine.dtype_name if dtype is None else dtype, xp=target.namespace(), device=where)
         engine = make_engine(target, device=where, dtype=kind, kernel=self.kernel)
         params = {n: engine.give(x) for n, x in self._host_params().items()}
-        moved = self.from_network(Network(network.spec, params, engine, network.check_finite))
-        vars(moved).update(self._attributes())
-        return moved
+        return with_network(self, Network(network.spec, params, engine, network.check_finite))
 
     def __getstate__(self) -> dict[str, Any]:
         # NumPy arrays and names, so that a process without this backend's library can still report what it needs.
@@ -268,3 +266,10 @@ class Parameterised:
         if faults:
             raise StateDictError("state_dict does not fit the network: " + "; ".join(faults))
         return host
+
+
+def with_network(model: Self, network: Network) -> Self:
+    """Return a model like this one, with the attributes that were set on it, of another network."""
+    made = type(model).from_network(network)
+    vars(made).update(model._attributes())
+    return made

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import rnncore
+from rnncore.diagnostics import gradcheck
 from rnncore.errors import BackendUnavailableError, StateDictError
 from tests.tools.models import backends, give, host
 
@@ -163,6 +164,30 @@ def test_attributes_go_along(clone):
     cell = rnncore.RNNCell(2, 3)
     cell.notes = "good"
     assert clone(cell).notes == "good"
+
+
+class Counting(Annotated):
+    """One whose methods use that state."""
+
+    def __call__(self, *args, **options):
+        self.scale["calls"] += 1
+        return super().__call__(*args, **options)
+
+    def vjp(self, *args, **options):
+        self.scale["calls"] += 1
+        return super().vjp(*args, **options)
+
+    def __repr__(self):
+        return f"Counting({self.scale['name']})"
+
+
+@pytest.mark.parametrize("level", ["cheap", "deep"])
+def test_a_diagnosis_and_a_gradient_check_are_of_the_model_with_its_attributes(level):
+    rnn, x = Counting(2, 3, scale={"calls": 0, "name": "mine"}, rng=0), np.ones((4, 1, 2))
+    assert rnncore.diagnose(rnn, x, level=level).subject.network == "Counting(mine)"
+    before = rnn.scale["calls"]
+    assert gradcheck(rnn, x).passed
+    assert rnn.scale["calls"] > before
 
 
 def test_a_deep_copy_has_attributes_of_its_own():

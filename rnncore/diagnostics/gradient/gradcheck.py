@@ -22,6 +22,7 @@ from rnncore.diagnostics.numerics.device import on_device, on_host
 from rnncore.diagnostics.recording import record
 from rnncore.diagnostics.units.mean_field import kinks
 from rnncore.errors import ArgumentTypeError
+from rnncore.model.base import with_network
 from rnncore.model.rnn import RNN
 from rnncore.network.engine import Engine
 from rnncore.network.layout import Layout
@@ -155,7 +156,7 @@ def gradcheck(rnn: RNN, x: Any, h0: Any = None, lengths: Any = None, rng: Rng = 
     """
     if not isinstance(rnn, RNN):
         raise ArgumentTypeError(f"rnn: expected an rnncore.RNN, got {describe(rnn)}")
-    rnn = type(rnn).from_network(rnn.network)  # with the parameters of now, whatever another thread sets meanwhile
+    rnn = with_network(rnn, rnn.network)  # with the parameters of now, whatever another thread sets meanwhile
     seen, generator = record(rnn, x, h0, lengths), as_generator(rng)
     engine, spec, counts = seen.engine, seen.spec, np.asarray(seen.lengths, dtype=np.int64)
     drawn = _Drawn(engine, generator, seen.layout)
