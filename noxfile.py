@@ -7,7 +7,7 @@ import nox
 
 nox.options.sessions = ["matrix"]
 
-# The lowest releases that pyproject.toml allows, and releases of PyTorch on either side of the one that the tests pin.
+# The lowest releases that pyproject.toml allows together, and releases of PyTorch on either side of the one that the tests pin.
 LOWEST = (
     "numpy==2.0.0 array-api-compat==1.11 safetensors==0.5.0 threadpoolctl==3.1.0 torch==2.9.1 jax==0.10.0 jaxlib==0.10.0 "
     "numba==0.68.0 mlx[cpu]==0.32.4 array-api-strict==2.6.1 rich==13.0.0 typer==0.15.1 scikit-learn==1.5.0 matplotlib==3.9.0 "

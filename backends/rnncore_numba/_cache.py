@@ -47,10 +47,8 @@ def keep(dispatcher: Any, name: str, version: int) -> None:
         What it was made from. A file of another version is replaced.
     """
     try:
-        cache, _ = (
-            _Cache(name, version),
-            dispatcher._cache,
-        )  # so that a missing name is noticed before anything is changed
+        cache = _Cache(name, version)
+        _ = dispatcher._cache  # a missing name is noticed before anything is changed
         dispatcher.enable_caching()  # which looks for a folder that can be written to
         cache.cache_path = dispatcher.stats.cache_path
         dispatcher._cache = cache
