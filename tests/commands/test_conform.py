@@ -126,7 +126,9 @@ def stuck(folder, way, *options):
     (folder / "stuck-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: stuck\nVersion: 1.0\n")
     entry = "[rnncore.backends]\nstuck = stuck_plugin\n"
     (folder / "stuck-1.0.dist-info" / "entry_points.txt").write_text(entry)
-    code = "import sys; from rnncore.commands.cli import main; sys.exit(main())"
+    # A shell starts jobs in the background with Ctrl-C ignored, and what they start inherits that.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heeding}; import sys; from rnncore.commands.cli import main; sys.exit(main())"
     path = os.pathsep.join([str(folder), str(DOUBLES), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", code, "conform", "stuck", *STUCK, "--json-lines", "-", *options]
     pipe, environment = subprocess.PIPE, {**PLAIN, "PYTHONPATH": path, "STUCK": way}

@@ -313,6 +313,15 @@ def test_a_wrong_array_is_named():
         one.check("x", np.ones((2, 3), dtype="f4"))
 
 
+def test_a_checked_array_comes_back_as_it_is_or_as_a_plain_one():
+    engine = rnncore.RNN(2, 3).network.engine
+    x = np.ones((2, 3))
+    assert engine.check("x", x) is x and engine.check("x", x, (2, None)) is x
+    record = x.view(np.recarray)
+    assert type(engine.check("x", record)) is np.ndarray and type(engine.check("x", record, (2, 3))) is np.ndarray
+    assert engine.is_plain(x, None) and not engine.is_plain(x, record)
+
+
 def test_arrays_given_copied_and_cast():
     one = make(read_only=lambda x: (x, "view"))
     given = one.give([[1, 2]])

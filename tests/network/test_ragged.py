@@ -197,3 +197,20 @@ def test_what_is_put_at_each_end_changes_nothing_else():
 def test_no_index_is_negative():
     """The standard does not say what an index below 0 takes."""
     assert ragged()._flat_ends.tolist() == [5, 1, 17, 3, 9]
+
+
+def test_indices_and_masks_are_made_in_their_dtype_on_the_device():
+    """Whatever a plugin's `asarray` takes for granted without them."""
+    asked = []
+
+    class Noting:
+        @staticmethod
+        def asarray(x, *, dtype, device):
+            asked.append((dtype, device))
+            return np.asarray(x, dtype=dtype)
+
+    ragged = Ragged((3, 1, 0), 3, Noting, "cpu", xp)
+    assert ragged.longest_first.dtype == ragged.original_order.dtype == np.int64
+    x = np.ones((3, 3, 1))
+    np.testing.assert_array_equal(ragged.masked(x)[:, :, 0].sum(axis=0), [3, 1, 0])
+    assert asked == [(xp.int64, "cpu")] * 2 + [(xp.bool, "cpu")]

@@ -345,3 +345,34 @@ def test_quantiles_by_default_are_the_middle_and_four_about_it():
     own = diagnostics.flow(record, np.random.default_rng(1).standard_normal((5, 41, 3)))[0][0][0]
     # Of 41 rows in order: the third, the eleventh, the middle one, and the same from the other end.
     np.testing.assert_array_equal(own.quantiles(), np.sort(own.total, axis=1)[:, [2, 10, 20, 30, 38]].T)
+
+
+def test_a_chain_of_three_layers():
+    """Without recurrence the gradient is multiplied by each layer's input weight on the way down: 5, then 5 times 3."""
+    rnn = rnncore.RNN(1, 1, num_layers=3, nonlinearity="identity", bias=False)
+    scales = (2.0, 3.0, 5.0)
+    rnn.load_state_dict(
+        {f"weight_ih_l{k}": np.array([[w]]) for k, w in enumerate(scales)}
+        | {f"weight_hh_l{k}": np.zeros((1, 1)) for k in range(3)}
+    )
+    found, deltas = diagnostics.flow(diagnostics.record(rnn, np.ones((2, 1, 1))), np.ones((2, 1, 1)))
+    for k, gradient in enumerate((15.0, 5.0, 1.0)):
+        # A logarithm of a product of two numbers.
+        np.testing.assert_allclose(found.total[k][0], math.log(gradient), rtol=0, atol=4 * EPS)
+        np.testing.assert_allclose(deltas[k][0].values * np.exp(deltas[k][0].log)[..., None], gradient, rtol=4 * EPS)
+
+
+def test_a_cotangent_of_the_state_of_a_sequence_without_steps_reaches_none():
+    rnn = rnncore.RNN(2, 2, bidirectional=True, rng=0)
+    seen = diagnostics.record(rnn, np.ones((3, 2, 2)), lengths=[3, 0])
+    found, deltas = diagnostics.flow(seen, None, [[np.ones((2, 2))] * 2])
+    for d in range(2):
+        for gradient in (deltas[0][d], deltas[0][d].sources):
+            assert not gradient.values[:, 1].any() and gradient.values[:, 0].any()
+        # Two ones, passed on to the initial state.
+        assert found.initial[0][d][1] == pytest.approx(math.log(2) / 2, abs=4 * EPS)
+
+
+def test_only_a_record_has_a_flow():
+    with pytest.raises(ArgumentTypeError, match="record: expected"):
+        diagnostics.flow("record", None)

@@ -213,6 +213,21 @@ def test_exponents_of_windows_are_means_of_their_own_steps():
     np.testing.assert_allclose(mean, (2 + 18) / 8 * two, rtol=16 * EPS)
 
 
+def test_without_windows_there_is_one():
+    windows, mean = exponents(alternating(2.0, 8.0), 1)
+    assert windows.shape == (1, 2, 1)
+    np.testing.assert_array_equal(windows[0], mean)
+
+
+def test_the_burn_in_begins_with_the_first_step():
+    """The first factor turns every direction into the first axis, which the others double; the second axis they halve."""
+    m = np.broadcast_to(np.diag([2.0, 0.5]), (8, 1, 2, 2)).copy()
+    m[0, 0] = [[1.0, 1.0], [0.0, 0.0]]
+    _, mean = exponents(given(m), 1, burn_in=2)
+    # Sums of 6 logarithms.
+    np.testing.assert_allclose(mean, math.log(2), rtol=16 * EPS)
+
+
 def test_the_burn_in_is_a_tenth_of_each_row_and_windows_are_as_many_as_the_shortest_has_steps():
     record = still(np.diag([2.0, 1.0]), 100, batch=2)
     found = lyapunov(record.lane(), k=1)

@@ -267,6 +267,8 @@ def test_the_parts_of_a_residual():
     np.testing.assert_allclose(stretched, [0.0, 0.1], rtol=0, atol=4 * EPS["float64"])
     mixed = residual_of([[4.0, 1.2, 9.0], [0.0, 2.0, 9.0], [0.0, 0.0, 1.0]], q, q[:2], np.log([4.0, 2.0]))
     np.testing.assert_allclose(mixed, [0.0, 0.3], rtol=8 * EPS["float64"])
+    mixed = residual_of([[1.0, 0.3, 9.0], [0.0, 1.0, 9.0], [0.0, 0.0, 1.0]], q, q[:2], [0.0, 0.0])
+    np.testing.assert_allclose(mixed, [0.0, 0.3], rtol=8 * EPS["float64"])
 
 
 def test_zeros_agree_and_a_zero_and_a_number_do_not():
