@@ -367,7 +367,7 @@ def test_a_cotangent_of_the_state_of_a_sequence_without_steps_reaches_none():
     seen = diagnostics.record(rnn, np.ones((3, 2, 2)), lengths=[3, 0])
     found, deltas = diagnostics.flow(seen, None, [[np.ones((2, 2))] * 2])
     for d in range(2):
-        for gradient in (deltas[0][d], deltas[0][d].sources):
+        for gradient in (deltas[0][d], deltas[0][d].source):
             assert not gradient.values[:, 1].any() and gradient.values[:, 0].any()
         # Two ones, passed on to the initial state.
         assert found.initial[0][d][1] == pytest.approx(math.log(2) / 2, abs=4 * EPS)
