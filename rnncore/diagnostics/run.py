@@ -245,5 +245,5 @@ def _bytes(rnn: RNN, width: int, level: Level) -> int:
     held = STATES * width * item + LOGARITHMS * ITEM
     if level != "deep":
         return held
-    frame = 3 * frame_width(min(DIRECTIONS["deep"], width), width)
+    frame = min(width, 3 * frame_width(min(DIRECTIONS["deep"], width), width))
     return held + (FRAMES * frame * frame + HOST_STATES * width + LOGARITHMS) * ITEM
