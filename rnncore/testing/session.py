@@ -20,7 +20,7 @@ from rnncore.backend.contract import Backend
 from rnncore.backend.discovery import words
 from rnncore.backend.plugin import ask_plugin
 from rnncore.backend.registry import backends, get_backend, resolve_backend
-from rnncore.errors import BackendUnavailableError
+from rnncore.errors import BackendUnavailableError, RnncoreError
 from rnncore.network.engine import check_kernel_mode
 from rnncore.testing.check import CHECKS
 from rnncore.testing.report import SUITE_VERSION, Outcome, Setting
@@ -137,7 +137,7 @@ def _fault(check: Check, subject: Subject) -> str:
 def _is_registered(backend: Backend) -> bool:
     try:
         return get_backend(backend.name) is backend
-    except Exception:  # absent or not usable, so not the registered one
+    except RnncoreError:  # absent or not usable, so not the registered one
         return False
 
 

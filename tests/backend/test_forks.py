@@ -14,6 +14,19 @@ from tests.tools.process import PATIENCE
 
 
 @needs_fork
+def told_of_waiting(uses):
+    """An event that is set as soon as a thread waits."""
+    waiting = threading.Event()
+
+    class Watched(threading.Condition):
+        def wait(self, timeout=None):
+            waiting.set()
+            return super().wait(timeout)
+
+    uses._changed = Watched()
+    return waiting
+
+
 def test_a_fork_waits_for_a_library_that_another_thread_imports(plugin_files, tmp_path):
     more = "native_package = 'slowlib'\ndef namespace():\n    import slowlib\n    return __import__('numpy')"
     plugin_files("slow", sound("slow", more), "slow")
@@ -123,14 +136,8 @@ def test_a_library_that_forks_while_it_is_imported_waits_for_nobody():
 
 def test_nobody_waits_to_enter_while_a_fork_waits():
     """Whoever is inside may need what the one that enters holds."""
-    uses, waiting, entered, order = FirstUses(), threading.Event(), threading.Event(), []
-
-    class Watched(threading.Condition):
-        def wait(self, timeout=None):
-            waiting.set()
-            return super().wait(timeout)
-
-    uses._changed = Watched()
+    uses, entered, order = FirstUses(), threading.Event(), []
+    waiting = told_of_waiting(uses)
 
     def inside():
         with uses:
@@ -158,14 +165,8 @@ def test_nobody_waits_to_enter_while_a_fork_waits():
 
 
 def test_a_thread_with_one_first_use_after_another_lets_a_waiting_fork_pass_between_them():
-    uses, waiting, order = FirstUses(), threading.Event(), []
-
-    class Watched(threading.Condition):
-        def wait(self, timeout=None):
-            waiting.set()
-            return super().wait(timeout)
-
-    uses._changed = Watched()
+    uses, order = FirstUses(), []
+    waiting = told_of_waiting(uses)
 
     def one_after_another():
         with uses:
@@ -187,14 +188,8 @@ def test_a_thread_with_one_first_use_after_another_lets_a_waiting_fork_pass_betw
 
 
 def test_whoever_enters_during_the_fork_waits_until_it_is_over():
-    uses, waiting, order = FirstUses(), threading.Event(), []
-
-    class Watched(threading.Condition):
-        def wait(self, timeout=None):
-            waiting.set()
-            return super().wait(timeout)
-
-    uses._changed = Watched()
+    uses, order = FirstUses(), []
+    waiting = told_of_waiting(uses)
 
     def enters():
         with uses:
