@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rnncore import errors, functional, init, optim
 from rnncore.backend.registry import BackendStatus, backends, get_backend, use_backend
 from rnncore.errors import RnncoreError
+from rnncore.model.exchange import from_module, to_module
 from rnncore.model.loading import load
 from rnncore.model.rnn import RNN, bound_to
 from rnncore.model.rnn_cell import RNNCell
@@ -51,11 +52,13 @@ __all__ = [
     "diagnose",
     "diagnostics",
     "errors",
+    "from_module",
     "functional",
     "get_backend",
     "get_nonlinearity",
     "init",
     "load",
     "optim",
+    "to_module",
     "use_backend",
 ]

@@ -149,6 +149,14 @@ def check_mapping(argument: str, value: Any, of: str = "names to arrays") -> Non
         raise ArgumentTypeError(f"{argument}: expected a mapping of {of}, got {describe(value)}")
 
 
+def options_of(what: str, given: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse an option that is not among the known ones, as Python does for a keyword argument."""
+    for name in given:
+        if name not in known:
+            have = f"it has {', '.join(known)}" if known else "it has none here"
+            raise ArgumentTypeError(f"{what}: unexpected option {name!r}; {have}{closest(name, known)}")
+
+
 def check_shape(argument: str, x: Array, shape: Sequence[int | None]) -> None:
     """Require this shape; None stands for any size."""
     got = tuple(x.shape)

@@ -18,6 +18,7 @@ __all__ = [
     "FileMissingError",
     "FileNotInDirectoryError",
     "FilePermissionError",
+    "InterchangeError",
     "KernelUnsupportedError",
     "NonFiniteError",
     "RnncoreError",
@@ -69,6 +70,10 @@ class StateDictError(RnncoreError, ValueError):
 
 class FileFormatError(RnncoreError, ValueError):
     """A weights file is truncated, malformed, or claims more than it holds."""
+
+
+class InterchangeError(RnncoreError, ValueError):
+    """A network cannot be converted exactly: one side has, or demands, what the other cannot say. The message names it."""
 
 
 class FileAccessError(RnncoreError, OSError):

@@ -68,6 +68,9 @@ class Abilities:
     from_module : callable or None
         ``from_module(module)``: the library's own recurrent module as an :class:`rnncore.RNN` with copies of its weights.
         Raises ArgumentTypeError for any other module.
+    to_module : callable or None
+        ``to_module(rnn, **options)``: the reverse, from a model of any backend. Raises InterchangeError for what the library's
+        module cannot express.
     from_dlpack : callable or None
         ``from_dlpack(x)``: an array that shares the memory of another library's array, without a copy.
     precision : callable or None
@@ -96,6 +99,7 @@ class Abilities:
     grad: Callable[..., Any] | None = None
     jit: Callable[..., Any] | None = None
     from_module: Callable[[Any], Any] | None = None
+    to_module: Callable[..., Any] | None = None
     from_dlpack: Callable[[Any], Array] | None = None
     precision: Callable[[Device], str] | None = None
     limit_threads: Callable[[int], AbstractContextManager[Any]] | None = None

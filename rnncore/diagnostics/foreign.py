@@ -1,18 +1,13 @@
 """Recurrent modules of other libraries, such as torch.nn.RNN, converted to an RNN.
 
-Nothing here knows a library. The module's parameters are arrays of some backend, and that backend converts the module, if it
-has a ``from_module``.
+:func:`rnncore.from_module` converts them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rnncore.arguments import describe
-from rnncore.backend.abilities import ability
-from rnncore.backend.registry import get_backend, owner_name
-from rnncore.errors import ArgumentTypeError
+from rnncore.model.exchange import from_module
 from rnncore.model.rnn import RNN
 
 __all__ = ["as_rnn", "detached"]
@@ -45,21 +40,7 @@ def as_rnn(network: Any) -> RNN:
     >>> foreign.as_rnn(torch.nn.RNN(3, 4, batch_first=True))
     RNN(3, 4, batch_first=True, backend='torch', device='cpu', dtype='float32')
     """
-    if isinstance(network, RNN):
-        return network
-    owner = None if isinstance(network, type) else owner_name(_first_parameter(network))
-    convert = None if owner is None else ability(get_backend(owner), "from_module")
-    if convert is None:
-        raise ArgumentTypeError(
-            f"rnn: expected an rnncore.RNN, or a library's own recurrent module such as torch.nn.RNN, "
-            f"got {describe(network)}"
-        )
-    found = convert(network)
-    if not isinstance(found, RNN):
-        raise ArgumentTypeError(
-            f"rnn: expected backend {owner!r} to make an rnncore.RNN of it, got {describe(found)} from its from_module"
-        )
-    return found
+    return network if isinstance(network, RNN) else from_module(network)
 
 
 def detached(value: Any) -> Any:
@@ -69,16 +50,3 @@ def detached(value: Any) -> Any:
     if not getattr(value, "requires_grad", False) or not callable(getattr(value, "detach", None)):
         return value
     return value.detach()
-
-
-def _first_parameter(module: Any) -> Any:
-    parameters = getattr(module, "parameters", None)
-    if not callable(parameters):
-        return None
-    try:
-        found = parameters()
-    except TypeError:  # it needs arguments, so it is another kind of method
-        return None
-    if isinstance(found, Mapping):
-        found = found.values()
-    return next(iter(found), None) if isinstance(found, Iterable) else None

@@ -14,6 +14,7 @@ from rnncore.backend.contract import Backend
 from rnncore.backend.forks import first_use
 from rnncore.backend.registry import get_backend, owner_name, resolve_backend
 from rnncore.errors import ArgumentTypeError, BackendUnavailableError, StateDictError, UnknownNameError
+from rnncore.interchange.portable import Portable
 from rnncore.network.engine import Engine, check_kernel_mode, make_engine
 from rnncore.network.network import Network
 from rnncore.spec import RNNSpec
@@ -123,6 +124,11 @@ class Parameterised:
         with engine.scope():
             detach = engine.abilities.detach
             return {n: engine.xp.asarray(detach(x), copy=True) for n, x in self._network.params.items()}
+
+    def portable(self) -> Portable:
+        """Return the network without its backend: the description, and the parameters as arrays on the host."""
+        engine = self._network.engine
+        return Portable(self.spec, self._host_params(), engine.dtype_name, engine.backend.name)
 
     def load_state_dict(self, state_dict: Mapping[str, Array]) -> None:
         """Copy all parameters from a mapping with torch's names, such as ``torch.nn.RNN.state_dict()``.

@@ -1,14 +1,17 @@
-"""Loading: a model from a weights file, on any backend."""
+"""Loading: a model from a file, on any backend."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from rnncore import io
+from rnncore import interchange, io
 from rnncore.backend.contract import Backend
-from rnncore.errors import FileFormatError, RnncoreError, StateDictError
-from rnncore.io.paths import shown
+from rnncore.errors import ArgumentValueError, FileFormatError, RnncoreError, StateDictError
+from rnncore.interchange.portable import Asked, Portable
+from rnncore.io import atomic
+from rnncore.io.paths import as_path, shown
+from rnncore.model.exchange import model_of
 from rnncore.model.rnn import RNN
 from rnncore.spec import RNNSpec
 from rnncore.typing import KernelMode
@@ -19,25 +22,32 @@ __all__ = ["load"]
 def load(
     path: str | Path,
     *,
+    name: str | None = None,
+    nonlinearity: Any = None,
+    batch_first: bool | None = None,
     backend: str | Backend | None = None,
     device: Any = None,
     dtype: Any = None,
-    nonlinearity: Any = None,
     kernel: KernelMode = "auto",
     check_finite: bool = False,
 ) -> RNN:
-    """Read a model that :meth:`RNN.save` wrote, on any backend. Nothing in the file is executed.
+    """Read a model from a file, on any backend. Nothing in the file is executed.
 
     Parameters
     ----------
     path : str or Path
-        ``.safetensors`` or ``.npz``.
+        ``.safetensors`` or ``.npz`` as :meth:`RNN.save` writes them, or a format in :data:`rnncore.interchange.FORMATS`.
+    name : str, optional
+        The network to read, of another library's file that holds several.
+    nonlinearity : optional
+        The user's own function, if the model was made with one: a file does not hold code. Of another library's file that does
+        not say it, any nonlinearity; there is no default.
+    batch_first : bool, optional
+        Of another library's file that does not say it.
     backend, device, kernel, check_finite
         As for :class:`RNN`.
     dtype : optional
         By default the one the model was saved with; a bfloat16 model needs another on NumPy, which has no bfloat16.
-    nonlinearity : optional
-        The user's own function, if the model was made with one: a file does not hold code.
 
     Raises
     ------
@@ -45,6 +55,13 @@ def load(
         Among them FileMissingError, which is a FileNotFoundError.
     FileFormatError
         If the file is truncated or malformed, or claims more than it holds.
+    InterchangeError
+        If another library's network has what no network of rnncore's has.
+
+    Warns
+    -----
+    UserWarning
+        Of what another library's file holds beside the network.
 
     Examples
     --------
@@ -54,6 +71,23 @@ def load(
     >>> rnncore.load(path)
     RNN(5, 6, backend='numpy', device='cpu', dtype='float64')
     """
+    form = interchange.format_of(as_path(path))
+    if form is not None:
+        found = _foreign(form, path, Asked(name, nonlinearity, batch_first))
+    else:
+        for argument, value in (("name", name), ("batch_first", batch_first)):
+            if value is not None:
+                raise ArgumentValueError(
+                    f"{argument}: expected None, as a file of rnncore's own says all, got {value!r}"
+                )
+        found = _own(path, nonlinearity)
+    try:
+        return model_of(found, backend=backend, device=device, dtype=dtype, kernel=kernel, check_finite=check_finite)
+    except StateDictError as error:
+        raise FileFormatError(f"{shown(path)}: {error}") from error
+
+
+def _own(path: str | Path, nonlinearity: Any) -> Portable:
     stored = io.read(path)
     try:
         spec = RNNSpec.from_config(stored.config, nonlinearity=nonlinearity)
@@ -61,15 +95,13 @@ def load(
         if (nonlinearity is None) == (stored.config.get("custom_nonlinearity") is True):
             raise  # the argument is wrong, not the file
         raise FileFormatError(f"{shown(path)}: its description of the network is not valid: {error}") from error
+    return Portable(spec, stored.params, stored.dtype)
+
+
+def _foreign(form: Any, path: str | Path, asked: Asked) -> Portable:
     try:
-        return RNN.from_spec(
-            spec,
-            stored.params,
-            backend=backend,
-            device=device,
-            dtype=stored.dtype if dtype is None else dtype,
-            kernel=kernel,
-            check_finite=check_finite,
-        )
-    except StateDictError as error:
+        with atomic.open_regular(path) as file:
+            found: Portable = form.decode(file, asked)
+    except FileFormatError as error:
         raise FileFormatError(f"{shown(path)}: {error}") from error
+    return found

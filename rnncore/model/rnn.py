@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from rnncore import io
 from rnncore.arguments import Rng, as_generator, check_mapping, describe, flag, integer, positive_int, shown
 from rnncore.backend.contract import Backend, ScanRequest
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, StateDictError
 from rnncore.init import draw
 from rnncore.model.base import Parameterised
 from rnncore.model.rnn_cell import RNNCell
+from rnncore.model.saving import save
 from rnncore.network import calls
 from rnncore.network.engine import Explanation
 from rnncore.network.network import Network
@@ -306,9 +306,9 @@ class RNN(Parameterised):
         """
         return calls.trace(self._network, x, h0, lengths, training, rng)
 
-    def save(self, path: str | Path) -> None:
-        """Write the weights and the description to a file, ``.safetensors`` or ``.npz``; see :func:`rnncore.io.write`."""
-        io.write(path, self.spec.to_config(), self._host_params(), dtype=self._network.engine.dtype_name)
+    def save(self, path: str | Path, **options: Any) -> None:
+        """Write the network to a file, in the format that the end of its name says; see :func:`rnncore.model.saving.save`."""
+        save(self.portable(), path, options)
 
     def cell(self, layer: int = 0, *, reverse: bool = False) -> RNNCell:
         """Return one layer in one direction as a cell, for streaming step by step.

@@ -52,8 +52,10 @@ def pytest_of(folder, body, *tests):
     path = folder / "test_mine.py"
     path.write_text("from rnncore.testing import BackendConformance\n" + textwrap.dedent(body))
     nodes = [f"{path}::{test}" for test in tests] or [str(path)]
+    # In the order of the file, also where pytest-randomly is installed: a test may look at what those above it did.
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", f"--rootdir={folder}"]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={folder}", *nodes],
+        [sys.executable, "-m", "pytest", *options, *nodes],
         capture_output=True,
         text=True,
         cwd=folder,

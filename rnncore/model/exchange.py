@@ -1,0 +1,157 @@
+"""Models from other libraries' modules, and back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rnncore import interchange
+from rnncore.arguments import closest, describe, shown
+from rnncore.backend.abilities import ability
+from rnncore.backend.contract import Backend
+from rnncore.backend.registry import backends, get_backend, owner_name
+from rnncore.errors import ArgumentTypeError, UnknownNameError
+from rnncore.interchange.portable import Portable
+from rnncore.model.rnn import RNN
+from rnncore.typing import KernelMode
+
+__all__ = ["from_module", "model_of", "to_module"]
+
+
+def from_module(
+    module: Any,
+    *,
+    params: Mapping[str, Any] | None = None,
+    backend: str | Backend | None = None,
+    device: Any = None,
+    dtype: Any = None,
+    kernel: KernelMode = "auto",
+    check_finite: bool = False,
+) -> RNN:
+    """Convert another library's recurrent module to a model, with copies of its weights.
+
+    Parameters
+    ----------
+    module
+        Of a registered backend's library, as its plugin documents it: ``torch.nn.RNN``, ``torch.nn.RNNCell``, a module that
+        holds one of them, ``mlx.nn.RNN``; or of a framework in :data:`rnncore.interchange.FRAMEWORKS`.
+    params : mapping, optional
+        The parameters of a module that does not hold them.
+    backend, device, dtype, kernel, check_finite : optional
+        As for :class:`RNN`; by default the module's own library, device and dtype, where a backend of that name can be used.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If no library knows the module as a vanilla RNN.
+    InterchangeError
+        If it has what no network of rnncore's has.
+    """
+    own = interchange.owner(module)
+    if own is not None:
+        return model_of(
+            own.read(module, params),
+            backend=backend,
+            device=device,
+            dtype=dtype,
+            kernel=kernel,
+            check_finite=check_finite,
+        )
+    plugin = None if isinstance(module, type) else owner_name(_first_parameter(module))
+    convert = None if plugin is None else ability(get_backend(plugin), "from_module")
+    if convert is None:
+        raise ArgumentTypeError(
+            f"rnn: expected an rnncore.RNN, or a library's own recurrent module such as torch.nn.RNN, got {describe(module)}"
+        )
+    if params is not None:
+        raise ArgumentTypeError(f"params: expected None, as {describe(module)} holds its own, got {describe(params)}")
+    found = convert(module)
+    if not isinstance(found, RNN):
+        raise ArgumentTypeError(
+            f"rnn: expected backend {plugin!r} to make an rnncore.RNN of it, got {describe(found)} from its from_module"
+        )
+    if backend is None and device is None and dtype is None and kernel == "auto" and check_finite is False:
+        return found
+    chosen = plugin if backend is None else backend
+    portable = found.portable()
+    return RNN.from_spec(
+        portable.spec,
+        portable.params,
+        backend=chosen,
+        device=found.device if device is None and chosen == plugin else device,
+        dtype=portable.dtype if dtype is None else dtype,
+        kernel=kernel,
+        check_finite=check_finite,
+    )
+
+
+def to_module(rnn: RNN, framework: str, **options: Any) -> Any:
+    """Convert a model to another library's module, with copies of its weights.
+
+    Parameters
+    ----------
+    rnn : RNN
+        Of any backend.
+    framework : str
+        A framework of :data:`rnncore.interchange.FRAMEWORKS`, or a backend whose plugin has ``to_module``: "torch", "mlx".
+    **options
+        Of the framework, which its module documents.
+
+    Raises
+    ------
+    UnknownNameError
+    InterchangeError
+        If the library's module cannot express the network. The message names what it cannot.
+    """
+    if not isinstance(rnn, RNN):
+        raise ArgumentTypeError(f"rnn: expected an rnncore.RNN, got {describe(rnn)}")
+    if not isinstance(framework, str):
+        raise ArgumentTypeError(f"framework: expected a name, got {shown(framework)}")
+    if framework in interchange.FRAMEWORKS:
+        return interchange.framework(framework).make(rnn.portable(), **options)
+    registered = [b.name for b in backends()]
+    convert = ability(get_backend(framework), "to_module") if framework in registered else None
+    if convert is None:
+        known = [*interchange.FRAMEWORKS, *registered]
+        raise UnknownNameError(
+            f"framework: expected {', '.join(interchange.FRAMEWORKS)}, or a backend that makes modules, "
+            f"got {framework!r}{closest(framework, known)}"
+        )
+    return convert(rnn, **options)
+
+
+def model_of(
+    network: Portable,
+    *,
+    backend: str | Backend | None = None,
+    device: Any = None,
+    dtype: Any = None,
+    kernel: KernelMode = "auto",
+    check_finite: bool = False,
+) -> RNN:
+    """Make a model of what was read, and warn of what was left out."""
+    if network.left_out:
+        warnings.warn(f"left out: {'; '.join(network.left_out)}", UserWarning, stacklevel=3)
+    return RNN.from_spec(
+        network.spec,
+        network.params,
+        backend=network.backend if backend is None else backend,
+        device=device,
+        dtype=network.dtype if dtype is None else dtype,
+        kernel=kernel,
+        check_finite=check_finite,
+    )
+
+
+def _first_parameter(module: Any) -> Any:
+    parameters = getattr(module, "parameters", None)
+    if not callable(parameters):
+        return None
+    try:
+        found = parameters()
+    except TypeError:  # it needs arguments, so it is another kind of method
+        return None
+    if isinstance(found, Mapping):
+        found = found.values()
+    return next(iter(found), None) if isinstance(found, Iterable) else None
