@@ -11,7 +11,8 @@ nox.options.sessions = ["matrix"]
 LOWEST = (
     "numpy==2.0.0 array-api-compat==1.11 safetensors==0.5.0 threadpoolctl==3.1.0 torch==2.9.1 jax==0.10.0 jaxlib==0.10.0 "
     "numba==0.68.0 mlx[cpu]==0.32.4 array-api-strict==2.6.1 rich==13.0.0 typer==0.15.1 scikit-learn==1.5.0 matplotlib==3.9.0 "
-    "pytest==8.0.0 pytest-xdist==3.6.1 hypothesis==6.100.0 mpmath==1.3.0"
+    "pytest==8.0.0 pytest-xdist==3.6.1 hypothesis==6.100.0 mpmath==1.3.0 onnx==1.20.0 onnxruntime==1.23.0 onnxscript==0.7.0 "
+    "keras==3.15.0 h5py==3.12.1 flax==0.12.0 msgpack==1.1.0"
 )
 VERSIONS = {
     "lowest": LOWEST.split(),
