@@ -10,6 +10,8 @@ from pathlib import Path
 
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+# Keras reads it when it is imported, and takes TensorFlow if it is not set.
+os.environ.setdefault("KERAS_BACKEND", "jax")
 
 sys.path.insert(0, str(Path(__file__).parent / "doubles"))
 
