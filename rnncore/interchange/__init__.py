@@ -5,12 +5,12 @@ A framework is a module here with ``owns``, ``read`` and ``make``; a format is o
 imported only when one of its modules or files is asked for. Where a backend's plugin has ``from_module`` and ``to_module`` of
 its own, those are asked first, and the library has no module here.
 
-    owns(module) -> bool                        without importing the library
-    read(module, params=None) -> Portable
-    make(network, **options) -> module          options by name, which the module documents
+    owns(module) -> bool                           without importing the library
+    read(module, asked) -> Portable                `asked` an Asked
+    make(network, **options) -> module             options by name, which the module documents
 
-    decode(file, asked) -> Portable             `file` is open for reading and has a name, `asked` an Asked
-    encode(file, network, **options) -> None    OPTIONS are the names of these
+    decode(file, asked) -> Portable                `file` is open for reading and has a name
+    encode(file, network, **options) -> None       OPTIONS are the names of these
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import numpy as np
 from rnncore.arguments import shown
 from rnncore.backend.arrays import FLOATS
 from rnncore.errors import ArgumentValueError, InterchangeError
+from rnncore.nonlinearity.nonlinearity import as_nonlinearity
 from rnncore.spec import RNNSpec
 from rnncore.typing import Host
 
@@ -108,7 +109,10 @@ class Asked:
         ArgumentValueError
         """
         value = getattr(self, argument)
-        if value is not None and value != found:
+        if value is None:
+            return found
+        by_name = argument == "nonlinearity"  # of which there are several spellings
+        if value != found and not (by_name and as_nonlinearity(value) == as_nonlinearity(found)):
             raise ArgumentValueError(f"{argument}: expected {found!r}, as the source says, got {shown(value)}")
         return found
 

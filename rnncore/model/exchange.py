@@ -11,8 +11,8 @@ from rnncore.arguments import closest, describe, shown
 from rnncore.backend.abilities import ability
 from rnncore.backend.contract import Backend
 from rnncore.backend.registry import backends, get_backend, owner_name
-from rnncore.errors import ArgumentTypeError, UnknownNameError
-from rnncore.interchange.portable import Portable
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameError
+from rnncore.interchange.portable import Asked, Portable
 from rnncore.model.rnn import RNN
 from rnncore.typing import KernelMode
 
@@ -22,7 +22,9 @@ __all__ = ["from_module", "model_of", "to_module"]
 def from_module(
     module: Any,
     *,
-    params: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    nonlinearity: Any = None,
+    batch_first: bool | None = None,
     backend: str | Backend | None = None,
     device: Any = None,
     dtype: Any = None,
@@ -35,9 +37,14 @@ def from_module(
     ----------
     module
         Of a registered backend's library, as its plugin documents it: ``torch.nn.RNN``, ``torch.nn.RNNCell``, a module that
-        holds one of them, ``mlx.nn.RNN``; or of a framework in :data:`rnncore.interchange.FRAMEWORKS`.
-    params : mapping, optional
-        The parameters of a module that does not hold them.
+        holds one of them, ``mlx.nn.RNN``; or of a framework in :data:`rnncore.interchange.FRAMEWORKS`. A module that does not
+        hold its parameters is given with them, as a pair.
+    name : str, optional
+        The network to take, of a module or mapping that holds several.
+    nonlinearity : optional
+        As for :class:`RNN`, of a module or mapping that does not say it; there is no default.
+    batch_first : bool, optional
+        Of a module or mapping that does not say it.
     backend, device, dtype, kernel, check_finite : optional
         As for :class:`RNN`; by default the module's own library, device and dtype, where a backend of that name can be used.
 
@@ -45,13 +52,16 @@ def from_module(
     ------
     ArgumentTypeError
         If no library knows the module as a vanilla RNN.
+    ArgumentValueError
+        If it does not say the nonlinearity or the order of the axes, and they are not given; or if it says otherwise.
     InterchangeError
         If it has what no network of rnncore's has.
     """
+    asked = Asked(name, nonlinearity, batch_first)
     own = interchange.owner(module)
     if own is not None:
         return model_of(
-            own.read(module, params),
+            own.read(module, asked),
             backend=backend,
             device=device,
             dtype=dtype,
@@ -64,13 +74,15 @@ def from_module(
         raise ArgumentTypeError(
             f"rnn: expected an rnncore.RNN, or a library's own recurrent module such as torch.nn.RNN, got {describe(module)}"
         )
-    if params is not None:
-        raise ArgumentTypeError(f"params: expected None, as {describe(module)} holds its own, got {describe(params)}")
+    if name is not None:
+        raise ArgumentValueError(f"name: expected None, as {describe(module)} is one network, got {shown(name)}")
     found = convert(module)
     if not isinstance(found, RNN):
         raise ArgumentTypeError(
             f"rnn: expected backend {plugin!r} to make an rnncore.RNN of it, got {describe(found)} from its from_module"
         )
+    asked.settle("nonlinearity", found.spec.nonlinearity)
+    asked.settle("batch_first", found.spec.batch_first)
     if backend is None and device is None and dtype is None and kernel == "auto" and check_finite is False:
         return found
     chosen = plugin if backend is None else backend

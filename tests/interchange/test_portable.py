@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import rnncore
 from rnncore.errors import ArgumentValueError, InterchangeError
 from rnncore.interchange.portable import Asked, Direction, assemble, layers_of
 from tests.interchange.networks import network
@@ -82,3 +83,11 @@ def test_what_the_source_says_may_be_said_again_but_not_otherwise():
     assert Asked().settle("batch_first", True) is True
     with pytest.raises(ArgumentValueError, match="batch_first: expected True, as the source says, got False"):
         Asked(batch_first=False).settle("batch_first", True)
+
+
+def test_a_nonlinearity_may_be_said_again_by_its_name():
+    leaky = rnncore.get_nonlinearity("leaky_relu", alpha=0.2)
+    assert Asked(nonlinearity="Tanh").settle("nonlinearity", "tanh") == "tanh"
+    assert Asked(nonlinearity=leaky).settle("nonlinearity", leaky) is leaky
+    with pytest.raises(ArgumentValueError, match=r"nonlinearity: expected .*alpha=0.2.*got 'leaky_relu'"):
+        Asked(nonlinearity="leaky_relu").settle("nonlinearity", leaky)
