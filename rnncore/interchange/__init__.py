@@ -21,7 +21,7 @@ from typing import Any
 __all__ = ["FORMATS", "FRAMEWORKS", "format_of", "framework", "owner"]
 
 # Module of this package by the name of the framework.
-FRAMEWORKS: dict[str, str] = {}
+FRAMEWORKS: dict[str, str] = {"arrays": "arrays"}
 # Module of this package by the end of a file's name; the longest that fits counts.
 FORMATS: dict[str, str] = {}
 
