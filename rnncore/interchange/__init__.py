@@ -21,9 +21,9 @@ from typing import Any
 __all__ = ["FORMATS", "FRAMEWORKS", "format_of", "framework", "owner"]
 
 # Module of this package by the name of the framework.
-FRAMEWORKS: dict[str, str] = {"arrays": "arrays"}
+FRAMEWORKS: dict[str, str] = {"arrays": "arrays", "flax": "flax"}
 # Module of this package by the end of a file's name; the longest that fits counts.
-FORMATS: dict[str, str] = {}
+FORMATS: dict[str, str] = {".msgpack": "flax.files"}
 
 
 def framework(name: str) -> Any:
