@@ -60,15 +60,21 @@ def make(network: Portable, *, api: str = "nnx", deterministic: bool = True, rng
     if api == "nnx":
         rngs = lib.Rngs(0) if rngs is None else rngs
 
+        # Not drawn: that takes time, and JAX draws no orthogonal matrix in half precision.
+        zeros = lib.initializers.zeros
+        drawn: dict[str, Any] = {"kernel_init": zeros, "recurrent_kernel_init": zeros, "rngs": rngs}
+
         def cell(part: Direction) -> Any:
+            into, state = lib.Param(asarray(part.weight_ih.T)), lib.Param(asarray(part.weight_hh.T))
             h, i = part.weight_ih.shape
-            made = lib.SimpleCell(i, h, **options, rngs=rngs)
+            made = lib.SimpleCell(i, h, **options, **drawn)
             if part.bias is None:
-                made.dense_i = lib.Linear(i, h, use_bias=False, dtype=dtype, param_dtype=dtype, rngs=rngs)
+                made.dense_i = lib.Linear(
+                    i, h, use_bias=False, dtype=dtype, param_dtype=dtype, kernel_init=zeros, rngs=rngs
+                )
             else:
                 made.dense_i.bias = lib.Param(asarray(part.bias))
-            made.dense_i.kernel = lib.Param(asarray(part.weight_ih.T))
-            made.dense_h.kernel = lib.Param(asarray(part.weight_hh.T))
+            made.dense_i.kernel, made.dense_h.kernel = into, state
             return made
     else:
 
@@ -78,8 +84,8 @@ def make(network: Portable, *, api: str = "nnx", deterministic: bool = True, rng
     layers = [[lib.RNN(cell(part), **order) for part in row] for row in layers_of(network)]
     made = [lib.Bidirectional(*row, **order) if len(row) == 2 else row[0] for row in layers]
     if network.spec.dropout:
-        drawn = {"rngs": rngs} if api == "nnx" else {}
-        between = [lib.Dropout(network.spec.dropout, deterministic=deterministic, **drawn) for _ in made[1:]]
+        source = {"rngs": rngs} if api == "nnx" else {}
+        between = [lib.Dropout(network.spec.dropout, deterministic=deterministic, **source) for _ in made[1:]]
         made = [made[0], *(part for pair in zip(between, made[1:], strict=True) for part in pair)]
     if len(made) > 1:
         made = [lib.Sequential(*made) if api == "nnx" else lib.Sequential(made)]
