@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import brief, closest, describe, shown
+from rnncore.arguments import brief, describe
 from rnncore.backend.arrays import dtype_name
 from rnncore.backend.registry import get_backend, owner_name
-from rnncore.errors import ArgumentTypeError, ArgumentValueError, InterchangeError, UnknownNameError
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, InterchangeError
 from rnncore.interchange.portable import Asked, Direction, Portable, assemble
 from rnncore.typing import Host
 
@@ -180,11 +180,7 @@ def _select(names: Collection[str], asked: Asked, source: str) -> tuple[str, Row
             f"{source} has no network of this kind: expected names such as weight_ih_l0 and weight_hh_l0, Wxh and Whh, or "
             f"cell.i.kernel and cell.h.kernel, got {brief(', '.join(sorted(map(str, names)))) or 'none'}"
         )
-    path = next(iter(first)) if asked.name is None and len(first) == 1 else asked.name
-    if path is None or path not in every:
-        holds = f"a network that {source} holds, {brief(', '.join(map(repr, sorted(every))))}"
-        kind = ArgumentValueError if path is None else UnknownNameError
-        raise kind(f"name: expected {holds}, got {shown(path)}{closest(path, every) if isinstance(path, str) else ''}")
+    path = asked.choose(first, every, source)
     for cell in (cell for row in every[path] for cell in row):
         if missing := WEIGHTS - cell.names.keys():
             raise InterchangeError(

@@ -6,15 +6,15 @@ library is converted to and from one form, not to and from every other library.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import shown
+from rnncore.arguments import brief, closest, shown
 from rnncore.backend.arrays import FLOATS
-from rnncore.errors import ArgumentValueError, InterchangeError
+from rnncore.errors import ArgumentValueError, InterchangeError, UnknownNameError
 from rnncore.nonlinearity.nonlinearity import as_nonlinearity
 from rnncore.spec import RNNSpec
 from rnncore.typing import Host
@@ -100,6 +100,35 @@ class Asked:
         if value is None:
             raise ArgumentValueError(f"{argument}: expected a value, as {why}; got None")
         return value
+
+    def choose(self, networks: Collection[str], names: Collection[str], source: str) -> str:
+        """Return the name that was given, or that of the only network.
+
+        Parameters
+        ----------
+        networks : collection of str
+            The names of the networks in the source.
+        names : collection of str
+            These and others that may be given, such as a part of a network.
+        source : str
+            What holds them, for messages.
+
+        Raises
+        ------
+        ArgumentValueError
+            If there are several, and no name was given.
+        UnknownNameError
+            If there is none of that name.
+        """
+        if self.name is None and len(networks) == 1:
+            return next(iter(networks))
+        known = f"a network that {source} holds, {brief(', '.join(map(repr, sorted(names))))}"
+        if self.name is None:
+            raise ArgumentValueError(f"name: expected {known}, got None")
+        if not isinstance(self.name, str) or self.name not in names:
+            hint = closest(self.name, names) if isinstance(self.name, str) else ""
+            raise UnknownNameError(f"name: expected {known}, got {shown(self.name)}{hint}")
+        return self.name
 
     def settle(self, argument: str, found: Any) -> Any:
         """Return what the source says for an argument, which may be given again but not differently.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import rnncore
-from rnncore.errors import ArgumentValueError, InterchangeError
+from rnncore.errors import ArgumentValueError, InterchangeError, UnknownNameError
 from rnncore.interchange.portable import Asked, Direction, assemble, layers_of
 from tests.interchange.networks import network
 
@@ -91,3 +91,13 @@ def test_a_nonlinearity_may_be_said_again_by_its_name():
     assert Asked(nonlinearity=leaky).settle("nonlinearity", leaky) is leaky
     with pytest.raises(ArgumentValueError, match=r"nonlinearity: expected .*alpha=0.2.*got 'leaky_relu'"):
         Asked(nonlinearity="leaky_relu").settle("nonlinearity", leaky)
+
+
+def test_one_of_several_networks_is_chosen_by_its_name():
+    assert Asked().choose(["a"], ["a", "b"], "a file") == "a"
+    assert Asked(name="b").choose(["a"], ["a", "b"], "a file") == "b"
+    with pytest.raises(ArgumentValueError, match="name: expected a network that a file holds, 'one', 'two', got None"):
+        Asked().choose(["one", "two"], ["one", "two"], "a file")
+    for name in ("tow", ["one"]):
+        with pytest.raises(UnknownNameError, match="name: expected a network that a file holds, 'one', got"):
+            Asked(name=name).choose(["one"], ["one"], "a file")

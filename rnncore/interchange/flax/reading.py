@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import brief, closest, describe, shown
+from rnncore.arguments import brief, describe, shown
 from rnncore.backend.arrays import FLOATS, dtype_name
 from rnncore.backend.registry import get_backend
-from rnncore.errors import ArgumentTypeError, ArgumentValueError, InterchangeError, UnknownNameError
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, InterchangeError
 from rnncore.interchange import arrays
 from rnncore.interchange.flax.activations import nonlinearity_of
 from rnncore.interchange.flax.trees import KERNELS
@@ -27,7 +27,7 @@ from rnncore.typing import Host
 __all__ = ["owns", "read"]
 
 RECURRENT = ("RNN", "Bidirectional", "SimpleCell")
-STACKS = (*RECURRENT, "Sequential")
+STACKS = (*RECURRENT, "Sequential", "List")
 EXPECTED = "Flax's RNN, Bidirectional or SimpleCell"
 SIDES = ("forward_rnn", "backward_rnn")
 
@@ -191,7 +191,9 @@ class Reading:
 
     def computed(self, kernel: Any, dtype: Any, item: Item) -> str:
         """Return the dtype of an array, in which the cell has to compute."""
-        name = dtype_name(getattr(kernel, "dtype", None))
+        if not hasattr(kernel, "dtype"):
+            raise InterchangeError(f"{item.named}: expected arrays of JAX or NumPy, got {describe(kernel)}")
+        name = dtype_name(kernel.dtype)
         wanted = name if dtype is None else dtype_name(sys.modules["jax"].dtypes.canonicalize_dtype(dtype))
         if name not in FLOATS or wanted != name:
             raise InterchangeError(
@@ -262,27 +264,27 @@ def _held(module: Any, asked: Asked) -> tuple[str, Any]:
     """Return the network within a module of nnx's, and its path: the one that was asked for, or the only one."""
     nnx = sys.modules["flax.nnx"]
     every = {".".join(map(str, path)): part for path, part in nnx.iter_modules(module)}
-    recurrent = {path for path, part in every.items() if _interface(part, RECURRENT) is not None}
-    holding = {
-        path for path, part in every.items() if any(inner.startswith(f"{path}." if path else "") for inner in recurrent)
-    }
+    recurrent = _outermost(path for path, part in every.items() if _interface(part, RECURRENT) is not None)
+    holding = {path for path in every if any(_within(inner, path) for inner in recurrent)}
     every = {
-        path: part for path, part in every.items() if path in recurrent or isinstance(part, (nnx.Sequential, nnx.List))
+        path: every[path]
+        for path in recurrent | {p for p in holding if isinstance(every[p], (nnx.Sequential, nnx.List))}
     }
-    every = {path: part for path, part in every.items() if path in recurrent | holding}
-    sure = {path for path, part in every.items() if not isinstance(part, nnx.List)}
-    outermost = sorted(path for path in sure if not any(path.startswith(f"{other}.") for other in sure))
+    # The members of a mere list need not run one after another.
+    outermost = _outermost(path for path, part in every.items() if not isinstance(part, nnx.List))
     if not outermost:
         raise ArgumentTypeError(f"module: expected {EXPECTED}, or a module that holds one, got {describe(module)}")
-    if asked.name is None and len(outermost) == 1:
-        return outermost[0], every[outermost[0]]
-    if asked.name is None or asked.name not in every:
-        known = brief(", ".join(map(repr, sorted(every))))
-        text = f"name: expected one of the networks that {describe(module)} holds, {known}, got {shown(asked.name)}"
-        if asked.name is None:
-            raise ArgumentValueError(text)
-        raise UnknownNameError(text + (closest(asked.name, every) if isinstance(asked.name, str) else ""))
-    return asked.name, every[asked.name]
+    path = asked.choose(outermost, every, describe(module))
+    return path, every[path]
+
+
+def _outermost(paths: Iterable[str]) -> set[str]:
+    every = set(paths)
+    return {path for path in every if not any(_within(path, other) for other in every)}
+
+
+def _within(path: str, other: str) -> bool:
+    return path != other and path.startswith(f"{other}." if other else "")
 
 
 def _kind(item: Item) -> str | None:
