@@ -6,6 +6,7 @@ import pytest
 import rnncore
 from rnncore.errors import ArgumentTypeError, DTypeError, UnknownNameError
 from tests.interchange.networks import network, reference
+from tests.tools.process import python
 from tests.tools.rounding import PROMISED, agree
 
 nnx = pytest.importorskip("flax.nnx", reason="Flax is not installed")
@@ -174,3 +175,16 @@ def test_the_weights_are_copies():
     before = np.array(made.cell.dense_h.kernel[...])
     ours.params["weight_hh_l0"][...] = 0
     assert np.array_equal(made.cell.dense_h.kernel[...], before)
+
+
+def test_what_is_missing_is_said():
+    code = """
+import sys, rnncore
+sys.modules["flax"] = None
+try:
+    rnncore.to_module(rnncore.RNN(3, 5), "flax")
+except rnncore.errors.BackendUnavailableError as error:
+    print(error)
+"""
+    line = python(code).strip()
+    assert line.startswith("A module of Flax's needs flax") and line.endswith('pip install "rnncore[flax]"')
