@@ -90,13 +90,14 @@ def read_arrays(
     if halves not in (0, len(used)):
         raise InterchangeError(f"{source}: expected arrays of one dtype, got bfloat16 and others in {path!r}")
     rest = sorted(set(arrays) - set(used))
+    kind = "array" if len(rest) == 1 else "arrays"
     return assemble(
         [[_direction(cell, arrays) for cell in row] for row in rows],
         nonlinearity=asked.need("nonlinearity", f"{source} does not say it"),
         batch_first=asked.need("batch_first", f"{source} does not say it"),
         dtype="bfloat16" if halves else None,
         backend=backend,
-        left_out=[f"{len(rest)} arrays beside the network {path!r}: {brief(', '.join(rest))}"] if rest else [],
+        left_out=[f"{len(rest)} {kind} beside the network {path!r}: {brief(', '.join(rest))}"] if rest else [],
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from rnncore.arguments import brief, closest, shown
 from rnncore.backend.arrays import FLOATS
 from rnncore.errors import ArgumentValueError, InterchangeError, UnknownNameError
-from rnncore.nonlinearity.nonlinearity import as_nonlinearity
+from rnncore.nonlinearity.nonlinearity import Nonlinearity, as_nonlinearity
 from rnncore.spec import RNNSpec
 from rnncore.typing import Host
 
@@ -133,15 +133,16 @@ class Asked:
     def settle(self, argument: str, found: Any) -> Any:
         """Return what the source says for an argument, which may be given again but not differently.
 
+        A nonlinearity is a :class:`~rnncore.nonlinearity.Nonlinearity` here; given again, it may be a name and lack the clip.
+
         Raises
         ------
         ArgumentValueError
         """
         value = getattr(self, argument)
-        if value is None:
-            return found
-        by_name = argument == "nonlinearity"  # of which there are several spellings
-        if value != found and not (by_name and as_nonlinearity(value) == as_nonlinearity(found)):
+        if isinstance(found, Nonlinearity) and value is not None:
+            value = as_nonlinearity(value, clip=found.clip)
+        if value is not None and value != found:
             raise ArgumentValueError(f"{argument}: expected {found!r}, as the source says, got {shown(value)}")
         return found
 
@@ -215,7 +216,7 @@ def layers_of(network: Portable) -> list[list[Direction]]:
 def _checked(part: Direction) -> str:
     """Return the dtype of a direction whose shapes fit each other."""
     w_ih, w_hh = part.weight_ih, part.weight_hh
-    if w_hh.ndim != 2 or w_hh.shape[0] != w_hh.shape[1] or w_ih.ndim != 2 or w_ih.shape[0] != w_hh.shape[0]:
+    if w_ih.ndim != 2 or w_hh.shape != 2 * w_ih.shape[:1] or 0 in w_ih.shape:
         raise InterchangeError(
             f"expected weights (H, I) and (H, H), got {w_ih.shape} for the input and {w_hh.shape} for the state"
         )

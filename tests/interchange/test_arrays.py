@@ -220,3 +220,36 @@ def test_a_dict_goes_out_and_in():
     found = rnncore.from_module(rnncore.to_module(ours, "arrays", one_bias=True), **SAID)
     assert np.array_equal(found.params["bias_ih_l1"], given.params["bias_ih_l1"] + given.params["bias_hh_l1"])
     agree(found(X)[0], reference(given, X)[0])
+
+
+def test_the_fields_of_a_module_are_a_mapping():
+    """As Equinox's users write cells. What a module computes with them is theirs to say, so it is not asked itself."""
+    equinox = pytest.importorskip("equinox", reason="Equinox is not installed")
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+
+    class Cell(equinox.Module):
+        weight_ih: jax.Array
+        weight_hh: jax.Array
+        bias: jax.Array
+        name: str = "cell"
+
+        def __call__(self, x, h):
+            return jax.numpy.tanh(self.weight_ih @ x + self.weight_hh @ h + self.bias)
+
+    given = one_bias(network()).params
+    cell = Cell(*(jax.numpy.asarray(given[f"{n}_l0"]) for n in ("weight_ih", "weight_hh", "bias_ih")))
+    with pytest.warns(UserWarning, match="1 array beside the network '': name"):
+        ours = rnncore.from_module(vars(cell), **SAID)
+    assert ours.backend == "jax"
+    h, x = jax.numpy.ones(5), jax.numpy.asarray(X[0, 0])
+    agree(ours(x[None], h[None])[0][0], cell(x, h))
+    with pytest.raises(
+        ArgumentTypeError, match=r"or a library's own recurrent module such as torch\.nn\.RNN, got .*Cell"
+    ):
+        rnncore.from_module(cell, **SAID)
+    for kind, words in ((equinox.nn.GRUCell, "those of a GRU"), (equinox.nn.LSTMCell, "those of an LSTM")):
+        theirs = kind(3, 5, key=jax.random.key(0))
+        with pytest.raises(InterchangeError, match=words):
+            rnncore.from_module(vars(theirs), **SAID)
+        with pytest.raises(ArgumentTypeError, match=f"got equinox.*{kind.__name__}"):
+            rnncore.from_module(theirs, **SAID)

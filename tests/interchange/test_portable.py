@@ -55,6 +55,10 @@ def test_a_missing_bias_is_zero_where_another_is_given():
         ([[direction()], [direction(i=5, dtype="f8")]], "expected arrays of one dtype, got float32, float64"),
         ([[Direction(np.ones((5, 3), "i4"), np.ones((5, 5), "i4"))]], "one floating dtype, got int32"),
         ([[Direction(np.ones((5, 3)), np.ones((5, 4)))]], r"got \(5, 3\) for the input and \(5, 4\) for the state"),
+        ([[Direction(np.ones((5, 0)), np.ones((5, 5)))]], r"got \(5, 0\) for the input"),
+        ([[Direction(np.ones((0, 3)), np.ones((0, 0)))]], r"\(0, 0\) for the state"),
+        ([[Direction(np.ones((5, 3)), np.ones((5, 5, 1)))]], r"\(5, 5, 1\) for the state"),
+        ([[Direction(np.ones(5), np.ones((5, 5)))]], r"got \(5,\) for the input"),
         ([[Direction(np.ones((5, 3)), np.ones((5, 5)), np.ones(4))]], r"a bias of shape \(5,\), got \(4,\)"),
     ],
 )
@@ -87,9 +91,10 @@ def test_what_the_source_says_may_be_said_again_but_not_otherwise():
 
 def test_a_nonlinearity_may_be_said_again_by_its_name():
     leaky = rnncore.get_nonlinearity("leaky_relu", alpha=0.2)
-    assert Asked(nonlinearity="Tanh").settle("nonlinearity", "tanh") == "tanh"
+    clipped = rnncore.get_nonlinearity("tanh", clip=2.0)
+    assert Asked(nonlinearity="Tanh").settle("nonlinearity", clipped) is clipped
     assert Asked(nonlinearity=leaky).settle("nonlinearity", leaky) is leaky
-    with pytest.raises(ArgumentValueError, match=r"nonlinearity: expected .*alpha=0.2.*got 'leaky_relu'"):
+    with pytest.raises(ArgumentValueError, match=r"nonlinearity: expected .*alpha=0.2.*got .*alpha=0.01"):
         Asked(nonlinearity="leaky_relu").settle("nonlinearity", leaky)
 
 
