@@ -190,6 +190,7 @@ CHUNKED = "__msgpack_chunked_array__"
         (b"\x81\xa1a\xc9\xff\xff\xff\xff\x01", "truncated, damaged or not of msgpack"),  # an extension of 4 GiB
         (b"\x81\xa1a" * 5000 + b"\xc0", "truncated, damaged or not of msgpack"),  # deeper than msgpack reads
         (b"\x81\xa1a" * 200 + b"\xc0", "maps within more than 64 others"),
+        ({"a": [None] * 5000}, "exceeds max_array_len"),  # which may make room at each of 512 levels
         (b"\x01", "expected a map of names to arrays, got int"),
         (b"\x80\x80", "truncated, damaged or not of msgpack: unpack"),
         ({"a": {"b": 1}, "a.b": 2}, "it has a.b twice"),
@@ -244,7 +245,7 @@ def test_no_change_of_bytes_raises_anything_else(tmp_path):
     path = tmp_path / "rnn.msgpack"
     model(network(num_layers=2)).save(path)
     good, draw, refused = path.read_bytes(), random.Random(0), 0
-    for _ in range(1500):
+    for _ in range(400):
         data = bytearray(good)
         for _ in range(draw.randint(1, 3)):
             at, kind = draw.randrange(len(data)), draw.randrange(4)
@@ -261,7 +262,7 @@ def test_no_change_of_bytes_raises_anything_else(tmp_path):
             rnncore.load(path, **SAID)
         except RnncoreError:
             refused += 1
-    assert refused > 500  # the others changed numbers only
+    assert refused > 100  # the others changed numbers only
 
 
 def test_flax_is_not_needed_and_msgpack_is_said(tmp_path):

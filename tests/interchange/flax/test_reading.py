@@ -159,6 +159,12 @@ def test_of_several_networks_one_is_named():
         assert rnncore.from_module(model, name="cells").spec.num_layers == 2
 
 
+def test_the_members_of_a_list_need_not_run_one_after_another():
+    model = Model(cells=nnx.List([cell(), cell(5, 5)]))
+    with pytest.raises(ArgumentValueError, match=r"holds, 'cells', 'cells\.0', 'cells\.1', got None"):
+        rnncore.from_module(model)
+
+
 def test_a_state_of_nnx_says_neither_the_nonlinearity_nor_the_axes():
     theirs = nnx.Sequential(layer(), both(5))
     state = nnx.state(theirs.layers[1])
