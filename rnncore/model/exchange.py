@@ -38,7 +38,7 @@ def from_module(
     module
         Of a registered backend's library, as its plugin documents it: ``torch.nn.RNN``, ``torch.nn.RNNCell``, a module that
         holds one of them, ``mlx.nn.RNN``; or of a framework in :data:`rnncore.interchange.FRAMEWORKS`. A module that does not
-        hold its parameters is given with them, as a pair.
+        hold its parameters is given with them, as a pair. Or a mapping of names to arrays, which may hold further ones.
     name : str, optional
         The network to take, of a module or mapping that holds several.
     nonlinearity : optional

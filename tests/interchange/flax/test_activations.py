@@ -62,6 +62,15 @@ def test_a_function_of_ours_is_one_value():
     )
 
 
+def test_a_users_own_nonlinearity_is_a_function_too():
+    square = rnncore.custom_nonlinearity(lambda z: z * z, lambda z: 2 * z, name="square")
+    made = function_of(square)
+    assert nonlinearity_of(made, "cell", Asked()) == square
+    assert np.array_equal(made(jnp.asarray(Z)), Z * Z) and np.array_equal(
+        jax.vmap(jax.grad(made))(jnp.asarray(Z)), 2 * Z
+    )
+
+
 def test_a_function_that_is_not_known_is_said():
     own = lambda z: jnp.tanh(z)  # noqa: E731  # as users write it
     with pytest.raises(

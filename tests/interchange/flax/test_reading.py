@@ -16,7 +16,7 @@ from tests.tools.rounding import agree
 nnx = pytest.importorskip("flax.nnx", reason="Flax is not installed")
 linen = pytest.importorskip("flax.linen", reason="Flax is not installed")
 jax = pytest.importorskip("jax", reason="JAX is not installed")
-jnp = jax.numpy
+jnp, FrozenDict = jax.numpy, pytest.importorskip("flax.core", reason="Flax is not installed").FrozenDict
 
 X = jnp.asarray(np.random.default_rng(1).standard_normal((2, 4, 3)).astype("f4"))
 KEY = jax.random.key(0)
@@ -176,6 +176,13 @@ def test_a_state_of_nnx_says_neither_the_nonlinearity_nor_the_axes():
     assert rnncore.from_module(
         nnx.state(nnx.Sequential(layer(), layer(5)), nnx.Param), nonlinearity="tanh", batch_first=True
     )
+
+
+def test_variables_of_linen_say_neither():
+    module, variables = drawn(linen.Sequential([linen_layer(), linen_layer(4)]))
+    for given in (variables, variables["params"], FrozenDict(variables)):
+        ours = rnncore.from_module(given, nonlinearity="tanh", batch_first=True)
+        agree(ours(X)[0], module.apply(variables, X))
 
 
 def test_half_precision_is_kept():
