@@ -23,7 +23,7 @@ __all__ = ["FORMATS", "FRAMEWORKS", "format_of", "framework", "owner"]
 # Module of this package by the name of the framework. The last one owns every mapping, of which some are another's.
 FRAMEWORKS: dict[str, str] = {"flax": "flax", "arrays": "arrays"}
 # Module of this package by the end of a file's name; the longest that fits counts.
-FORMATS: dict[str, str] = {".msgpack": "flax.files"}
+FORMATS: dict[str, str] = {".msgpack": "flax.files", ".onnx": "onnx"}
 
 
 def framework(name: str) -> Any:
