@@ -47,8 +47,10 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 @contextmanager
 def named(path: str) -> Iterator[None]:
-    """Raise an OSError of the body as a FileAccessError with this path."""
+    """Raise an OSError of the body as a FileAccessError with this path; one of another file keeps its own."""
     try:
         yield
+    except FileAccessError:
+        raise
     except OSError as error:
         raise FileAccessError.of(error, path) from error

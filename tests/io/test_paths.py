@@ -21,7 +21,7 @@ from rnncore.errors import (
     RnncoreError,
 )
 from rnncore.io.npy import read_npy
-from rnncore.io.paths import as_path, shown
+from rnncore.io.paths import as_path, named, shown
 from tests.tools.weights_files import small
 
 posix = pytest.mark.skipif(os.name != "posix", reason="POSIX file names, pipes and devices")
@@ -207,3 +207,9 @@ def test_paths_in_messages():
     assert shown("/a b/é.npz") == "/a b/é.npz"
     assert shown("a\nb") == "'a\\nb'"
     assert as_path(Path("a") / "b") == str(Path("a") / "b")
+
+
+def test_an_error_of_another_file_keeps_its_path():
+    with pytest.raises(FileAccessError) as caught, named("outer.onnx"), named("inner.bin"):
+        raise FileNotFoundError(2, "No such file or directory")
+    assert caught.value.filename == "inner.bin"

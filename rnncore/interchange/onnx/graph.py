@@ -10,7 +10,7 @@ import numpy as np
 
 from rnncore.arguments import brief, elements, shown
 from rnncore.errors import FileFormatError
-from rnncore.interchange.onnx.tensors import array
+from rnncore.interchange.onnx.tensors import array, check_texts
 from rnncore.typing import Host
 
 __all__ = ["Axes", "Graph", "attribute", "attributes", "describe", "label", "moved"]
@@ -56,11 +56,12 @@ class Graph:
     Raises
     ------
     FileFormatError
-        If two nodes make one name.
+        If two nodes make one name, or a name is no text.
     """
 
     def __init__(self, graph: Any, folder: str, size: int) -> None:
         self.nodes = list(graph.node)
+        check_texts(*(part.name for kind in (graph.input, graph.output, graph.initializer) for part in kind))
         self.inputs = {value.name: value for value in graph.input}
         self.outputs = [value.name for value in graph.output]
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -70,6 +71,9 @@ class Graph:
         self._maker: dict[str, int] = {}
         self._readers: dict[str, list[int]] = {}
         for k, node in enumerate(self.nodes):
+            check_texts(
+                node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)
+            )
             for name in node.output:
                 if name and name in self._maker:
                     raise FileFormatError(f"expected one node to make {shown(name)}, got two")
@@ -155,12 +159,13 @@ class Graph:
             here = rest.pop()
             for index in self.readers(here):
                 operation = self.operation(index)
-                if operation is None or operation.inputs[0] != here or not operation.outputs[0]:
+                if operation is None or operation.inputs[0] != here:
                     continue
-                moved_axes = moved(self, operation, found[here], sizes)
-                if moved_axes is not None and operation.outputs[0] not in found:
-                    found[operation.outputs[0]] = moved_axes
-                    rest.append(operation.outputs[0])
+                made = next(iter(operation.outputs), "")
+                kept = moved(self, operation, found[here], sizes)
+                if made and kept is not None and made not in found:
+                    found[made] = kept
+                    rest.append(made)
         return found
 
     def integers(self, operation: Operation, name: str, place: int) -> list[int] | None:

@@ -206,7 +206,12 @@ class Cell:
         found = self.graph.views(self.output(1), axes, self._sizes)
         for index in self.graph.readers(self.output(1)):
             node = self.graph.operation(index)
-            if node is not None and node.kind == "Where" and node.inputs[1:] == (self.input(STATE), self.output(1)):
+            if (
+                node is not None
+                and node.kind == "Where"
+                and node.outputs
+                and node.inputs[1:] == (self.input(STATE), self.output(1))
+            ):
                 found |= self.graph.views(node.outputs[0], axes, self._sizes)
         return found
 

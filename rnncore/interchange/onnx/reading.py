@@ -276,12 +276,13 @@ def _outputs(graph: Graph, stack: Stack, batch_first: bool, own: set[int]) -> li
         left_out += [f"the output {shown(name)} of a lower layer" for name in outer]
     top = stack.cells[-1]
     _take(graph, top.output_views, own)
-    if top.output_views and top.sequence(batch_first) not in top.output_views.values():
+    found = top.output_views.values()
+    if top.sequence(not batch_first) in found and top.sequence(batch_first) not in found:
         left_out.append(f"the axes of its output: here they are {'(B, T, .)' if batch_first else '(T, B, .)'}")
     for cell in stack.cells:
         _take(graph, cell.state_views, own)
-    states = [set(cell.state_views) for cell in stack.cells]
-    for index in graph.readers(stack.cells[0].output(1)) if stack.cells[0].output(1) else ():
+    states = [cell.state_views for cell in stack.cells]
+    for index in (index for name in states[0] for index in graph.readers(name)):
         operation = graph.operation(index)
         if operation is None or operation.kind != "Concat" or len(operation.inputs) != len(states):
             continue

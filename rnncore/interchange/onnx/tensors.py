@@ -12,7 +12,7 @@ from rnncore.errors import FileFormatError, InterchangeError
 from rnncore.io.atomic import open_regular
 from rnncore.typing import Host
 
-__all__ = ["BFLOAT16", "FLOATING", "array", "widened"]
+__all__ = ["BFLOAT16", "FLOATING", "array", "check_texts", "widened"]
 
 # NumPy has no bfloat16: its bits, of a dtype that no arithmetic takes by mistake.
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])
@@ -64,6 +64,18 @@ def array(tensor: Any, folder: str) -> Host:
     return _native(np.frombuffer(data, dtype).reshape(shape))
 
 
+def check_texts(*texts: str | bytes) -> None:
+    """Require text: protocol buffers give bytes where a file has no UTF-8.
+
+    Raises
+    ------
+    FileFormatError
+    """
+    for text in texts:
+        if not isinstance(text, str):
+            raise FileFormatError(f"expected names in UTF-8, got {shown(text)}")
+
+
 def widened(values: Host) -> Host:
     """Return floating numbers in a dtype of NumPy's: those of bfloat16 in float32, exactly."""
     if values.dtype != BFLOAT16:
@@ -88,6 +100,7 @@ def _from_field(numbers: Any, dtype: np.dtype[Any], shape: tuple[int, ...], what
 def _external(tensor: Any, folder: str, what: str, count: int) -> bytes:
     """Read a tensor's bytes from another file in the folder of the model's."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
+    check_texts(*entries, *entries.values())
     location = entries.get("location", "")
     parts = location.replace("\\", "/").split("/")
     path = os.path.join(folder, location)

@@ -66,7 +66,9 @@ def encode(file: BinaryIO, network: Portable, *, lengths: bool = False, h0: bool
         graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="rnncore"
     )
     if spec.dropout:
-        warnings.warn(f"left out: dropout={spec.dropout}, which is for training", UserWarning, stacklevel=5)
+        warnings.warn(
+            f"left out: dropout={spec.dropout}, which is for training", UserWarning, stacklevel=6
+        )  # RNN.save's caller
     file.write(model.SerializeToString(deterministic=True))
 
 
