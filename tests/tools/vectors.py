@@ -201,6 +201,7 @@ def _reference(case, params, x, h0):
     clip = np.inf if f.clip is None else f.clip
     net = reference.network(params, spec.num_layers, spec.num_directions, function, clip)
     run = reference.forward(net, x, h0, case.lengths)
+    assert clip == np.inf or all((s * z > clip).any() for s in (-1, 1) for row in run.z for z in row)
     if f.name == "thresholded_relu":
         assert min(float(abs(z - f.alpha).min()) for row in run.z for z in row) > MARGIN
     return run

@@ -243,8 +243,7 @@ class Graph:
         steps = self.integers(operation, "steps", 4) or [1] * len(starts)
         chosen = [slice(None)] * first.ndim
         for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-            # A step backwards reaches the first number with an end that slices of Python's do not have.
-            chosen[axis] = slice(start, None if step < 0 and end < -first.shape[axis] else end, step)
+            chosen[axis] = slice(start, end, step)  # Python limits them to the axis as ONNX does
         return first[tuple(chosen)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -21,6 +21,8 @@ __all__ = ["LARGEST", "decode"]
 LARGEST = 2**31 - 1
 # A parsed message is a copy of its bytes.
 COPIES = 2
+# Ten times what the largest graphs have. A node may be two bytes of the file, and takes a hundred times that here.
+MOST_NODES = 100_000
 NAMED = 6
 # What may stand between an input of the graph and a node's initial state or lengths.
 HANDED_ON = ("Identity", "Slice", "Split", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Cast")
@@ -74,6 +76,9 @@ def _model(file: BinaryIO) -> tuple[Any, int]:
         model = onnx.ModelProto.FromString(file.read())
     except decode_error as error:
         raise FileFormatError(f"it is no ONNX model: {brief(error)}") from error
+    count = len(model.graph.node)
+    if count > MOST_NODES:
+        raise FileFormatError(f"its graph has {count} nodes, and at most {MOST_NODES} are read")
     if not model.HasField("graph") or not model.graph.node:
         raise FileFormatError("it is no ONNX model: it has no graph with nodes")
     return model, size
@@ -98,9 +103,10 @@ class Stack:
     def names(self) -> set[str]:
         """The names that it can be asked for by."""
         own = {name for cell in self.cells for name in cell.names}
-        top = self.cells[-1]
+        graph = self.cells[-1].graph
         try:
-            return own | set(top.output_views) | set(top.state_views)
+            joined = {name for index in _joined(self) for name in graph.nodes[index].output}
+            return own.union(joined, *(views for cell in self.cells for views in (cell.output_views, cell.state_views)))
         except (FileFormatError, InterchangeError):  # a network that cannot be read, and may not be asked for
             return own
 
@@ -281,14 +287,20 @@ def _outputs(graph: Graph, stack: Stack, batch_first: bool, own: set[int]) -> li
         left_out.append(f"the axes of its output: here they are {'(B, T, .)' if batch_first else '(T, B, .)'}")
     for cell in stack.cells:
         _take(graph, cell.state_views, own)
+    own.update(_joined(stack))
+    return left_out
+
+
+def _joined(stack: Stack) -> Iterator[int]:
+    """The nodes that make one array of the last states of all layers."""
+    graph = stack.cells[0].graph
     states = [cell.state_views for cell in stack.cells]
     for index in (index for name in states[0] for index in graph.readers(name)):
         operation = graph.operation(index)
         if operation is None or operation.kind != "Concat" or len(operation.inputs) != len(states):
             continue
         if all(name in views for name, views in zip(operation.inputs, states, strict=True)):
-            own.add(index)
-    return left_out
+            yield index
 
 
 def _take(graph: Graph, views: dict[str, Any], own: set[int]) -> None:

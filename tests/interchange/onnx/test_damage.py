@@ -190,6 +190,13 @@ def test_a_file_larger_than_a_message_is_not_read(tmp_path, monkeypatch):
         rnncore.load(path)
 
 
+def test_more_nodes_than_any_graph_has_are_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "MOST_NODES", 3)
+    made = model([rnn(outputs=["", "y"]), *(node("Identity", ["y"], f"y{k}") for k in range(3))], constants())
+    with pytest.raises(FileFormatError, match="its graph has 4 nodes, and at most 3 are read"):
+        rnncore.load(save(made, tmp_path))
+
+
 def test_a_file_must_be_a_real_one():
     with pytest.raises(io.UnsupportedOperation):
         decode(io.BytesIO(b""), Asked())

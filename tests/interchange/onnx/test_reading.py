@@ -205,6 +205,18 @@ def test_layers_with_different_functions_are_two_networks_and_each_can_be_read(t
         rnncore.load(path, name="higher")
 
 
+def test_layers_with_different_lengths_or_read_by_two_are_several_networks(tmp_path):
+    made = two()
+    made.graph.node[2].input.append("lengths")
+    made.graph.input.append(onnx.helper.make_tensor_value_info("lengths", onnx.TensorProto.INT32, None))
+    with pytest.raises(ArgumentValueError, match="got None; 'high' reads 'low', but their lengths differ"):
+        rnncore.load(save(made, tmp_path))
+    made = two()
+    made.graph.node.append(rnn(["low_output", "W1", "R1", "B1"], ["Y2"], "other"))
+    with pytest.raises(ArgumentValueError, match="got None; 'high' reads 'low', but it is read by several"):
+        rnncore.load(save(made, tmp_path))
+
+
 def test_a_stack_is_found_by_any_name_of_its_layers(tmp_path):
     path = save(two(), tmp_path)
     for name in (None, "low", "high", "Y1", "Y0", "y"):
@@ -372,5 +384,5 @@ def test_nodes_that_read_each_other_are_malformed(tmp_path):
 def test_an_own_file_is_found_by_every_name_of_its_graph(tmp_path):
     path = tmp_path / "rnn.onnx"
     rnncore.RNN(3, 5, 2, dtype="float32", rng=0).save(path, h0=True, lengths=True)
-    for name in ("rnn_l0", "rnn_l1", "output"):
+    for name in ("rnn_l0", "rnn_l1", "output", "h_n", "h_n_l0"):
         assert rnncore.load(path, name=name).num_layers == 2
