@@ -204,14 +204,12 @@ class Cell:
         d: tuple[str, ...] = ("D",) if self.directions == 2 else ()
         axes = (("B",), d, ("H",)) if self.batch_first else (d, ("B",), ("H",))
         found = self.graph.views(self.output(1), axes, self._sizes)
+        start = self.input(STATE)
         for index in self.graph.readers(self.output(1)):
             node = self.graph.operation(index)
-            if (
-                node is not None
-                and node.kind == "Where"
-                and node.outputs
-                and node.inputs[1:] == (self.input(STATE), self.output(1))
-            ):
+            if node is None or node.kind != "Where" or not node.outputs or node.inputs[2:] != (self.output(1),):
+                continue
+            if node.inputs[1] == start or (not start and self.graph.is_zero(node.inputs[1])):
                 found |= self.graph.views(node.outputs[0], axes, self._sizes)
         return found
 

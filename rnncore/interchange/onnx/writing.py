@@ -102,8 +102,6 @@ class _Writer:
         layers = range(spec.num_layers)
         self.first = [f"h0_l{k}" if spec.num_layers > 1 else "h0" for k in layers]
         self.last = [f"h_n_l{k}" if spec.num_layers > 1 else "h_n" for k in layers]
-        # Of a row of length 0 runtimes give 0 as the last state, and not the initial one.
-        self.waits = lengths and h0
 
     def graph(self) -> Any:
         """Make the graph."""
@@ -111,7 +109,7 @@ class _Writer:
         above = "x"
         if spec.batch_first:
             above = self.node("Transpose", ["x"], "x_time_first", perm=[1, 0, 2])
-        if self.waits:
+        if self.lengths:
             empty = self.node("Equal", ["lengths", self.constant("zero", np.asarray(0, np.int32))], "empty")
             self.node("Unsqueeze", [empty, self.constant("width_axis", np.asarray([1]))], "empty_rows")
         if self.h0 and self.joined:
@@ -143,14 +141,15 @@ class _Writer:
         while not given[-1]:
             given.pop()
         direction = "bidirectional" if d == 2 else "forward"
-        made = [f"states_l{k}", f"ended_l{k}" if self.waits else self.last[k]]
+        made = [f"states_l{k}", f"ended_l{k}" if self.lengths else self.last[k]]
         self.nodes.append(
             self.onnx.helper.make_node(
                 "RNN", given, made, f"rnn_l{k}", direction=direction, hidden_size=h, **self.activation
             )
         )
-        if self.waits:
-            self.node("Where", ["empty_rows", self.first[k], made[1]], self.last[k])
+        if self.lengths:  # of a row of length 0 runtimes give 0 as the last state, or what was in their memory
+            start = self.first[k] if self.h0 else self.constant("no_state", np.zeros((), self.network.dtype))
+            self.node("Where", ["empty_rows", start, made[1]], self.last[k])
         top = k == spec.num_layers - 1
         name = "output" if top and not spec.batch_first else f"output_l{k}"
         if d == 1:
