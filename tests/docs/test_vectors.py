@@ -16,6 +16,9 @@ SIZE = 300_000
 # One rounding of the reference's numbers to float64, which are longdouble here and wider elsewhere.
 AGAIN = 1
 
+GIVES_ALPHA = (1, 29)
+WITHOUT_ALPHA = ("leaky_relu_default", "hard_sigmoid_default")
+
 names = pytest.mark.parametrize("name", CASES)
 
 
@@ -55,6 +58,8 @@ def test_every_case_is_described():
 @names
 def test_onnxruntime_is_right_on_them(name):
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs ONNX files")
+    if name in WITHOUT_ALPHA and tuple(map(int, onnxruntime.__version__.split(".")[:2])) < GIVES_ALPHA:
+        pytest.skip("before 1.29 ONNX Runtime takes 0 for an alpha or beta that is not given")
     there = stored(name)
     session = onnxruntime.InferenceSession(FOLDER / f"{name}.onnx", providers=["CPUExecutionProvider"])
     found = session.run(None, {i.name: there[i.name] for i in session.get_inputs()})

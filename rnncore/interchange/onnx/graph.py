@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -99,6 +99,17 @@ class Graph:
         if index is None or node is None or node.domain not in OWN_DOMAINS:
             return None
         return Operation(index, node.op_type, tuple(node.input), tuple(node.output), attributes(node))
+
+    def source(self, name: str, kinds: Collection[str]) -> str:
+        """The name that a name comes from by the first inputs of operations of some kinds."""
+        seen = set()
+        while name not in seen:
+            seen.add(name)
+            operation = self.operation(self.maker(name))
+            if operation is None or operation.kind not in kinds or not operation.inputs:
+                break
+            name = operation.inputs[0]
+        return name
 
     def ancestors(self, names: Iterable[str]) -> set[int]:
         """Indices of all nodes that the names depend on."""

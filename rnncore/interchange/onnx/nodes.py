@@ -186,12 +186,15 @@ class Cell:
 
     @cached_property
     def output_views(self) -> dict[str, Axes]:
-        """Names that are views of its Y, with their axes; empty where it has none."""
+        """Names that are views of its Y, with their axes; empty where it has none.
+
+        Among them is what a Where makes of Y in the rows of length 0, which is 0.
+        """
         if not self.output(0):
             return {}
         own = (("D",), ("B",), ("H",)) if self.directions == 2 else ((), ("B",), ("H",))
         axes = (("B",), ("T",), own[0], own[2]) if self.batch_first else (("T",), *own)
-        return self.graph.views(self.output(0), axes, self._sizes)
+        return self._views(self.output(0), axes, "")
 
     @cached_property
     def state_views(self) -> dict[str, Axes]:
@@ -203,15 +206,28 @@ class Cell:
             return {}
         d: tuple[str, ...] = ("D",) if self.directions == 2 else ()
         axes = (("B",), d, ("H",)) if self.batch_first else (d, ("B",), ("H",))
-        found = self.graph.views(self.output(1), axes, self._sizes)
-        start = self.input(STATE)
-        for index in self.graph.readers(self.output(1)):
-            node = self.graph.operation(index)
-            if node is None or node.kind != "Where" or not node.outputs or node.inputs[2:] != (self.output(1),):
-                continue
-            if node.inputs[1] == start or (not start and self.graph.is_zero(node.inputs[1])):
-                found |= self.graph.views(node.outputs[0], axes, self._sizes)
+        return self._views(self.output(1), axes, self.input(STATE))
+
+    def _views(self, name: str, axes: Axes, start: str) -> dict[str, Axes]:
+        """Views of an output, also of what is `start` in the rows of length 0: "" for 0."""
+        found = self.graph.views(name, axes, self._sizes)
+        for here in list(found):
+            for index in self.graph.readers(here):
+                node = self.graph.operation(index)
+                if node is None or node.kind != "Where" or not node.outputs or node.inputs[2:] != (here,):
+                    continue
+                fits = node.inputs[1] == start if start else self.graph.is_zero(node.inputs[1])
+                if fits and self._empty(node.inputs[0]):
+                    found |= self.graph.views(node.outputs[0], found[here], self._sizes)
         return found
+
+    def _empty(self, name: str) -> bool:
+        """Whether a name says which rows have length 0."""
+        given = self.graph.source(self.input(LENGTHS), ("Max", "Cast", "Identity"))
+        equal = self.graph.operation(self.graph.maker(self.graph.source(name, ("Unsqueeze", "Identity"))))
+        if equal is None or equal.kind != "Equal" or len(equal.inputs) != 2 or not given:
+            return False
+        return self.graph.source(equal.inputs[0], ("Cast", "Identity")) == given and self.graph.is_zero(equal.inputs[1])
 
     def sequence(self, batch_first: bool) -> Axes:
         """Axes of the output as another layer reads it."""

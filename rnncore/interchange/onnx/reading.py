@@ -231,7 +231,12 @@ def _lengths(graph: Graph, cell: Cell, own: set[int]) -> list[str]:
     name = cell.input(LENGTHS)
     if not name:
         return []
-    if _handed_on(graph, name):
+    given = name
+    longer = graph.operation(graph.maker(name))
+    if longer is not None and longer.kind == "Max" and len(longer.inputs) == 2:  # for rows of length 0
+        least = graph.constant(longer.inputs[1])
+        given = longer.inputs[0] if least is not None and least.size and least.max() <= 1 else name
+    if _handed_on(graph, given):
         own |= graph.ancestors([name])
         return []
     if graph.constant(name) is not None:
@@ -241,16 +246,8 @@ def _lengths(graph: Graph, cell: Cell, own: set[int]) -> list[str]:
 
 def _handed_on(graph: Graph, name: str) -> bool:
     """Whether a name is an input of the graph, or a part of one."""
-    seen = set()
-    while name not in seen and graph.constant(name) is None:
-        seen.add(name)
-        operation = graph.operation(graph.maker(name))
-        if operation is None:
-            return name in graph.inputs
-        if operation.kind not in HANDED_ON or not operation.inputs:
-            return False
-        name = operation.inputs[0]
-    return False
+    found = graph.source(name, HANDED_ON)
+    return found in graph.inputs and graph.maker(found) is None and graph.constant(found) is None
 
 
 def _batch_first(graph: Graph, cell: Cell, own: set[int]) -> bool:

@@ -38,7 +38,8 @@ def encode(file: BinaryIO, network: Portable, *, lengths: bool = False, h0: bool
     network : Portable
         Of float16, float32 or float64.
     lengths : bool
-        Whether the graph takes the valid steps of each sequence, int32 (B,).
+        Whether the graph takes the valid steps of each sequence, int32 (B,). They may be 0, which runtimes do not agree on: the
+        nodes have no length below 1, and the graph itself says the output and the last state of such a row.
     h0 : bool
         Whether it takes the initial states, which are zero otherwise.
 
@@ -112,11 +113,16 @@ class _Writer:
         if self.lengths:
             empty = self.node("Equal", ["lengths", self.constant("zero", np.asarray(0, np.int32))], "empty")
             self.node("Unsqueeze", [empty, self.constant("width_axis", np.asarray([1]))], "empty_rows")
+            # Runtimes read outside of their arrays for a length of 0: such a row takes one step, which nobody sees.
+            self.node("Max", ["lengths", self.constant("one", np.asarray(1, np.int32))], "steps")
         if self.h0 and self.joined:
             sizes = self.constant("h0_sizes", np.full(spec.num_layers, spec.num_directions, np.int64))
             self.nodes.append(self.onnx.helper.make_node("Split", ["h0", sizes], self.first, "h0_split", axis=0))
         for k, layer in enumerate(layers_of(self.network)):
             above = self.layer(k, layer, above)
+        if self.lengths:
+            name = "output_time_first" if spec.batch_first else "output"
+            above = self.node("Where", ["empty_rows", self.zero(), above], name)
         if spec.batch_first:
             self.node("Transpose", [above], "output", perm=[1, 0, 2])
         if self.joined:
@@ -137,7 +143,7 @@ class _Writer:
             given.append(self.constant(f"bias_l{k}", np.stack(rows)))
         else:
             given.append("")
-        given += ["lengths" if self.lengths else "", self.first[k] if self.h0 else ""]
+        given += ["steps" if self.lengths else "", self.first[k] if self.h0 else ""]
         while not given[-1]:
             given.pop()
         direction = "bidirectional" if d == 2 else "forward"
@@ -147,11 +153,11 @@ class _Writer:
                 "RNN", given, made, f"rnn_l{k}", direction=direction, hidden_size=h, **self.activation
             )
         )
-        if self.lengths:  # of a row of length 0 runtimes give 0 as the last state, or what was in their memory
-            start = self.first[k] if self.h0 else self.constant("no_state", np.zeros((), self.network.dtype))
+        if self.lengths:
+            start = self.first[k] if self.h0 else self.zero()
             self.node("Where", ["empty_rows", start, made[1]], self.last[k])
         top = k == spec.num_layers - 1
-        name = "output" if top and not spec.batch_first else f"output_l{k}"
+        name = "output" if top and not spec.batch_first and not self.lengths else f"output_l{k}"
         if d == 1:
             return self.node("Squeeze", [made[0], self.constant("direction_axis", np.asarray([1]))], name)
         side = self.node("Transpose", made[:1], f"states_rows_first_l{k}", perm=[0, 2, 1, 3])
@@ -168,6 +174,10 @@ class _Writer:
         if all(known.name != name for known in self.constants):
             self.constants.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
+
+    def zero(self) -> str:
+        """Add a number 0 of the network's dtype, and return its name."""
+        return self.constant("no_state", np.zeros((), self.network.dtype))
 
     def inputs(self) -> list[Any]:
         """What the graph takes."""

@@ -301,8 +301,53 @@ def test_lengths_are_an_argument_or_left_out(tmp_path):
     rnncore.load(
         save(model([cast, rnn(["x", "W", "R", "B", "lengths"], ["", "y"])], more, inputs=["x", "n"]), tmp_path)
     )
+    for least in (1, 2):
+        longer = node("Max", ["n", "least"], "lengths")
+        made = model(
+            [longer, rnn(["x", "W", "R", "B", "lengths"], ["", "y"])], [*more, tensor(np.asarray(least, "i4"), "least")]
+        )
+        made.graph.input.append(onnx.helper.make_tensor_value_info("n", onnx.TensorProto.INT32, None))
+        path = save(made, tmp_path)
+        if least == 1:  # which a row of length 0 may have
+            rnncore.load(path)
+        else:
+            with pytest.warns(
+                UserWarning, match="the lengths 'lengths' that the graph has of its own; other .* Max 'lengths'"
+            ):
+                rnncore.load(path)
     with pytest.warns(UserWarning, match="left out: the lengths 'fixed' that the graph has of its own"):
         rnncore.load(save(model([rnn(["x", "W", "R", "B", "fixed"], ["", "y"])], more), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "warned"),
+    [
+        ([node("Equal", ["n", "none"], "e"), node("Unsqueeze", ["e", "one"], "m")], None),
+        (
+            [node("Equal", ["n", "two"], "e"), node("Unsqueeze", ["e", "one"], "m")],
+            "Equal 'e', Unsqueeze 'm', Where 'y'",
+        ),
+        (
+            [node("Equal", ["x2", "none"], "e"), node("Unsqueeze", ["e", "one"], "m")],
+            "Equal 'e', Unsqueeze 'm', Where 'y'",
+        ),
+        ([node("Less", ["n", "none"], "m")], "Less 'm', Where 'y'"),
+    ],
+)
+def test_rows_of_length_0_may_be_said_in_the_graph_and_no_others(tmp_path, nodes, warned):
+    kept = [*constants(), tensor(np.asarray(0, "i4"), "none"), tensor(np.asarray(2, "i4"), "two")]
+    kept += [tensor(np.asarray([1]), "one"), tensor(np.float32(0), "zero")]
+    made = model(
+        [*nodes, rnn(["x", "W", "R", "B", "n"], ["", "Y_h"]), node("Where", ["m", "zero", "Y_h"], "y")],
+        kept,
+        inputs=["x", "n", "x2"],
+    )
+    path = save(made, tmp_path)
+    if warned is None:
+        rnncore.load(path)
+    else:
+        with pytest.warns(UserWarning, match=f"left out: other nodes of the graph: {warned}$"):
+            rnncore.load(path)
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
