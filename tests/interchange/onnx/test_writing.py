@@ -128,6 +128,30 @@ def test_no_rows_are_no_error(tmp_path):
     assert output.shape == (6, 0, 10) and h_n.shape == (4, 0, 5)
 
 
+def test_no_node_is_given_a_length_of_0(tmp_path):
+    """ONNX Runtime before 1.29 reads outside of its arrays then, which no result has to show."""
+    path = tmp_path / "rnn.onnx"
+    model_of(network(num_layers=2)).save(path, lengths=True)
+    nodes = onnx.load(path).graph.node
+    (longer,) = [n for n in nodes if n.op_type == "Max"]
+    assert list(longer.input) == ["lengths", "one"]
+    assert [n.input[4] for n in nodes if n.op_type == "RNN"] == 2 * list(longer.output)
+
+
+def test_padding_is_never_seen(tmp_path):
+    portable = network(num_layers=2, bidirectional=True)
+    path = tmp_path / "rnn.onnx"
+    model_of(portable).save(path, lengths=True)
+    x, _, _ = called(portable.spec)
+    lengths = [6, 0, 2, 5]
+    for row, length in enumerate(lengths):
+        x[length:, row] = np.nan
+    output, h_n = run(path, x=x, lengths=np.asarray(lengths, "i4"))
+    want, (end,) = wanted(portable, x, None, lengths)
+    agree(output, want)
+    agree(h_n, end)
+
+
 def test_the_names_and_shapes_are_those_of_a_call(tmp_path):
     path = tmp_path / "rnn.onnx"
 
