@@ -93,6 +93,7 @@ def test_what_is_not_folded_is_no_constant(made):
         node("Unsqueeze", ["a"], "y", axes=[9]),
         node("Squeeze", ["a"], "y", axes=[0]),
         node("Concat", ["a", "n"], "y", axis=0),
+        node("Concat", ["n", "f"], "y", axis=0),
         node("Concat", ["a", "a"], "y", axis=5),
         node("Reshape", ["a", "n"], "y"),
         node("Slice", ["a"], "y", starts=[0, 0], ends=[1], axes=[0]),
@@ -103,7 +104,7 @@ def test_what_is_not_folded_is_no_constant(made):
 )
 def test_an_operation_that_does_not_fit_is_malformed(made):
     with pytest.raises(FileFormatError):
-        graph([made], a=A, n=ints(5, 5)).constant("y")
+        graph([made], a=A, n=ints(5, 5), f=np.zeros(2, "f4")).constant("y")
 
 
 def test_constants_that_grow_without_end_are_refused():

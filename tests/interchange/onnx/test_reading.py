@@ -320,25 +320,32 @@ def test_lengths_are_an_argument_or_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("nodes", "warned"),
+    ("nodes", "fill", "warned"),
     [
-        ([node("Equal", ["n", "none"], "e"), node("Unsqueeze", ["e", "one"], "m")], None),
+        ([node("Equal", ["n", "none"], "e"), node("Unsqueeze", ["e", "one"], "m")], 0, None),
+        (
+            [node("Equal", ["n", "none"], "e"), node("Unsqueeze", ["e", "one"], "m")],
+            1,
+            "Equal 'e', Unsqueeze 'm', Where 'y'",
+        ),
         (
             [node("Equal", ["n", "two"], "e"), node("Unsqueeze", ["e", "one"], "m")],
+            0,
             "Equal 'e', Unsqueeze 'm', Where 'y'",
         ),
         (
             [node("Equal", ["x2", "none"], "e"), node("Unsqueeze", ["e", "one"], "m")],
+            0,
             "Equal 'e', Unsqueeze 'm', Where 'y'",
         ),
-        ([node("Less", ["n", "none"], "m")], "Less 'm', Where 'y'"),
+        ([node("Less", ["n", "none"], "m")], 0, "Less 'm', Where 'y'"),
     ],
 )
-def test_rows_of_length_0_may_be_said_in_the_graph_and_no_others(tmp_path, nodes, warned):
+def test_rows_of_length_0_may_be_said_in_the_graph_and_no_others(tmp_path, nodes, fill, warned):
     kept = [*constants(), tensor(np.asarray(0, "i4"), "none"), tensor(np.asarray(2, "i4"), "two")]
-    kept += [tensor(np.asarray([1]), "one"), tensor(np.float32(0), "zero")]
+    kept += [tensor(np.asarray([1]), "one"), tensor(np.float32(fill), "fill")]
     made = model(
-        [*nodes, rnn(["x", "W", "R", "B", "n"], ["", "Y_h"]), node("Where", ["m", "zero", "Y_h"], "y")],
+        [*nodes, rnn(["x", "W", "R", "B", "n"], ["", "Y_h"]), node("Where", ["m", "fill", "Y_h"], "y")],
         kept,
         inputs=["x", "n", "x2"],
     )
