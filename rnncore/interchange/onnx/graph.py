@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,6 +17,8 @@ __all__ = ["Axes", "Graph", "attribute", "attributes", "describe", "label", "mov
 
 # The axes of a view, each a tuple of names of sizes: ("T",), or ("D", "H") where both are one axis; () has size 1.
 Axes: TypeAlias = tuple[tuple[str, ...], ...]
+# A size, or the file's name for it where it is free.
+Size: TypeAlias = int | str | bytes | None
 
 # By onnx.AttributeProto.AttributeType: the field.
 ATTRIBUTES = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings", 10: "graphs"}
@@ -61,8 +63,11 @@ class Graph:
 
     def __init__(self, graph: Any, folder: str, size: int) -> None:
         self.nodes = list(graph.node)
-        check_texts(*(part.name for kind in (graph.input, graph.output, graph.initializer) for part in kind))
+        check_texts(
+            *(part.name for kind in (graph.input, graph.output, graph.value_info, graph.initializer) for part in kind)
+        )
         self.inputs = {value.name: value for value in graph.input}
+        self._values = {value.name: value for kind in (graph.value_info, graph.output, graph.input) for value in kind}
         self.outputs = [value.name for value in graph.output]
         self._tensors = {tensor.name: tensor for tensor in graph.initializer}
         self._folder = folder
@@ -162,7 +167,7 @@ class Graph:
                 return False
         return True
 
-    def views(self, name: str, axes: Axes, sizes: Mapping[str, int]) -> dict[str, Axes]:
+    def views(self, name: str, axes: Axes, sizes: Mapping[str, Size]) -> dict[str, Axes]:
         """All names that are views of this one, with their axes, the name itself first."""
         found = {name: axes}
         rest = [name]
@@ -178,6 +183,14 @@ class Graph:
                     found[made] = kept
                     rest.append(made)
         return found
+
+    def shape(self, name: str) -> list[Size] | None:
+        """The shape that the file says of a name: a number or a name for each axis, or None; None where it says no shape."""
+        value = self._values.get(name)
+        if value is None or not value.type.tensor_type.HasField("shape"):
+            return None
+        axes = value.type.tensor_type.shape.dim
+        return [axis.dim_value if axis.HasField("dim_value") else axis.dim_param or None for axis in axes]
 
     def integers(self, operation: Operation, name: str, place: int) -> list[int] | None:
         """Integers of an attribute, or in newer versions of an input; None where there are none or they are no constants."""
@@ -258,7 +271,7 @@ class Graph:
         return first[tuple(chosen)]
 
 
-def moved(graph: Graph, operation: Operation, axes: Axes, sizes: Mapping[str, int]) -> Axes | None:
+def moved(graph: Graph, operation: Operation, axes: Axes, sizes: Mapping[str, Size]) -> Axes | None:
     """Axes of the output of an operation that moves no number within its array, or None if it is another operation."""
     if operation.kind == "Identity":
         return axes
@@ -284,23 +297,27 @@ def moved(graph: Graph, operation: Operation, axes: Axes, sizes: Mapping[str, in
     return _joined(graph, operation, axes, sizes) if operation.kind == "Reshape" else None
 
 
-def _joined(graph: Graph, operation: Operation, axes: Axes, sizes: Mapping[str, int]) -> Axes | None:
-    """Axes after a Reshape that makes one of the last two, or drops one of size 1 before the last."""
-    shape = graph.integers(operation, "shape", 1)
+def _joined(graph: Graph, operation: Operation, axes: Axes, sizes: Mapping[str, Size]) -> Axes | None:
+    """Axes after a Reshape that makes one of the last two: by its constant shape, or by what the file says of the result."""
+    shape: Sequence[Size] | None = graph.integers(operation, "shape", 1)
+    if shape is None:
+        shape = graph.shape(next(iter(operation.outputs), ""))
     if shape is None or len(axes) < 2 or len(shape) != len(axes) - 1:
         return None
     last = (*axes[-2], *axes[-1])
-    size = elements(sizes.get(name, -1) for name in last)
-    kept = all(n == 0 or n == _size(axis, sizes) for n, axis in zip(shape, axes[:-2], strict=False))
-    # One of the others may be -1 where the last size is said.
-    fits = kept and shape[-1] in (-1, size)
-    open_ends = [n for n, axis in zip(shape, axes[:-2], strict=False) if n not in (0, _size(axis, sizes))]
-    fits = fits or (shape[-1] == size and open_ends == [-1])
-    return (*axes[:-2], last) if fits and size > 0 else None
+    size = _size(last, sizes)
+    # A size of 0 is the same as before; -1 is what the others leave, and there is one at most.
+    open_ends = [n for n, axis in zip(shape, axes[:-2], strict=False) if n != 0 and n != _size(axis, sizes)]
+    fits = (not open_ends and shape[-1] in (-1, size)) or (open_ends == [-1] and shape[-1] == size)
+    return (*axes[:-2], last) if fits and size is not None else None
 
 
-def _size(axis: tuple[str, ...], sizes: Mapping[str, int]) -> int | None:
-    return elements(sizes[name] for name in axis) if all(name in sizes for name in axis) else None
+def _size(axis: tuple[str, ...], sizes: Mapping[str, Size]) -> Size:
+    """Size of an axis, or None where it is not known or the file has no name for it."""
+    if len(axis) == 1:
+        return sizes.get(axis[0]) or None
+    known = [n for name in axis if isinstance(n := sizes.get(name), int)]
+    return elements(known) if len(known) == len(axis) else None
 
 
 def _nonzero(values: Host) -> bool:

@@ -20,6 +20,7 @@ from rnncore.interchange.onnx.graph import (
     Axes,
     Graph,
     Operation,
+    Size,
     attribute,
     describe,
     label,
@@ -253,8 +254,13 @@ class Cell:
         return describe(self.graph.nodes[self.index])
 
     @property
-    def _sizes(self) -> dict[str, int]:
-        return {"D": self.directions, "H": self.hidden_size}
+    def _sizes(self) -> dict[str, Size]:
+        """D and H, and T and B where the file says them of its input."""
+        found: dict[str, Size] = {"D": self.directions, "H": self.hidden_size}
+        given = self.graph.shape(self.input(X))
+        if given is not None and len(given) == 3:
+            found |= zip("BT" if self.batch_first else "TB", given[:2], strict=True)
+        return found
 
     def _source(self, name: str) -> str:
         maker = self.graph.maker(name)

@@ -126,7 +126,7 @@ def test_two_nodes_that_make_one_name_are_malformed():
 
 
 AXES = (("T",), ("D",), ("B",), ("H",))
-SIZES = {"D": 2, "H": 5}
+SIZES = {"D": 2, "H": 5, "S": 6, "B": 4}
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,8 @@ SIZES = {"D": 2, "H": 5}
         (node("Reshape", ["Y", "open"], "y"), (("T",), ("B",), ("D",), ("H",)), (("T",), ("B",), ("D", "H"))),
         (node("Reshape", ["Y", "wrong"], "y"), (("T",), ("B",), ("D",), ("H",)), None),
         (node("Reshape", ["Y", "fixed"], "y"), (("T",), ("B",), ("D",), ("H",)), None),
+        (node("Reshape", ["Y", "fixed"], "y"), (("S",), ("B",), ("D",), ("H",)), (("S",), ("B",), ("D", "H"))),
+        (node("Reshape", ["Y", "fixed"], "y"), (("B",), ("S",), ("D",), ("H",)), None),
         (node("Reshape", ["Y", "shape"], "y"), AXES, None),
         (node("Transpose", ["Y"], "y", perm=[0, 1]), AXES, None),
         (node("Relu", ["Y"], "y"), AXES, None),

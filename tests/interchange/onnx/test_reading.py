@@ -163,6 +163,44 @@ def test_older_squeezes_and_the_first_version_are_read(tmp_path):
     agree(ours(x)[0], reference(ours.portable(), x)[0])
 
 
+@pytest.mark.parametrize(
+    ("declared", "shape", "joined", "layers"),
+    [
+        ((6, 4, 3), (6, 4, 10), None, 2),  # an export with fixed sizes
+        ((6, 4, 3), (4, 6, 10), None, 1),
+        ((None, None, 3), (6, 4, 10), None, 1),
+        (("t", "b", 3), None, ("t", "b", 10), 2),  # the shape is computed, and the file says what it is
+        (("t", "b", 3), None, ("b", "t", 10), 1),
+        (("t", "b", 3), None, None, 1),
+    ],
+)
+def test_a_shape_that_the_exporter_fixed_or_computed_is_compared_with_what_the_file_declares(
+    tmp_path, declared, shape, joined, layers
+):
+    """As torch's exporter by torch.export writes them of RNN nodes."""
+    kept = [*constants(2), *constants(2, i=10, seed=1, suffix="1")]
+    nodes = [
+        rnn(outputs=["Y0"], name="low", direction="bidirectional"),
+        node("Transpose", ["Y0"], "t0", perm=[0, 2, 1, 3]),
+        node("Reshape", ["t0", "shape"], "low_output"),
+        rnn(["low_output", "W1", "R1", "B1"], ["", "y"], "high", direction="bidirectional"),
+    ]
+    if shape is None:
+        nodes.insert(0, node("Shape", ["other"], "shape"))
+    else:
+        kept.append(tensor(np.asarray(shape), "shape"))
+    made = model(nodes, kept, inputs=[])
+    made.graph.input.append(onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, declared))
+    if joined:
+        made.graph.value_info.append(onnx.helper.make_tensor_value_info("low_output", onnx.TensorProto.FLOAT, joined))
+    path = save(made, tmp_path)
+    if layers == 2:
+        assert rnncore.load(path).num_layers == 2
+    else:
+        with pytest.raises(ArgumentValueError, match="name: expected one of 'low', 'high'"):
+            rnncore.load(path)
+
+
 def test_layers_whose_axes_are_swapped_between_them_are_no_stack(tmp_path):
     made = model(
         [
