@@ -89,10 +89,14 @@ def chosen(found: Found, asked: Asked) -> tuple[Chain, list[str]]:
         If there is none.
     """
     if not found.chains:
-        raise InterchangeError(f"it holds no layer of a vanilla RNN, only {brief(', '.join(found.others)) or 'nothing'}")
+        raise InterchangeError(
+            f"it holds no layer of a vanilla RNN, only {brief(', '.join(found.others)) or 'nothing'}"
+        )
     names = {layer.name: chain for chain in found.chains for layer in chain.layers}
     short = [name.rpartition("/")[2] for name in names]
-    names |= {name.rpartition("/")[2]: chain for name, chain in names.items() if short.count(name.rpartition("/")[2]) == 1}
+    names |= {
+        name.rpartition("/")[2]: chain for name, chain in names.items() if short.count(name.rpartition("/")[2]) == 1
+    }
     chain = names[asked.choose([chain.layers[0].name for chain in found.chains], names, "the model")]
     others = [f"{x.kind} {x.name!r}" for c in found.chains if c is not chain for x in c.layers]
     return chain, [*found.others, *others]

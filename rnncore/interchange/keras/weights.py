@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from rnncore.arguments import brief, shown
+from rnncore.arguments import brief
 from rnncore.errors import ArgumentValueError, FileFormatError, InterchangeError
 from rnncore.interchange.keras.cells import Weights, cells_of, one_dtype
 from rnncore.interchange.keras.config import Step, find
@@ -130,9 +130,10 @@ def _chosen(candidates: Sequence[Candidate], others: Sequence[str], asked: Asked
         return list(candidates)
     places = [_place(candidate.path) for candidate in candidates]
     if others or len({stem for stem, _ in places}) != 1 or sorted(k for _, k in places) != [*range(len(places))]:
+        known = brief(", ".join(repr(candidate.name) for candidate in candidates))
         raise ArgumentValueError(
-            f"name: expected those of {brief(', '.join(repr(c.name) for c in candidates))} that follow each other, with commas between them, as the file does not "
-            "say it; got None"
+            f"name: expected those of {known} that follow each other, with commas between them, as the file does not say it; "
+            "got None"
         )
     return [candidate for _, candidate in sorted(zip(places, candidates, strict=True), key=lambda pair: pair[0][1])]
 

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 import rnncore
-from rnncore.errors import ArgumentTypeError, ArgumentValueError, FileFormatError, InterchangeError, RnncoreError, UnknownNameError
+from rnncore.errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    FileFormatError,
+    InterchangeError,
+    RnncoreError,
+    UnknownNameError,
+)
 from tests.interchange.keras.models import SHAPES, X, assert_same, network_of, numbers, rnn_of, with_one_bias
 from tests.interchange.networks import reference
 from tests.tools.rounding import agree
@@ -149,7 +156,7 @@ def test_what_the_file_says_may_be_said_again_and_not_otherwise(saved):
     assert rnncore.load(path, batch_first=True, name="simple_rnn").spec.batch_first
     with pytest.raises(ArgumentValueError, match="batch_first: expected True, as the source says, got False"):
         rnncore.load(path, batch_first=False)
-    with pytest.raises(ArgumentValueError, match=r"nonlinearity: expected .*tanh.*, as the source says, got 'relu'"):
+    with pytest.raises(ArgumentValueError, match=r"nonlinearity: expected .*tanh.*, as the source says, got .*relu"):
         rnncore.load(path, nonlinearity="relu")
     with pytest.raises(UnknownNameError, match="name: expected a network that the model holds, 'simple_rnn', got 'x'"):
         rnncore.load(path, name="x")

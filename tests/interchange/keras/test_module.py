@@ -323,7 +323,12 @@ def test_a_backend_that_cannot_be_used_is_not_chosen(monkeypatch):
 
 
 def test_dropout_at_two_rates_is_refused():
-    layers = [L.SimpleRNN(4, return_sequences=True), L.Dropout(0.5), L.SimpleRNN(4, return_sequences=True), L.SimpleRNN(4)]
+    layers = [
+        L.SimpleRNN(4, return_sequences=True),
+        L.Dropout(0.5),
+        L.SimpleRNN(4, return_sequences=True),
+        L.SimpleRNN(4),
+    ]
     with pytest.raises(InterchangeError, match=r"dropout between the layers: expected one rate, got 0.0, 0.5"):
         read(built(*layers))
 

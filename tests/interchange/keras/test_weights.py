@@ -109,7 +109,9 @@ def test_layers_with_others_between_are_not_guessed_to_be_a_stack(tmp_path):
     with pytest.raises(ArgumentValueError, match="with commas between them, as the file does not say it; got None"):
         rnncore.load(path, nonlinearity="tanh")
     for wrong in ("layers/simple_rnn, x", "simple_rnn_2"):
-        with pytest.raises(UnknownNameError, match="name: expected a network that the file holds, 'layers/simple_rnn', "):
+        with pytest.raises(
+            UnknownNameError, match="name: expected a network that the file holds, 'layers/simple_rnn', "
+        ):
             rnncore.load(path, nonlinearity="tanh", name=wrong)
     with pytest.warns(UserWarning, match="'layers/dropout'"):
         rnn = rnncore.load(path, nonlinearity="tanh", name="layers/simple_rnn,layers/simple_rnn_1")
@@ -174,7 +176,9 @@ def test_numbers_of_two_dtypes_are_refused(tmp_path):
             made = file["layers/simple_rnn/cell/vars"].create_dataset("1", data=np.zeros((5, 5), dtype))
             if mark:
                 made.attrs["dtype"] = mark
-        with pytest.raises(FileFormatError, match="vars: expected one dtype, got float32, (float64|bfloat16) and float32"):
+        with pytest.raises(
+            FileFormatError, match=r"vars: expected one dtype, got float32, (float64|bfloat16) and float32"
+        ):
             rnncore.load(path, nonlinearity="tanh")
 
 
