@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import sys
 import zipfile
 
 import numpy as np
@@ -12,11 +13,14 @@ import rnncore
 from rnncore.errors import (
     ArgumentTypeError,
     ArgumentValueError,
+    BackendUnavailableError,
     FileFormatError,
     InterchangeError,
     RnncoreError,
     UnknownNameError,
 )
+from rnncore.interchange.keras import archive
+from rnncore.interchange.portable import Asked, Portable
 from tests.interchange.keras.models import SHAPES, X, assert_same, network_of, numbers, rnn_of, with_one_bias
 from tests.interchange.networks import reference
 from tests.tools.rounding import agree
@@ -125,9 +129,6 @@ def test_every_dtype_keeps_its_bits(tmp_path, dtype):
     if dtype == "bfloat16":
         host = {n: (a.view("u4") & 0xFFFF0000).view("f4") for n, a in host.items()}
     path = tmp_path / "rnn.keras"
-    from rnncore.interchange.keras import archive
-    from rnncore.interchange.portable import Asked, Portable
-
     with open(path, "wb") as file:
         archive.encode(file, Portable(portable.spec, host, dtype))
     with open(path, "rb") as file:
@@ -145,6 +146,13 @@ def test_the_model_may_return_the_last_step_alone(saved):
         saved(options={"return_sequences": 1})
     with pytest.raises(ArgumentTypeError, match="unexpected option 'sequences'"):
         saved(options={"sequences": True})
+
+
+def test_keras_need_not_be_installed(saved, monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras", None)
+    assert rnncore.load(saved()).spec.batch_first
+    with pytest.raises(BackendUnavailableError, match=r'a Keras model needs keras.*: pip install "rnncore\[keras\]"'):
+        rnncore.to_module(rnn_of(network_of()), "keras")
 
 
 def test_the_same_network_gives_the_same_bytes(saved):

@@ -1,11 +1,13 @@
 """Arrays in HDF5: only numbers that the file itself holds as they are, whatever it claims."""
 
 import io
+import struct
+import sys
 
 import numpy as np
 import pytest
 
-from rnncore.errors import FileFormatError
+from rnncore.errors import BackendUnavailableError, FileFormatError
 from rnncore.interchange.keras import hdf5
 
 h5py = pytest.importorskip("h5py", reason="it reads the file")
@@ -48,7 +50,7 @@ def compressed(file):
 
 
 def external(file):
-    file.create_group("a").create_dataset("x", (2, 3), "f4", external=[("/etc/hostname", 0, 24)])
+    file.create_group("a").create_dataset("x", (2, 3), "f4", external=[("other.bin", 0, 24)])
 
 
 def virtual(file):
@@ -129,9 +131,18 @@ def test_names_and_texts():
         assert tree.text("none", "name") is None
 
 
-def test_bfloat16_is_rounded_to_even_and_what_is_not_finite_is_kept():
-    import struct
+def test_a_missing_library_is_named_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(BackendUnavailableError, match=r'this test needs h5py.*: pip install "rnncore\[keras\]"'):
+        hdf5.write(io.BytesIO(), "this test", {}, {}, bfloat16=False)
+    with (
+        pytest.raises(BackendUnavailableError, match="this test needs h5py"),
+        hdf5.opened(io.BytesIO(), "this test"),
+    ):
+        pass
 
+
+def test_bfloat16_is_rounded_to_even_and_what_is_not_finite_is_kept():
     halfway = struct.unpack("<2f", struct.pack("<2I", 0x3F808000, 0x3F818000))
     given = np.array([1.0, *halfway, np.inf, -np.inf, np.nan, -0.0, 3.0e38], "f4")
     out = io.BytesIO()
