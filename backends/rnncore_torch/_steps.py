@@ -41,9 +41,6 @@ BLAS_ALONE, BLAS_VECTOR_ALONE = 2**18, 2**13
 # (1, 1, 256) 13 and 21 over 23 and 25, (1, 16, 64) 12 and 16 over 23 and 23. Beyond, PyTorch's product may start threads.
 SMALL_STEP = 2**16
 
-# A tensor's memory as an array. Only for tensors on the host, so it is no transfer.
-_as_array: Callable[[Tensor], np.ndarray[Any, Any]] = Tensor.numpy
-
 
 def nonlinear(
     p: Tensor, h0: Tensor, w_hh: Tensor, /, *, nonlinearity: Nonlinearity, reverse: bool, overwrite: bool = False
@@ -98,8 +95,8 @@ def linear(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, /, *, reverse: bool, ove
 
 
 def shared(x: Tensor) -> np.ndarray[Any, Any]:
-    """The tensor's memory as an array; a copy only where a sign is not in memory yet."""
-    return _as_array(x.detach().resolve_neg())
+    """The memory of a tensor on the host, with every sign in it, as an array."""
+    return np.asarray(_Memory(x))
 
 
 def host_scans(request: ScanRequest, threads: int) -> tuple[Host | None, str]:
@@ -160,9 +157,35 @@ class Host(NamedTuple):
 
     def run(self, kind: str, tensors: tuple[Tensor, ...], **options: Any) -> Tensor:
         """Run a scan on the tensors' memory, in no more threads than PyTorch was given."""
+        given = [x.resolve_neg() for x in tensors]
+        arrays = list(map(shared, given))
         # PyTorch is silent about infinity and NaN.
         with np.errstate(all="ignore"), self.limit_threads(torch.get_num_threads()):
-            return torch.from_numpy(getattr(self.scans, kind)(*map(shared, tensors), **options))
+            out = getattr(self.scans, kind)(*arrays, **options)
+        for tensor, array in zip(given, arrays, strict=True):
+            if out is array:  # in place: the tensor is the result
+                return tensor.detach() if tensor.requires_grad else tensor
+        return torch.from_numpy(out)
+
+
+class _Memory:
+    """A tensor's memory in NumPy's array interface.
+
+    ``Tensor.numpy`` would mark the memory as never to be resized again, and sharded training (FSDP) resizes that of weights.
+    """
+
+    __slots__ = ("__array_interface__", "tensor")
+
+    def __init__(self, x: Tensor) -> None:
+        size = x.element_size()
+        self.tensor = x  # the array keeps this object, and so the memory
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": _TYPES[x.dtype],
+            "shape": tuple(x.shape),
+            "strides": tuple([size * n for n in x.stride()]),
+            "data": (x.data_ptr(), False),
+        }
 
 
 @lru_cache(maxsize=1)
@@ -214,6 +237,7 @@ def _in_time(reverse: bool, *sequences: tuple[Tensor, ...]) -> Iterable[tuple[Te
 
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+_TYPES = {dtype: np.dtype(name).str for dtype, name in _DTYPES.items()}
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": Tensor.tanh_,
     "relu": Tensor.relu_,

@@ -1,4 +1,4 @@
-"""rnncore_torch.nn under what transforms, compiles, exports and distributes modules."""
+"""rnncore_torch.nn under what transforms, compiles and exports modules."""
 
 import copy
 
@@ -299,37 +299,3 @@ def test_a_trace_records_operations_and_not_numbers():
     other = drawn(STEPS, BATCH, INPUT, seed=9)
     with torch.no_grad():
         close(graph(other), ours(other)[0])
-
-
-def _worker(rank, port, results):
-    import torch.distributed as dist
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    try:
-        torch.manual_seed(0)
-        module = nn.RNN(INPUT, HIDDEN, 2, dtype=torch.float64)
-        wrapped = torch.nn.parallel.DistributedDataParallel(module)
-        wrapped(drawn(STEPS, 2 * BATCH, INPUT)[:, rank::2])[0].square().mean().backward()
-        results[rank] = [p.grad for p in module.parameters()]
-    finally:
-        dist.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_distributed_data_parallel_averages_the_gradients():
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = torch.multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        results = manager.dict()
-        torch.multiprocessing.spawn(_worker, args=(port, results), nprocs=2)
-        ranks = [results[0], results[1]]
-    torch.manual_seed(0)
-    theirs = torch.nn.RNN(INPUT, HIDDEN, 2, dtype=torch.float64)
-    want = torch.autograd.grad(theirs(drawn(STEPS, 2 * BATCH, INPUT))[0].square().mean(), list(theirs.parameters()))
-    for found in ranks:
-        close(found, list(want))
