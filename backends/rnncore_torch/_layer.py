@@ -3,6 +3,9 @@
 For first derivatives the layer is one node of autograd's graph: it keeps x, the states and the weights, and its backward
 works in windows of time, in place. Where higher derivatives, forward mode, ``torch.func`` or a compiler follow, the same layer
 is a linear map and a scan of :mod:`rnncore_torch._scans`.
+
+The caller may change the states in place before the backward pass, as those of ``torch.nn.RNN`` on a CPU: the node notices,
+and computes them again.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ WINDOW_NUMBERS = 2**20
 # On other devices each window costs a launch of every kernel, so there should be few: not measured on a GPU yet.
 DEVICE_WINDOW_NUMBERS = 2**24
 
-# x, h0, w_ih, w_hh and the states.
-Saved: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+# x, h0, w_ih, w_hh and the bias.
+Given: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
 
 
 def layer(
@@ -39,12 +42,10 @@ def layer(
     """
     if torch.compiler.is_compiling():
         p = functional.linear(x, w_ih, bias)
-        compiled: Tensor = _ops.nonlinear_scan(p, h0, w_hh, nonlinearity.name, reverse)
-        return compiled
+        return _own(_ops.nonlinear_scan(p, h0, w_hh, nonlinearity.name, reverse))
     given = (x, h0, w_ih, w_hh) if bias is None else (x, h0, w_ih, w_hh, bias)
     if _private.is_transformed() or not _private.is_concrete(*given):
-        p = functional.linear(x, w_ih, bias)
-        return _scans.SCANS.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse)
+        return _own(_composed(x, h0, w_ih, w_hh, bias, nonlinearity, reverse))
     if torch.is_grad_enabled() and any(a.requires_grad for a in given):
         out: Tensor = Layer.apply(x, h0, w_ih, w_hh, bias, nonlinearity, reverse)  # type: ignore[no-untyped-call]
         return out
@@ -58,16 +59,37 @@ class Layer(Function):
     def forward(ctx: Any, *given: Any) -> Tensor:
         """The states."""
         h = _states(*given)
-        x, h0, w_ih, w_hh, _, ctx.nonlinearity, ctx.reverse = given
-        ctx.save_for_backward(x, h0, w_ih, w_hh, h)
+        *tensors, ctx.nonlinearity, ctx.reverse = given
+        # By `data` autograd does not refuse states that were changed; the counter tells.
+        ctx.save_for_backward(*tensors, h.data)
+        ctx.counter, ctx.changes = _private.counter(h), h._version
         return h
 
     @staticmethod
     def backward(ctx: Any, d_h: Tensor) -> tuple[Tensor | None, ...]:
         """Backpropagation through time; in place where no derivative follows."""
-        saved: Saved = ctx.saved_tensors
-        pull = _pulled_back if _private.is_unfollowed(d_h, *saved) else _followed_pull
-        return *pull(d_h, saved, ctx.nonlinearity, ctx.reverse, ctx.needs_input_grad), None, None
+        x, h0, w_ih, w_hh, bias, h = ctx.saved_tensors
+        given, options = (x, h0, w_ih, w_hh, bias), (ctx.nonlinearity, ctx.reverse)
+        changed = ctx.counter._version != ctx.changes
+        if _private.is_unfollowed(d_h, x, h0, w_ih, w_hh, w_hh if bias is None else bias):
+            h = _states(*given, *options) if changed else h
+            return *_pulled_back(d_h, given, h, *options, ctx.needs_input_grad), None, None
+        # The derivative of a derivative passes through the states as well.
+        h = _composed(*given, *options) if changed or torch.is_grad_enabled() else h
+        return *_followed_pull(d_h, given, h, *options, ctx.needs_input_grad), None, None
+
+
+def _own(h: Tensor) -> Tensor:
+    """The states for the caller to change, as the derivative of a scan is made of the states that it returned."""
+    return h.clone() if torch.is_grad_enabled() else h
+
+
+def _composed(
+    x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, bias: Tensor | None, nonlinearity: Nonlinearity, reverse: bool
+) -> Tensor:
+    """The states, by operations that can be differentiated again."""
+    p = functional.linear(x, w_ih, bias)
+    return _scans.SCANS.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse)
 
 
 def _states(
@@ -84,13 +106,13 @@ def _states(
 
 
 def _pulled_back(
-    d_h: Tensor, saved: Saved, nonlinearity: Nonlinearity, reverse: bool, needs: tuple[bool, ...]
+    d_h: Tensor, given: Given, h: Tensor, nonlinearity: Nonlinearity, reverse: bool, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """The gradients of x, h0, w_ih, w_hh and the bias, window by window against the direction of the layer.
 
     BPTT as in :func:`rnncore.network.layer.vjp`, without the products for arguments that need no gradient.
     """
-    x, h0, w_ih, w_hh, h = saved
+    x, h0, w_ih, w_hh, _ = given
     steps = x.shape[0]
     d_x = torch.empty(x.shape, dtype=x.dtype, device=x.device) if needs[0] else None
     d_w_ih = torch.zeros_like(w_ih, memory_format=torch.contiguous_format) if needs[2] else None
@@ -119,10 +141,10 @@ def _pulled_back(
 
 
 def _followed_pull(
-    d_h: Tensor, saved: Saved, nonlinearity: Nonlinearity, reverse: bool, needs: tuple[bool, ...]
+    d_h: Tensor, given: Given, h: Tensor, nonlinearity: Nonlinearity, reverse: bool, needs: tuple[bool, ...]
 ) -> tuple[Tensor | None, ...]:
     """Like :func:`_pulled_back`, by operations that can be differentiated again."""
-    x, h0, w_ih, w_hh, h = saved
+    x, h0, w_ih, w_hh, _ = given
     options: dict[str, Any] = {
         "nonlinearity": nonlinearity,
         "reverse": reverse,

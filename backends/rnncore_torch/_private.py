@@ -15,7 +15,7 @@ name                                               use
 ``_C._len_torch_dispatch_stack``                   the number of active dispatch modes, such as fake tensors
 ``_C._get_tracing_state``                          the graph of ``torch.jit.trace``, or None
 ``Tensor._is_zerotensor``                          zeros without memory, which forward mode makes
-``Tensor._version``                                counts changes in place; in ``__init__``, which imports no PyTorch
+``Tensor._version``                                counts changes in place; also in ``_layer``, and in ``__init__``
 =================================================  ==================================================================
 """
 
@@ -65,7 +65,15 @@ _FORWARD_MODE = _found(NAMES[3])
 _is_legacy_batched: Callable[[Tensor], bool] = _found(NAMES[4])
 _dispatch_modes: Callable[[], int] = _found(NAMES[5])
 _trace: Callable[[], Any] = _found(NAMES[6])
+_NOTHING = torch.empty(0)
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+
+
+def counter(x: Tensor) -> Tensor:
+    """An empty tensor with the ``_version`` of x: it counts changes in place of x and its views, and keeps no memory alive."""
+    shared = x.detach()  # the counter is shared, and stays when the memory is replaced
+    shared.data = _NOTHING if x.is_cpu else x.new_empty(0)
+    return shared
 
 
 def is_concrete(*tensors: Tensor) -> bool:

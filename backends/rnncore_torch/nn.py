@@ -59,8 +59,8 @@ class RNN(torch.nn.RNNBase):
     ``torch.func`` and compiled calls never do, and nothing does where ``torch.backends.cudnn.enabled`` is off or
     RNNCORE_TORCH_CUDA is "pytorch" or "kernels".
 
-    The derivative of a last layer with one direction is made of the output, as cuDNN's is: changing the output in place before
-    the backward pass is an error, where ``torch.nn.RNN`` on a CPU allows it.
+    The output may be changed in place before the backward pass, which then computes the states again. A change that autograd
+    is not told of, through ``.data`` or a NumPy array, is not noticed, and the gradients are wrong.
 
     ``h_t = f(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)``, Elman (1990), "Finding structure in time".
 
