@@ -1,4 +1,6 @@
-"""Run whole networks on CUDA by cuDNN, like ``torch.nn.RNN``, where no kernel of the CuPy backend takes them.
+"""Run whole networks by PyTorch's own function: on CUDA by cuDNN, where no kernel of the CuPy backend takes them.
+
+So do tensors of a user's subclass on any device, which then see the function that they see in ``torch.nn.RNN``.
 
 cuDNN has first derivatives only, so calls that are known to need more never run here: forward mode, ``torch.func``, a compiler.
 A second backward pass cannot be foreseen; it ends in PyTorch's own error, like that of ``torch.nn.RNN``. For both,

@@ -88,6 +88,17 @@ def is_concrete(*tensors: Tensor) -> bool:
     return True
 
 
+def is_subclassed(x: Tensor, h0: Tensor, weights: list[list[Tensor]]) -> bool:
+    """Whether one is of a subclass of Tensor, which may follow every function called on it, outside a compiler."""
+    if torch.compiler.is_compiling():
+        return False
+    for tensors in ((x, h0), *weights):
+        for a in tensors:
+            if type(a) not in _PLAIN_TYPES and isinstance(a, Tensor):
+                return True
+    return False
+
+
 def is_transformed() -> bool:
     """Whether forward mode or a transformation of ``torch.func`` is active."""
     return bool(MISSING) or forward_ad._current_level >= 0 or _peek() is not None
@@ -108,9 +119,13 @@ def needs_plain_operations(*tensors: Tensor) -> bool:
     """Whether a custom function would give a wrong result or an error here, and only PyTorch's own operations are right.
 
     In nested forward mode the tensors that a custom function saved count as constants, and second derivatives are lost silently
-    (PyTorch 2.13). ``torch.jit.trace`` cannot record a custom function, and ``is_grads_batched=True`` cannot map one.
+    (PyTorch 2.13). ``torch.jit.trace`` cannot record a custom function, ``is_grads_batched=True`` cannot map one, and a user's
+    subclass of Tensor would come back as a plain tensor.
     """
-    if MISSING or _trace() is not None or any(map(_is_legacy_batched, tensors)):
+    if MISSING or _trace() is not None:
         return True
+    for x in tensors:
+        if type(x) not in _PLAIN_TYPES or _is_legacy_batched(x):
+            return True
     levels = [level.key() for level in _levels() or ()]
     return levels.count(_FORWARD_MODE) > 1

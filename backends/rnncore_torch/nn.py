@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnncore import get_nonlinearity
 from rnncore.backend.contract import ScanRequest
 from rnncore.network.engine import Choice, Explanation
-from rnncore_torch import _cuda, _cudnn, _steps
+from rnncore_torch import _cuda, _cudnn, _private, _steps
 from rnncore_torch._layer import layer
 from rnncore_torch._packed import packed_layer
 
@@ -179,7 +179,7 @@ class RNN(torch.nn.RNNBase):
         self, x: Tensor, h0: Tensor, weights: list[list[Any]], batch_sizes: Tensor | None, steps: int, batch: int
     ) -> tuple[Tensor, Tensor]:
         f = _NONLINEARITIES[self.nonlinearity]
-        if _cudnn.takes(x, h0, weights, steps, batch, _computed_in(x), f):
+        if _private.is_subclassed(x, h0, weights) or _cudnn.takes(x, h0, weights, steps, batch, _computed_in(x), f):
             return _cudnn.run(self, x, h0, weights, batch_sizes)
         x, h0, weights = _autocast(x, h0, weights)
         sizes = None if batch_sizes is None else batch_sizes.tolist()

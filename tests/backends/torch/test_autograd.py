@@ -35,7 +35,7 @@ def problem(name="tanh", *, bidirectional=False, layers=1, lengths=None, clip=No
 def test_gradcheck_and_gradgradcheck_pass_for_each_nonlinearity(name):
     run, args = problem(name)
     assert gradcheck(run, args, check_forward_ad=True, check_batched_grad=True)
-    assert gradgradcheck(run, args, check_fwd_over_rev=True)
+    assert gradgradcheck(run, args, check_fwd_over_rev=True, check_batched_grad=True)
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def test_gradcheck_and_gradgradcheck_pass(options):
     rows = options.get("num_layers", 1) * (1 + options.get("bidirectional", False))
     args = (drawn(3, BATCH, INPUT).requires_grad_(), drawn(rows, BATCH, HIDDEN).requires_grad_(), *weights)
     assert gradcheck(run, args, check_forward_ad=True, check_batched_grad=True)
-    assert gradgradcheck(run, args, check_fwd_over_rev=True)
+    assert gradgradcheck(run, args, check_fwd_over_rev=True, check_batched_grad=True)
 
 
 @pytest.mark.slow
@@ -73,8 +73,8 @@ def test_gradgradcheck_passes_for_packed_sequences():
         return output.data, h_n
 
     args = (packed.data.clone().requires_grad_(), drawn(2, 3, HIDDEN).requires_grad_(), *weights)
-    assert gradcheck(on_data, args, check_forward_ad=True)
-    assert gradgradcheck(on_data, args)
+    assert gradcheck(on_data, args, check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(on_data, args, check_batched_grad=True)
 
 
 def test_a_tangent_that_comes_in_only_on_the_way_back_is_carried():
@@ -176,6 +176,20 @@ def test_hessians_of_the_module(second):
     got = second(lambda x: ours(x)[0].square().sum())(x)
     want = torch.autograd.functional.hessian(lambda x: theirs(x)[0].square().sum(), x)
     close(got, want)
+
+
+@pytest.mark.parametrize("outer", ["reverse-mode", "forward-mode"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+def test_vectorised_hessians_of_autograd(outer, options):
+    theirs, ours = pair(**options)
+    x, found = drawn(STEPS, BATCH, INPUT), []
+    for module in (theirs, ours):
+        found.append(
+            torch.autograd.functional.hessian(
+                lambda x, m=module: m(x)[0].square().sum(), x, vectorize=True, outer_jacobian_strategy=outer
+            )
+        )
+    close(found[1], found[0])
 
 
 def test_forward_mode_of_the_cell_and_the_module():
