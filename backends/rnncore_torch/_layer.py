@@ -41,8 +41,14 @@ def layer(
     The derivative of `nonlinearity` must be determined by h.
     """
     if torch.compiler.is_compiling():
-        p = functional.linear(x, w_ih, bias)
-        return _own(_ops.nonlinear_scan(p, h0, w_hh, nonlinearity.name, reverse))
+        function: Any = _ops.nonlinear_scan
+        if _private.is_transformed():
+            from rnncore_torch import _compiled
+
+            if _private.is_dual():
+                return _compiled.layer(x, h0, w_ih, w_hh, bias, nonlinearity, reverse)
+            function = _compiled.nonlinear_scan
+        return _own(function(functional.linear(x, w_ih, bias), h0, w_hh, nonlinearity.name, reverse))
     given = (x, h0, w_ih, w_hh) if bias is None else (x, h0, w_ih, w_hh, bias)
     if _private.is_transformed() or not _private.is_concrete(*given):
         return _own(_composed(x, h0, w_ih, w_hh, bias, nonlinearity, reverse))

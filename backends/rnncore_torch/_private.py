@@ -8,7 +8,7 @@ warning at import says so.
 name                                               use
 =================================================  ==================================================================
 ``forward_ad._current_level``                      -1 outside forward mode
-``_C._functorch.peek_interpreter_stack``           the innermost transformation of ``torch.func``, or None
+``_C._are_functorch_transforms_active``             whether a transformation of ``torch.func`` is active
 ``_C._functorch.get_interpreter_stack``            all of them, or None
 ``_C._functorch.TransformType``                    the kind of a transformation
 ``_C._functorch.is_legacy_batchedtensor``          tensors of ``torch.autograd.grad(is_grads_batched=True)``
@@ -31,7 +31,7 @@ from torch.autograd import forward_ad
 
 NAMES = (
     "autograd.forward_ad._current_level",
-    "_C._functorch.peek_interpreter_stack",
+    "_C._are_functorch_transforms_active",
     "_C._functorch.get_interpreter_stack",
     "_C._functorch.TransformType.Jvp",
     "_C._functorch.is_legacy_batchedtensor",
@@ -58,7 +58,7 @@ if MISSING:
         stacklevel=2,
     )
 
-_peek: Callable[[], Any] = _found(NAMES[1])
+_is_active: Callable[[], bool] = _found(NAMES[1])
 _levels: Callable[[], Any] = _found(NAMES[2])
 _FORWARD_MODE = _found(NAMES[3])
 # PyTorch's first vmap, of ``is_grads_batched=True``, knows no rule of a custom function and no writing in place.
@@ -101,7 +101,12 @@ def is_subclassed(x: Tensor, h0: Tensor, weights: list[list[Tensor]]) -> bool:
 
 def is_transformed() -> bool:
     """Whether forward mode or a transformation of ``torch.func`` is active."""
-    return bool(MISSING) or forward_ad._current_level >= 0 or _peek() is not None
+    return bool(MISSING) or forward_ad._current_level >= 0 or _is_active()
+
+
+def is_dual() -> bool:
+    """Whether forward mode is active and ``torch.func`` is not."""
+    return not MISSING and forward_ad._current_level >= 0 and not _is_active()
 
 
 def is_unfollowed(*tensors: Tensor) -> bool:
@@ -124,8 +129,9 @@ def needs_plain_operations(*tensors: Tensor) -> bool:
     """
     if MISSING or _trace() is not None:
         return True
+    watched = _dispatch_modes() > 0  # the tensors of a tracer are of subclasses as well
     for x in tensors:
-        if type(x) not in _PLAIN_TYPES or _is_legacy_batched(x):
+        if (type(x) not in _PLAIN_TYPES and not watched) or _is_legacy_batched(x):
             return True
     levels = [level.key() for level in _levels() or ()]
     return levels.count(_FORWARD_MODE) > 1

@@ -9,7 +9,7 @@ matrix of its own, runs one scan with one matrix for each: hence the leading axe
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from torch.autograd import Function
@@ -27,10 +27,18 @@ Tensors = tuple[Tensor | None, ...]
 class TorchScans:
     """See :class:`rnncore.backend.Scans`. The result takes the storage of an argument only where no derivative follows.
 
+    Parameters
+    ----------
+    plain : object
+        Has both scans without derivatives, as functions ``nonlinear`` and ``linear``.
+
     Where PyTorch would get a custom function wrong, a scan runs as the plain operations of :mod:`rnncore.scan`: in nested
     forward mode, in ``torch.jit.trace`` and under ``is_grads_batched=True``. That depends on the call and not on the request,
     so ``kernel="require"`` does not refuse it.
     """
+
+    def __init__(self, plain: Any) -> None:
+        self.plain = plain
 
     def unsupported(self, request: ScanRequest, /) -> str | None:
         """None: every request runs here."""
@@ -53,12 +61,12 @@ class TorchScans:
     ) -> Tensor:
         """``h_t = f(p_t + h_{t-1} W_hh^T)``."""
         if _private.is_unfollowed(p, h0, w_hh):
-            return _steps.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite)
+            return cast(Tensor, self.plain.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite))
         h: Tensor
         if _private.needs_plain_operations(p, h0, w_hh):
             h = scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
         else:
-            h = NonlinearScan.apply(p, h0, w_hh, nonlinearity, reverse)  # type: ignore[no-untyped-call]
+            h = NonlinearScan.apply(p, h0, w_hh, nonlinearity, reverse, self)  # type: ignore[no-untyped-call]
         return h
 
     def linear(
@@ -74,28 +82,30 @@ class TorchScans:
     ) -> Tensor:
         """``s_t = d_t * (u_t + s_{t-1} M)``."""
         if _private.is_unfollowed(u, d, s0, m):
-            return _steps.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite)
+            return cast(Tensor, self.plain.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite))
         s: Tensor
         if _private.needs_plain_operations(u, d, s0, m):
             s = scan.linear(u, d, s0, m, reverse=reverse, xp=xp)
         else:
-            s = LinearScan.apply(u, d, s0, m, reverse)  # type: ignore[no-untyped-call]
+            s = LinearScan.apply(u, d, s0, m, reverse, self)  # type: ignore[no-untyped-call]
         return s
 
 
-SCANS = TorchScans()
+SCANS = TorchScans(_steps)
 
 
 class NonlinearScan(Function):
-    """``h_t = f(p_t + h_{t-1} W_hh^T)`` of (p, h0, w_hh, nonlinearity, reverse)."""
+    """``h_t = f(p_t + h_{t-1} W_hh^T)`` of (p, h0, w_hh, nonlinearity, reverse, scans)."""
 
     @staticmethod
-    def forward(p: Tensor, h0: Tensor, w_hh: Tensor, nonlinearity: Nonlinearity, reverse: bool) -> Tensor:
-        return _steps.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse)
+    def forward(
+        p: Tensor, h0: Tensor, w_hh: Tensor, nonlinearity: Nonlinearity, reverse: bool, scans: TorchScans
+    ) -> Tensor:
+        return cast(Tensor, scans.plain.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        p, h0, w_hh, f, reverse = inputs
+        p, h0, w_hh, f, reverse, ctx.scans = inputs
         ctx.nonlinearity, ctx.options = f, {"nonlinearity": f, "reverse": reverse, "xp": xp}
         kept = (p if f.derivative_needs_z else None, h0, w_hh, output)
         ctx.save_for_backward(*kept)
@@ -104,39 +114,39 @@ class NonlinearScan(Function):
     @staticmethod
     def backward(ctx: Any, d_h: Tensor) -> Tensors:
         # A user's derivative may return a tensor that it keeps, whose storage may not be reused.
-        linear = partial(SCANS.linear, overwrite=not ctx.nonlinearity.is_custom)
+        linear = partial(ctx.scans.linear, overwrite=not ctx.nonlinearity.is_custom)
         needs = ctx.needs_input_grad[:3]
         found = scan.nonlinear_vjp(d_h, *ctx.saved_tensors, **ctx.options, linear_scan=linear, needs=needs)
-        return found.p, found.h0, found.w_hh, None, None
+        return found.p, found.h0, found.w_hh, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        h_dot: Tensor = scan.nonlinear_jvp(*tangents[:3], *ctx.saved_tensors, **ctx.options, linear_scan=SCANS.linear)
+        h_dot: Tensor = scan.nonlinear_jvp(*tangents[:3], *ctx.saved_tensors, **ctx.options, linear_scan=ctx.scans.linear)
         return h_dot
 
     @staticmethod
     def vmap(info: Any, in_dims: InDims, *given: Any) -> tuple[Tensor, int]:
-        *tensors, f, reverse = given
-        return SCANS.nonlinear(*mapped(info, in_dims, *tensors), nonlinearity=f, reverse=reverse), 1
+        *tensors, f, reverse, scans = given
+        return scans.nonlinear(*mapped(info, in_dims, *tensors), nonlinearity=f, reverse=reverse), 1
 
 
 class LinearScan(Function):
-    """``s_t = d_t * (u_t + s_{t-1} M)`` of (u, d, s0, m, reverse)."""
+    """``s_t = d_t * (u_t + s_{t-1} M)`` of (u, d, s0, m, reverse, scans)."""
 
     @staticmethod
-    def forward(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, reverse: bool) -> Tensor:
-        return _steps.linear(u, d, s0, m, reverse=reverse)
+    def forward(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, reverse: bool, scans: TorchScans) -> Tensor:
+        return cast(Tensor, scans.plain.linear(u, d, s0, m, reverse=reverse))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, reverse = inputs
-        ctx.options = {"reverse": reverse, "xp": xp, "linear_scan": SCANS.linear}
+        *tensors, reverse, scans = inputs
+        ctx.options = {"reverse": reverse, "xp": xp, "linear_scan": scans.linear}
         ctx.save_for_backward(*tensors, output)
         ctx.save_for_forward(*tensors, output)
 
     @staticmethod
     def backward(ctx: Any, d_s: Tensor) -> Tensors:
-        return *scan.linear_vjp(d_s, *ctx.saved_tensors, **ctx.options, needs=ctx.needs_input_grad[:4]), None
+        return *scan.linear_vjp(d_s, *ctx.saved_tensors, **ctx.options, needs=ctx.needs_input_grad[:4]), None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
@@ -145,8 +155,8 @@ class LinearScan(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: InDims, *given: Any) -> tuple[Tensor, int]:
-        *tensors, reverse = given
-        return SCANS.linear(*mapped(info, in_dims, *tensors), reverse=reverse), 1
+        *tensors, reverse, scans = given
+        return scans.linear(*mapped(info, in_dims, *tensors), reverse=reverse), 1
 
 
 def mapped(info: Any, in_dims: InDims, *tensors: Tensor) -> tuple[Tensor, ...]:
