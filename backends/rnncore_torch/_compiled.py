@@ -9,6 +9,8 @@ Imported by the function that is compiled: the import of PyTorch's compiler take
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -36,11 +38,13 @@ class Operators:
 SCANS = _scans.TorchScans(Operators)
 
 
-@torch.compiler.allow_in_graph
 def nonlinear_scan(p: Tensor, h0: Tensor, w_hh: Tensor, name: str, reverse: bool) -> Tensor:
     """``h_t = f(p_t + h_{t-1} W_hh^T)`` for a function of that name whose derivative h determines."""
     return SCANS.nonlinear(p, h0, w_hh, nonlinearity=get_nonlinearity(name), reverse=reverse)
 
 
+torch.compiler.allow_in_graph(nonlinear_scan)  # type: ignore[no-untyped-call]  # PyTorch gives it no types
+
 # In forward mode around a compiled function the compiler sees no tangents, and the operators would lose them in silence.
-layer = torch.compiler.disable(_layer.layer, reason="forward mode around a compiled function")
+_disable: Callable[..., Callable[..., Tensor]] = torch.compiler.disable
+uncompiled_layer = _disable(_layer.layer, reason="forward mode around a compiled function")

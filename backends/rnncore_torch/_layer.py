@@ -10,7 +10,7 @@ and computes them again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import torch
@@ -41,12 +41,12 @@ def layer(
     The derivative of `nonlinearity` must be determined by h.
     """
     if torch.compiler.is_compiling():
-        function: Any = _ops.nonlinear_scan
+        function: Callable[..., Tensor] = _ops.nonlinear_scan
         if _private.is_transformed():
             from rnncore_torch import _compiled
 
             if _private.is_dual():
-                return _compiled.layer(x, h0, w_ih, w_hh, bias, nonlinearity, reverse)
+                return _compiled.uncompiled_layer(x, h0, w_ih, w_hh, bias, nonlinearity, reverse)
             function = _compiled.nonlinear_scan
         return _own(function(functional.linear(x, w_ih, bias), h0, w_hh, nonlinearity.name, reverse))
     given = (x, h0, w_ih, w_hh) if bias is None else (x, h0, w_ih, w_hh, bias)

@@ -61,7 +61,8 @@ class TorchScans:
     ) -> Tensor:
         """``h_t = f(p_t + h_{t-1} W_hh^T)``."""
         if _private.is_unfollowed(p, h0, w_hh):
-            return cast(Tensor, self.plain.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, overwrite=overwrite))
+            options: dict[str, Any] = {"nonlinearity": nonlinearity, "reverse": reverse, "overwrite": overwrite}
+            return cast("Tensor", self.plain.nonlinear(p, h0, w_hh, **options))
         h: Tensor
         if _private.needs_plain_operations(p, h0, w_hh):
             h = scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
@@ -82,7 +83,7 @@ class TorchScans:
     ) -> Tensor:
         """``s_t = d_t * (u_t + s_{t-1} M)``."""
         if _private.is_unfollowed(u, d, s0, m):
-            return cast(Tensor, self.plain.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite))
+            return cast("Tensor", self.plain.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite))
         s: Tensor
         if _private.needs_plain_operations(u, d, s0, m):
             s = scan.linear(u, d, s0, m, reverse=reverse, xp=xp)
@@ -101,7 +102,7 @@ class NonlinearScan(Function):
     def forward(
         p: Tensor, h0: Tensor, w_hh: Tensor, nonlinearity: Nonlinearity, reverse: bool, scans: TorchScans
     ) -> Tensor:
-        return cast(Tensor, scans.plain.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse))
+        return cast("Tensor", scans.plain.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -121,7 +122,9 @@ class NonlinearScan(Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        h_dot: Tensor = scan.nonlinear_jvp(*tangents[:3], *ctx.saved_tensors, **ctx.options, linear_scan=ctx.scans.linear)
+        h_dot: Tensor = scan.nonlinear_jvp(
+            *tangents[:3], *ctx.saved_tensors, **ctx.options, linear_scan=ctx.scans.linear
+        )
         return h_dot
 
     @staticmethod
@@ -135,7 +138,7 @@ class LinearScan(Function):
 
     @staticmethod
     def forward(u: Tensor, d: Tensor, s0: Tensor, m: Tensor, reverse: bool, scans: TorchScans) -> Tensor:
-        return cast(Tensor, scans.plain.linear(u, d, s0, m, reverse=reverse))
+        return cast("Tensor", scans.plain.linear(u, d, s0, m, reverse=reverse))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
