@@ -116,7 +116,7 @@ class RNNSpec:
         """Number of directions, D: 2 for a bidirectional network, else 1."""
         return 2 if self.bidirectional else 1
 
-    @cached_property
+    @property
     def uniform(self) -> bool:
         """Whether every layer has the same width, so that h_n is one array."""
         return len(set(self.hidden_sizes)) == 1

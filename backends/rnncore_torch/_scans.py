@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 
@@ -60,6 +61,10 @@ class TorchScans:
         overwrite: bool = False,
     ) -> Tensor:
         """``h_t = f(p_t + h_{t-1} W_hh^T)``."""
+        if self.plain is _steps and torch.compiler.is_compiling():
+            from rnncore_torch import _compiled
+
+            return _compiled.nonlinear(p, h0, w_hh, nonlinearity, reverse)
         if _private.is_unfollowed(p, h0, w_hh):
             options: dict[str, Any] = {"nonlinearity": nonlinearity, "reverse": reverse, "overwrite": overwrite}
             return cast("Tensor", self.plain.nonlinear(p, h0, w_hh, **options))
@@ -82,6 +87,10 @@ class TorchScans:
         overwrite: bool = False,
     ) -> Tensor:
         """``s_t = d_t * (u_t + s_{t-1} M)``."""
+        if self.plain is _steps and torch.compiler.is_compiling():
+            from rnncore_torch import _compiled
+
+            return _compiled.linear_scan(u, d, s0, m, reverse)
         if _private.is_unfollowed(u, d, s0, m):
             return cast("Tensor", self.plain.linear(u, d, s0, m, reverse=reverse, overwrite=overwrite))
         s: Tensor

@@ -25,9 +25,10 @@ from rnncore.backend.contract import ScanRequest
 from rnncore.network.engine import Choice, Explanation
 from rnncore_torch import _cuda, _cudnn, _private, _steps
 from rnncore_torch._layer import layer
+from rnncore_torch._module import ElmanRNN
 from rnncore_torch._packed import packed_layer
 
-__all__ = ["RNN", "RNNCell"]
+__all__ = ["RNN", "ElmanRNN", "RNNCell"]
 
 _NONLINEARITIES = {name: get_nonlinearity(name) for name in ("tanh", "relu")}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from rnncore.arguments import describe
@@ -27,7 +26,7 @@ class Layout:
     spec: RNNSpec
     engine: Engine
 
-    @cached_property
+    @property
     def time_first(self) -> bool:
         """Whether the caller's arrays are time-first already."""
         return self.batched and not self.spec.batch_first
