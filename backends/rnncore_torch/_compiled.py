@@ -10,7 +10,7 @@ Imported by the function that is compiled: the import of PyTorch's compiler take
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +19,9 @@ from rnncore import get_nonlinearity
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore_torch import _ops, _private, _scans, _steps
 
-Result = TypeVar("Result")
-
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # PyTorch gives it no types
-def uncompiled(function: Callable[..., Result], *args: Any, **options: Any) -> Result:
+def uncompiled(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Call a function outside the compiler's graph, which breaks there."""
     return function(*args, **options)
 
@@ -78,7 +76,8 @@ def nonlinear(p: Tensor, h0: Tensor, w_hh: Tensor, f: Nonlinearity, reverse: boo
     # A graph cannot hold a user's functions. In forward mode around a compiled function the compiler sees no tangents, and the
     # operators would lose them in silence.
     if f.is_custom or _private.is_dual():
-        return uncompiled(_scans.SCANS.nonlinear, p, h0, w_hh, nonlinearity=f, reverse=reverse)
+        h: Tensor = uncompiled(_scans.SCANS.nonlinear, p, h0, w_hh, nonlinearity=f, reverse=reverse)
+        return h
     return nonlinear_scan(p, h0, w_hh, f.name, reverse, f.alpha, f.beta, f.clip)
 
 

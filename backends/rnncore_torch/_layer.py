@@ -46,7 +46,8 @@ def layer(
             from rnncore_torch import _compiled
 
             if _private.is_dual():
-                return _compiled.uncompiled(layer, x, h0, w_ih, w_hh, bias, nonlinearity, reverse)
+                alone: Tensor = _compiled.uncompiled(layer, x, h0, w_ih, w_hh, bias, nonlinearity, reverse)
+                return alone
             function = _compiled.nonlinear_scan
         return _own(function(functional.linear(x, w_ih, bias), h0, w_hh, nonlinearity.name, reverse))
     given = (x, h0, w_ih, w_hh) if bias is None else (x, h0, w_ih, w_hh, bias)

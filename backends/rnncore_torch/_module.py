@@ -116,7 +116,8 @@ class ElmanRNN(torch.nn.Module):
         if torch.compiler.is_compiling() and (lengths is not None or self._drops()):
             from rnncore_torch import _compiled
 
-            return _compiled.uncompiled(type(self)._forward, self, input, hx, lengths)
+            found: tuple[Tensor, State] = _compiled.uncompiled(type(self)._forward, self, input, hx, lengths)
+            return found
         return self._forward(input, hx, lengths)
 
     def trace(self, input: Tensor, hx: Any = None, lengths: Any = None) -> Trace:
@@ -161,7 +162,7 @@ class ElmanRNN(torch.nn.Module):
         return {name: value for name, value in vars(self).items() if name != "_network"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # PyTorch gives it no types
         self._network = self._made()
 
     def _by_name(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Compiled functions that take derivatives of rnncore_torch.nn.RNN by torch.func, or that are differentiated forward."""
+"""Compiled networks, compiled functions that take derivatives of them by torch.func, and forward mode around compiled ones."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
+import rnncore
 from tests.tools.rounding import SECOND, agree
 
 INPUT, HIDDEN, STEPS, BATCH = 3, 4, 5, 2
@@ -100,6 +101,26 @@ def test_the_graph_has_as_many_nodes_for_every_length(steps):
     scans = [target for target in seen if target.startswith("rnncore.")]
     assert scans == ["rnncore.nonlinear_scan.default", "rnncore.linear_scan.default"]
     assert not any("tanh" in target for target in seen)
+
+
+@pytest.mark.parametrize("options", [{}, {"nonlinearity": "leaky_relu", "clip": 0.5}], ids=str)
+def test_a_network_of_rnncores_compiles_whole(options):
+    model = rnncore.RNN(INPUT, HIDDEN, 2, bidirectional=True, backend="torch", dtype="float64", rng=0, **options)
+    params = [p.requires_grad_() for p in model.params.values()]
+
+    def run(x):
+        output, h_n = model(x)
+        return output.square().sum() + h_n.sum()
+
+    found = []
+    for f in (run, torch.compile(run, backend="aot_eager", fullgraph=True)):
+        x = drawn(STEPS, BATCH, INPUT).requires_grad_()
+        found.append(torch.autograd.grad(f(x), [x, *params]))
+    for got, want in zip(found[1], found[0], strict=True):
+        agree(got, want, SECOND)
+    slope = TRANSFORMS["hessian"](lambda x: model(x)[0])
+    x = drawn(STEPS, BATCH, INPUT)
+    agree(torch.compile(slope, backend="aot_eager", fullgraph=True)(x), slope(x), SECOND)
 
 
 def test_forward_mode_around_a_compiled_function_keeps_its_tangents():
