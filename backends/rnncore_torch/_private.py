@@ -90,12 +90,10 @@ def is_concrete(*tensors: Tensor) -> bool:
 
 def is_subclassed(x: Tensor, h0: Tensor, weights: list[list[Tensor]]) -> bool:
     """Whether one is of a subclass of Tensor, which may follow every function called on it, outside a compiler."""
-    if torch.compiler.is_compiling():
-        return False
     for tensors in ((x, h0), *weights):
         for a in tensors:
             if type(a) not in _PLAIN_TYPES and isinstance(a, Tensor):
-                return True
+                return not torch.compiler.is_compiling()
     return False
 
 

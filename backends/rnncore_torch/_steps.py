@@ -157,7 +157,7 @@ class Host(NamedTuple):
 
     def run(self, kind: str, tensors: tuple[Tensor, ...], **options: Any) -> Tensor:
         """Run a scan on the tensors' memory, in no more threads than PyTorch was given."""
-        given = [x.resolve_neg() for x in tensors]
+        given = [x.resolve_neg() if x.is_neg() else x for x in tensors]
         arrays = list(map(shared, given))
         # PyTorch is silent about infinity and NaN.
         with np.errstate(all="ignore"), self.limit_threads(torch.get_num_threads()):
@@ -174,16 +174,20 @@ class _Memory:
     ``Tensor.numpy`` would mark the memory as never to be resized again, and sharded training (FSDP) resizes that of weights.
     """
 
-    __slots__ = ("__array_interface__", "tensor")
+    __slots__ = ("tensor",)
 
     def __init__(self, x: Tensor) -> None:
-        size = x.element_size()
         self.tensor = x  # the array keeps this object, and so the memory
-        self.__array_interface__ = {
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        x = self.tensor
+        strides = None if x.is_contiguous() else tuple([x.element_size() * n for n in x.stride()])
+        return {
             "version": 3,
             "typestr": _TYPES[x.dtype],
-            "shape": tuple(x.shape),
-            "strides": tuple([size * n for n in x.stride()]),
+            "shape": x.shape,
+            "strides": strides,
             "data": (x.data_ptr(), False),
         }
 
