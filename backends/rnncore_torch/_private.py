@@ -8,7 +8,7 @@ warning at import says so.
 name                                               use
 =================================================  ==================================================================
 ``forward_ad._current_level``                      -1 outside forward mode
-``_C._are_functorch_transforms_active``             whether a transformation of ``torch.func`` is active
+``_C._are_functorch_transforms_active``            whether a transformation of ``torch.func`` is active
 ``_C._functorch.get_interpreter_stack``            all of them, or None
 ``_C._functorch.TransformType``                    the kind of a transformation
 ``_C._functorch.is_legacy_batchedtensor``          tensors of ``torch.autograd.grad(is_grads_batched=True)``
