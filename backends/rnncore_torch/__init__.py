@@ -1,10 +1,15 @@
 """The PyTorch backend: tensors on any device; gradients of every order through the scans.
 
-``from rnncore_torch import RNN`` chooses it by import. PyTorch itself is imported at first use.
+``from rnncore_torch import RNN`` chooses it by import. PyTorch itself is imported at first use. :mod:`rnncore_torch.nn` has
+modules in the place of ``torch.nn``'s.
+
+The operators in programs of ``torch.export`` are there for ``torch.export.load`` after ``import rnncore_torch.nn``, and after
+``import rnncore_torch`` alone where PyTorch was imported before.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,6 +31,12 @@ native_package = "torch"
 contract_version = 2
 
 RNN, RNNCell = rnncore.bound_to(name)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "nn":
+        return importlib.import_module("rnncore_torch.nn")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def namespace() -> Any:
@@ -185,3 +196,7 @@ def scans() -> TorchScans:
     from rnncore_torch._scans import SCANS
 
     return SCANS
+
+
+if sys.modules.get("torch") is not None:
+    importlib.import_module("rnncore_torch._export")

@@ -1,4 +1,4 @@
-"""Both scans as operators: one node each for ``torch.compile`` and ``torch.export``, with dynamic shapes.
+"""Both scans as operators: one node each for compilers, with dynamic shapes.
 
 The body of an operator runs on plain tensors, by the loop of :mod:`rnncore_torch._steps`. The gradients are the rules of
 :mod:`rnncore.scan`, with the linear operator as their scan. Operators have no forward mode: PyTorch refuses it inside a

@@ -38,6 +38,7 @@ NAMES = (
     "_C._len_torch_dispatch_stack",
     "_C._get_tracing_state",
     "Tensor._is_zerotensor",
+    "_C._functorch.TransformType.Vmap",
 )
 
 
@@ -133,3 +134,13 @@ def needs_plain_operations(*tensors: Tensor) -> bool:
             return True
     levels = [level.key() for level in _levels() or ()]
     return levels.count(_FORWARD_MODE) > 1
+
+
+_MAPPED = _found(NAMES[-1])
+
+
+def is_differentiated() -> bool:
+    """Whether forward mode or a transformation of ``torch.func`` other than ``vmap`` is active."""
+    if MISSING or forward_ad._current_level >= 0:
+        return True
+    return any(level.key() != _MAPPED for level in _levels() or ())

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -24,11 +25,13 @@ from rnncore import get_nonlinearity
 from rnncore.backend.contract import ScanRequest
 from rnncore.network.engine import Choice, Explanation
 from rnncore_torch import _cuda, _cudnn, _private, _steps
+from rnncore_torch._export import layer_operator
 from rnncore_torch._layer import layer
 from rnncore_torch._module import ElmanRNN
 from rnncore_torch._packed import packed_layer
+from rnncore_torch._tools import with_types
 
-__all__ = ["RNN", "ElmanRNN", "RNNCell"]
+__all__ = ["RNN", "ElmanRNN", "RNNCell", "as_torch"]
 
 _NONLINEARITIES = {name: get_nonlinearity(name) for name in ("tanh", "relu")}
 
@@ -36,8 +39,9 @@ _NONLINEARITIES = {name: get_nonlinearity(name) for name in ("tanh", "relu")}
 class RNN(torch.nn.RNNBase):
     """A vanilla (Elman) network with the arguments, parameters, shapes, random draws and errors of ``torch.nn.RNN``.
 
-    It is a ``torch.nn.RNNBase``, and not a ``torch.nn.RNN``, which ``torch.compile`` refuses to look into. State dicts go
-    both ways, and the same seed gives the same initial values and the same dropout.
+    It is a ``torch.nn.RNNBase``, and not a ``torch.nn.RNN``, which ``torch.compile`` refuses to look into: :func:`as_torch`
+    is for tools that look for that type. State dicts go both ways, and the same seed gives the same initial values and the
+    same dropout.
 
     Parameters
     ----------
@@ -53,7 +57,8 @@ class RNN(torch.nn.RNNBase):
     -----
     Beyond ``torch.nn.RNN``: ``torch.compile`` without a graph break, ``torch.export``, ``torch.func.vmap`` with all that is
     built on it, and derivatives of every order, forward mode included. A PackedSequence breaks the graph, as its lengths
-    are numbers that Python reads. ``torch.jit.script`` does not take it; ``torch.jit.trace`` records the steps of the example.
+    are numbers that Python reads. ``torch.onnx.export`` makes an RNN node of each layer. ``torch.jit.trace`` and
+    ``torch.jit.script`` record ``torch.nn.RNN``'s own operation, and ``torch.fx`` the call of the module.
 
     On CUDA a call runs on the CuPy backend's kernels where :meth:`explain` says so, else on cuDNN as ``torch.nn.RNN`` does:
     then with first derivatives only, in backward passes, and with TF32 as ``torch.backends.cudnn`` has it. Forward mode,
@@ -88,7 +93,8 @@ class RNN(torch.nn.RNNBase):
         if nonlinearity not in _NONLINEARITIES:
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         self.nonlinearity = nonlinearity
-        super().__init__(f"RNN_{nonlinearity.upper()}", *args, **kwargs)
+        # By name, as a class may have torch.nn.RNN for another base.
+        torch.nn.RNNBase.__init__(self, f"RNN_{nonlinearity.upper()}", *args, **kwargs)
 
     def forward(self, input: Tensor | PackedSequence, hx: Tensor | None = None) -> tuple[Any, Tensor]:
         """Run the network.
@@ -109,6 +115,20 @@ class RNN(torch.nn.RNNBase):
         ValueError, RuntimeError
             With ``torch.nn.RNN``'s own kinds and words.
         """
+        output, h_n = _whole(self, input, hx)
+        return output, h_n
+
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        """What ``torch.jit.script`` compiles."""
+        return as_torch(self)
+
+    def _forward(self, input: Tensor | PackedSequence, hx: Tensor | None) -> tuple[Any, Tensor]:
+        # TorchScript's tracer would record the steps of its example.
+        if not torch.compiler.is_compiling() and _is_traced():
+            # Of its `self` it needs no more than an RNNBase.
+            found: tuple[Any, Tensor] = torch.nn.RNN.forward(self, input, hx)  # type: ignore[call-overload]
+            return found
+        weights = self.all_weights
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
         if input.dim() not in (2, 3):
@@ -121,7 +141,6 @@ class RNN(torch.nn.RNNBase):
             x = input.transpose(0, 1)
         else:
             x = input if batched else input.unsqueeze(1)
-        weights = self.all_weights
         if hx is None:
             shape = (len(weights), x.size(1), self.hidden_size)
             h0 = torch.zeros(shape, dtype=x.dtype, device=x.device)
@@ -185,10 +204,16 @@ class RNN(torch.nn.RNNBase):
         x, h0, weights = _autocast(x, h0, weights)
         sizes = None if batch_sizes is None else batch_sizes.tolist()
         directions = 2 if self.bidirectional else 1
+        exported = sizes is None and torch.compiler.is_exporting()
         below, last = x, []
         for k in range(self.num_layers):
             if k > 0 and self.dropout > 0 and self.training:
                 below = functional.dropout(below, self.dropout, True)
+            if exported:
+                rows = slice(k * directions, (k + 1) * directions)
+                below, h_n = layer_operator(below, h0[rows], weights[rows], self.nonlinearity)
+                last.append(h_n)
+                continue
             states = []
             for d in range(directions):
                 row = k * directions + d
@@ -202,7 +227,7 @@ class RNN(torch.nn.RNNBase):
                     last.append(h_last)
                 states.append(h)
             below = states[0] if directions == 1 else torch.cat(states, -1)
-        return below, torch.stack(last)
+        return below, torch.cat(last) if exported else torch.stack(last)
 
     def _check(self, x: Tensor, h0: Tensor, weights: list[list[Any]], batch: int) -> None:
         """``torch.nn.RNN``'s own complaints."""
@@ -247,6 +272,14 @@ class RNNCell(torch.nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The next state (B, H) or (H,) of input (B, I) or (I,) and state hx (B, H) or (H,), zero if not given."""
+        state: Tensor = _whole(self, input, hx)
+        return state
+
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        """What ``torch.jit.script`` compiles."""
+        return as_torch(self)
+
+    def _forward(self, input: Tensor, hx: Tensor | None) -> Tensor:
         for what, x in (("input", input), ("hidden", hx)):
             if x is not None and x.dim() not in (1, 2):
                 raise ValueError(f"RNNCell: Expected {what} to be 1D or 2D, got {x.dim()}D instead")
@@ -270,6 +303,45 @@ class RNNCell(torch.nn.RNNCell):
             p = p + self.bias_hh
         state = activate(torch.addmm(p, h, self.weight_hh.t()))
         return state if batched else state.squeeze(0)
+
+
+def as_torch(module: torch.nn.Module) -> torch.nn.Module:
+    """The same model with ``torch.nn.RNN`` and ``RNNCell`` in the place of this module's, on the same parameters.
+
+    For tools that look for exactly those types. Subclasses, and modules with a parametrised weight, stay.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Not changed.
+
+    Returns
+    -------
+    torch.nn.Module
+        A shallow copy of each module that is or holds one of these; any other is the same object.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from rnncore_torch import nn
+    >>> net = torch.nn.ModuleList([nn.RNN(5, 6), torch.nn.Linear(6, 1)])
+    >>> found = nn.as_torch(net)
+    >>> type(found[0]) is torch.nn.RNN, found[0].weight_hh_l0 is net[0].weight_hh_l0, found[1] is net[1]
+    (True, True, True)
+    """
+    return with_types(module, {RNN: torch.nn.RNN, RNNCell: torch.nn.RNNCell})
+
+
+# Documented, but not among the exported names.
+_is_traced: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+
+
+def _whole(module: Any, input: Any, hx: Any) -> Any:
+    """A call of a module as one function: ``torch.fx`` records it and looks no further."""
+    return module._forward(input, hx)
+
+
+torch.fx.wrap("_whole")
 
 
 def _autocast(x: Tensor, h0: Tensor, weights: list[list[Any]]) -> tuple[Tensor, Tensor, list[list[Any]]]:

@@ -24,7 +24,7 @@ def test_a_missing_name_is_said(monkeypatch):
         spec.loader.exec_module(copy)
     assert copy.MISSING == ("_C._get_tracing_state",)
     x = torch.ones(2)
-    assert copy.is_transformed() and copy.needs_plain_operations(x)
+    assert copy.is_transformed() and copy.is_differentiated() and copy.needs_plain_operations(x)
     assert not copy.is_concrete(x) and not copy.is_unfollowed(x)
 
 
