@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import rnncore
-from rnncore.arguments import describe
-from rnncore.backend.arrays import find_device, from_user
-from rnncore.errors import ArgumentTypeError
+from rnncore.backend.arrays import from_user
+from rnncore_torch._modules import find_module as find_module
+from rnncore_torch._modules import from_module as from_module
+from rnncore_torch._modules import to_module as to_module
 
 if TYPE_CHECKING:
     import torch
@@ -128,52 +129,6 @@ def grad(function: Callable[..., Any], /) -> Callable[..., tuple[torch.Tensor, .
         return found
 
     return gradients
-
-
-def from_module(module: object, /) -> rnncore.RNN:
-    """A ``torch.nn.RNN`` as a network; a ``torch.nn.RNNCell`` as one of one layer; :mod:`rnncore_torch.nn`'s too.
-
-    The weights are copied.
-
-    Raises
-    ------
-    ArgumentTypeError
-        For any other module, and for a subclass with a forward of its own; if it holds an RNN, with that one's name.
-    """
-    import torch
-
-    from rnncore_torch import nn
-
-    kinds = (torch.nn.RNN, nn.RNN, torch.nn.RNNCell)
-    if not isinstance(module, kinds):
-        inner = module.named_modules() if isinstance(module, torch.nn.Module) else ()
-        held = next((n for n, m in inner if isinstance(m, kinds)), None)
-        hint = "" if held is None else f"; it holds one at {held!r}: give that"
-        raise ArgumentTypeError(
-            f"rnn: expected an rnncore.RNN, torch.nn.RNN or torch.nn.RNNCell, got {describe(module)}{hint}"
-        )
-    is_cell, of = isinstance(module, torch.nn.RNNCell), vars(module)
-    own = (torch.nn.RNNCell.forward, nn.RNNCell.forward) if is_cell else (torch.nn.RNN.forward, nn.RNN.forward)
-    if getattr(module.forward, "__func__", None) not in own:
-        raise ArgumentTypeError(
-            f"rnn: expected torch's own forward of a {'RNNCell' if is_cell else 'RNN'}, got {describe(module)} with another"
-        )
-    spec = rnncore.RNNSpec.make(
-        of["input_size"],
-        of["hidden_size"],
-        1 if is_cell else of["num_layers"],
-        of["nonlinearity"],
-        bool(of["bias"]),
-        not is_cell and bool(of["batch_first"]),
-        0.0 if is_cell else float(of["dropout"]),
-        not is_cell and bool(of["bidirectional"]),
-    )
-    # By getattr, as a parametrised weight is no entry of state_dict.
-    weights = {n: getattr(module, n.removesuffix("_l0") if is_cell else n) for n in spec.parameter_shapes()}
-    first = next(iter(weights.values()))
-    device = find_device(first.device, backend=sys.modules[__name__])
-    host = {n: to_numpy(w) for n, w in weights.items()}
-    return RNN.from_spec(spec, host, device=device, dtype=first.dtype)
 
 
 def precision(device: torch.device, /) -> str:

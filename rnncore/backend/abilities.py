@@ -68,6 +68,10 @@ class Abilities:
     from_module : callable or None
         ``from_module(module)``: the library's own recurrent module as an :class:`rnncore.RNN` with copies of its weights.
         Raises ArgumentTypeError for any other module.
+    find_module : callable or None
+        ``find_module(module, name)``: the recurrent module in a module, and what is left out then, a tuple of str. Raises
+        ArgumentValueError if there are several and `name` is None, and UnknownNameError if there is none of that name. A
+        module of another kind is returned as it is.
     to_module : callable or None
         ``to_module(rnn, **options)``: the reverse, from a model of any backend. Raises InterchangeError for what the library's
         module cannot express.
@@ -99,6 +103,7 @@ class Abilities:
     grad: Callable[..., Any] | None = None
     jit: Callable[..., Any] | None = None
     from_module: Callable[[Any], Any] | None = None
+    find_module: Callable[[Any, str | None], tuple[Any, tuple[str, ...]]] | None = None
     to_module: Callable[..., Any] | None = None
     from_dlpack: Callable[[Any], Array] | None = None
     precision: Callable[[Device], str] | None = None

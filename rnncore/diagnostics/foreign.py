@@ -1,13 +1,14 @@
 """Recurrent modules of other libraries, such as torch.nn.RNN, converted to an RNN.
 
-:func:`rnncore.from_module` converts them.
+:func:`rnncore.model.exchange.module_itself` converts them.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from rnncore.model.exchange import from_module
+from rnncore.errors import ArgumentTypeError
+from rnncore.model.exchange import module_itself
 from rnncore.model.rnn import RNN
 
 __all__ = ["as_rnn", "detached"]
@@ -40,7 +41,13 @@ def as_rnn(network: Any) -> RNN:
     >>> foreign.as_rnn(torch.nn.RNN(3, 4, batch_first=True))
     RNN(3, 4, batch_first=True, backend='torch', device='cpu', dtype='float32')
     """
-    return network if isinstance(network, RNN) else from_module(network)
+    if isinstance(network, RNN):
+        return network
+    try:
+        return module_itself(network)
+    except ArgumentTypeError as error:
+        words = str(error).removeprefix("module: expected ")
+        raise ArgumentTypeError(f"rnn: expected an rnncore.RNN, or {words}") from error
 
 
 def detached(value: Any) -> Any:

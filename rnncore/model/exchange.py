@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rnncore import interchange
@@ -16,7 +16,7 @@ from rnncore.interchange.portable import Asked, Portable
 from rnncore.model.rnn import RNN
 from rnncore.typing import KernelMode
 
-__all__ = ["from_module", "model_of", "to_module"]
+__all__ = ["from_module", "model_of", "module_itself", "to_module"]
 
 
 def from_module(
@@ -40,7 +40,8 @@ def from_module(
         holds one of them, ``mlx.nn.RNN``; or of a framework in :data:`rnncore.interchange.FRAMEWORKS`. A module that does not
         hold its parameters is given with them, as a pair. Or a mapping of names to arrays, which may hold further ones.
     name : str, optional
-        The network to take, of a module or mapping that holds several.
+        The network to take, of a module or mapping that holds several; of a module, "" is the module itself. By default the
+        only one.
     nonlinearity : optional
         As for :class:`RNN`, of a module or mapping that does not say it; there is no default.
     batch_first : bool, optional
@@ -52,10 +53,24 @@ def from_module(
     ------
     ArgumentTypeError
         If no library knows the module as a vanilla RNN.
-    ArgumentValueError
-        If it does not say the nonlinearity or the order of the axes, and they are not given; or if it says otherwise.
+    ArgumentValueError, UnknownNameError
+        If it does not say the nonlinearity or the order of the axes, and they are not given; or if it says otherwise. If it
+        holds several networks and `name` is not given, or none of that name.
     InterchangeError
         If it has what no network of rnncore's has.
+
+    Warns
+    -----
+    UserWarning
+        Of what `module` holds beside the network, where `name` is not given.
+
+    Examples
+    --------
+    >>> import torch, rnncore
+    >>> rnncore.from_module(torch.nn.RNN(3, 4, batch_first=True))
+    RNN(3, 4, batch_first=True, backend='torch', device='cpu', dtype='float32')
+    >>> rnncore.from_module(torch.nn.RNN(3, 4), backend="numpy")
+    RNN(3, 4, backend='numpy', device='cpu', dtype='float32')
     """
     asked = Asked(name, nonlinearity, batch_first)
     own = interchange.owner(module)
@@ -68,19 +83,16 @@ def from_module(
             kernel=kernel,
             check_finite=check_finite,
         )
-    plugin = None if isinstance(module, type) else owner_name(_first_parameter(module))
-    convert = None if plugin is None else ability(get_backend(plugin), "from_module")
-    if convert is None:
+    plugin = _plugin_of(module)
+    find = ability(get_backend(plugin), "find_module")
+    if find is not None:
+        module, left_out = find(module, name)
+        _warn_of(left_out)
+    elif name is not None:
         raise ArgumentTypeError(
-            f"rnn: expected an rnncore.RNN, or a library's own recurrent module such as torch.nn.RNN, got {describe(module)}"
+            f"name: expected None, as backend {plugin!r} converts a module itself, got {shown(name)}"
         )
-    if name is not None:
-        raise ArgumentValueError(f"name: expected None, as {describe(module)} is one network, got {shown(name)}")
-    found = convert(module)
-    if not isinstance(found, RNN):
-        raise ArgumentTypeError(
-            f"rnn: expected backend {plugin!r} to make an rnncore.RNN of it, got {describe(found)} from its from_module"
-        )
+    found = _converted(plugin, module)
     asked.settle("nonlinearity", found.spec.nonlinearity)
     asked.settle("batch_first", found.spec.batch_first)
     if backend is None and device is None and dtype is None and kernel == "auto" and check_finite is False:
@@ -143,8 +155,7 @@ def model_of(
     check_finite: bool = False,
 ) -> RNN:
     """Make a model of what was read, and warn of what was left out."""
-    if network.left_out:
-        warnings.warn(f"left out: {'; '.join(network.left_out)}", UserWarning, stacklevel=3)
+    _warn_of(network.left_out)
     return RNN.from_spec(
         network.spec,
         network.params,
@@ -154,6 +165,42 @@ def model_of(
         kernel=kernel,
         check_finite=check_finite,
     )
+
+
+def module_itself(module: Any) -> RNN:
+    """Convert a recurrent module, and none that only holds one, with the weights that it computes with now.
+
+    So a diagnosis reads a module: nothing is lost that it would look at.
+
+    Raises
+    ------
+    ArgumentTypeError, InterchangeError
+    """
+    return from_module(module) if interchange.owner(module) is not None else _converted(_plugin_of(module), module)
+
+
+def _plugin_of(module: Any) -> str:
+    """Return the name of the backend that converts modules of this kind."""
+    plugin = None if isinstance(module, type) else owner_name(_first_parameter(module))
+    if plugin is None or ability(get_backend(plugin), "from_module") is None:
+        raise ArgumentTypeError(
+            f"module: expected a library's own recurrent module, such as torch.nn.RNN, got {describe(module)}"
+        )
+    return plugin
+
+
+def _converted(plugin: str, module: Any) -> RNN:
+    found = ability(get_backend(plugin), "from_module")(module)
+    if not isinstance(found, RNN):
+        raise ArgumentTypeError(
+            f"module: expected backend {plugin!r} to make an rnncore.RNN of it, got {describe(found)} from its from_module"
+        )
+    return found
+
+
+def _warn_of(left_out: Sequence[str]) -> None:
+    if left_out:
+        warnings.warn(f"left out: {'; '.join(left_out)}", UserWarning, stacklevel=4)
 
 
 def _first_parameter(module: Any) -> Any:
