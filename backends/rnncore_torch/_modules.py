@@ -41,10 +41,11 @@ def from_module(module: Any, /) -> rnncore.RNN:
             f"module: expected a torch.nn.RNN or torch.nn.RNNCell, got {describe(module)}{hint}{_gated(module)}"
         )
     is_cell, of = isinstance(module, torch.nn.RNNCell), vars(module)
+    forward: Any = getattr(module, "forward", None)
     own: tuple[Any, ...] = (torch.nn.RNN.forward, nn.RNN.forward)
     if is_cell:
         own = (torch.nn.RNNCell.forward, nn.RNNCell.forward)
-    if getattr(module.forward, "__func__", None) not in own:
+    if getattr(forward, "__func__", None) not in own:
         raise ArgumentTypeError(
             f"module: expected a torch.nn.{'RNNCell' if is_cell else 'RNN'} with its own forward, "
             f"got {describe(module)} with another"
