@@ -19,6 +19,9 @@ import numpy as np
 
 import rnncore
 from rnncore.backend.arrays import from_user
+from rnncore_mlx._modules import find_module as find_module
+from rnncore_mlx._modules import from_module as from_module
+from rnncore_mlx._modules import to_module as to_module
 
 name = "mlx"
 native_package = "mlx"

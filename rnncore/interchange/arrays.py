@@ -102,8 +102,8 @@ def read_arrays(
 
 
 def owns(module: object) -> bool:
-    """Whether it is a mapping."""
-    return isinstance(module, Mapping)
+    """Whether it is a mapping, and no module: MLX's are mappings too."""
+    return isinstance(module, Mapping) and not callable(getattr(module, "parameters", None))
 
 
 def read(module: Mapping[Any, Any], asked: Asked) -> Portable:

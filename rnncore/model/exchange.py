@@ -11,7 +11,8 @@ from rnncore.arguments import closest, describe, shown
 from rnncore.backend.abilities import ability
 from rnncore.backend.contract import Backend
 from rnncore.backend.registry import backends, get_backend, owner_name
-from rnncore.errors import ArgumentTypeError, ArgumentValueError, UnknownNameError
+from rnncore.errors import ArgumentTypeError, UnknownNameError
+from rnncore.interchange.arrays import flat
 from rnncore.interchange.portable import Asked, Portable
 from rnncore.model.rnn import RNN
 from rnncore.typing import KernelMode
@@ -212,5 +213,5 @@ def _first_parameter(module: Any) -> Any:
     except TypeError:  # it needs arguments, so it is another kind of method
         return None
     if isinstance(found, Mapping):
-        found = found.values()
+        return next((leaf for _, leaf in flat(found)), None)  # MLX has dicts and lists within each other
     return next(iter(found), None) if isinstance(found, Iterable) else None
