@@ -63,9 +63,28 @@ ADVICE = {
         for batch_first in (True, False)
     },
     "a state dict of another dtype": (
-        "rnn, state = rnncore.RNN(3, 3, backend='numpy'), torch.nn.RNN(3, 3).state_dict()\nrnn.load_state_dict(state)",
-        r"move the model first: (rnn = rnn\.to\(dtype='float32'\))",
+        "rnn = rnncore.RNN(3, 3, backend='numpy', dtype='float32')\n"
+        "state = torch.nn.RNN(3, 3, dtype=torch.float64).state_dict()\nrnn.load_state_dict(state)",
+        r"move the model first: (rnn = rnn\.to\(dtype='float64'\))$",
         "{code}; rnn.load_state_dict(state)",
+    ),
+    "a state dict among others": (
+        "rnn = rnncore.RNN(3, 3, backend='torch')\n"
+        "state_dict = torch.nn.ModuleDict({'a': torch.nn.RNN(3, 3), 'b': torch.nn.Linear(3, 1)}).state_dict()\n"
+        "rnn.load_state_dict(state_dict)",
+        r"those under 'a\.' may be meant: (.*)$",
+        "rnn.load_state_dict({code})",
+    ),
+    "a float64 model on JAX: another dtype": (
+        "rnn = rnncore.RNN(3, 3, backend='numpy')\nrnn.to('jax')",
+        r"say (dtype='float32'), which rounds",
+        "rnn.to('jax', {code})",
+    ),
+    "a float64 model on JAX: 64 bits": (
+        "rnn = rnncore.RNN(3, 3, backend='numpy')\nrnn.to('jax')",
+        r", or call (.*) first$",
+        "made = jax.config.jax_enable_x64\ntry:\n    {code}\n    rnn.to('jax')\n"
+        "finally: jax.config.update('jax_enable_x64', made)",
     ),
     "float64 on JAX": (
         "x = np.ones(3)\nrnncore.get_backend('jax').asarray(x, dtype='float64')",

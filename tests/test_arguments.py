@@ -320,7 +320,7 @@ def test_bad_input_is_named(name):
 def test_a_state_dict_lists_everything_that_is_wrong_at_once_and_changes_nothing():
     model = rnncore.RNN(I, H, 2, rng=SEED)
     before = model.state_dict()
-    bad = {**before, "weight_hh_l0": np.ones((2, 2)), "extra": np.ones(1), "bias_ih_l1": np.ones(H, dtype="f4")}
+    bad = {**before, "weight_hh_l0": np.ones((2, 2)), "extra": np.ones(1), "bias_ih_l1": np.ones(H, dtype="i4")}
     del bad["weight_ih_l1"], bad["bias_hh_l0"]
     with pytest.raises(RnncoreError) as caught:
         model.load_state_dict(bad)
@@ -331,7 +331,7 @@ def test_a_state_dict_lists_everything_that_is_wrong_at_once_and_changes_nothing
         "weight_hh_l0: expected shape (6, 6)",
     ):
         assert words in str(caught.value)
-    assert "bias_ih_l1: expected dtype float64, got float32" in str(caught.value)
+    assert "bias_ih_l1: expected dtype float64, got int32" in str(caught.value)
     for k, v in model.state_dict().items():
         np.testing.assert_array_equal(v, before[k])
 

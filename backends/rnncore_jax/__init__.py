@@ -33,6 +33,7 @@ contract_version = 2
 RNN, RNNCell = rnncore.bound_to(name)
 
 OLDEST = (0, 10)  # older versions cannot transpose a scan inside a custom derivative rule
+WIDE = 'call jax.config.update("jax_enable_x64", True) first'
 # Settings of jax_default_matmul_precision that keep all 24 bits of a float32.
 FULL_PRECISION = ("highest", "float32", "F32_F32_F32", "F64_F64_F64")
 
@@ -91,9 +92,14 @@ def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> jax.Array:
     if made.dtype != host.dtype:
         raise DTypeError(
             f"dtype: expected one that JAX's settings allow, got {host.dtype.name}, which would become "
-            f'{made.dtype.name}; for 64 bits call jax.config.update("jax_enable_x64", True) first'
+            f"{made.dtype.name}; for 64 bits {WIDE}"
         )
     return made
+
+
+def dtype_advice(name: str, /) -> str | None:
+    """How to have float64, which JAX lacks by default."""
+    return WIDE if name == "float64" else None
 
 
 def to_numpy(x: jax.Array, /) -> np.ndarray[Any, Any]:

@@ -77,6 +77,8 @@ class Abilities:
         module cannot express.
     from_dlpack : callable or None
         ``from_dlpack(x)``: an array that shares the memory of another library's array, without a copy.
+    dtype_advice : callable or None
+        ``dtype_advice(name)``: what the user may do to have a dtype that the device lacks, such as a setting, or None.
     precision : callable or None
         ``precision(device)``: "full", or "tf32" if the user's settings allow float32 products to round their inputs to 10 bits.
     limit_threads : callable or None
@@ -106,6 +108,7 @@ class Abilities:
     find_module: Callable[[Any, str | None], tuple[Any, tuple[str, ...]]] | None = None
     to_module: Callable[..., Any] | None = None
     from_dlpack: Callable[[Any], Array] | None = None
+    dtype_advice: Callable[[str], str | None] | None = None
     precision: Callable[[Device], str] | None = None
     limit_threads: Callable[[int], AbstractContextManager[Any]] | None = None
     threads: Callable[[], int] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from threading import RLock
 from typing import Any, TypeVar
@@ -9,11 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rnncore.arguments import check_mapping, describe, flag
-from rnncore.backend.arrays import FLOATS, device_name, dtype_name, find_device, find_dtype
+from rnncore.backend.abilities import ability
+from rnncore.backend.arrays import FLOATS, device_name, dtype_name, find_device, find_dtype, floating_dtypes
 from rnncore.backend.contract import Backend
 from rnncore.backend.forks import first_use
 from rnncore.backend.registry import get_backend, owner_name, resolve_backend
-from rnncore.errors import ArgumentTypeError, BackendUnavailableError, StateDictError, UnknownNameError
+from rnncore.errors import ArgumentTypeError, BackendUnavailableError, DTypeError, StateDictError, UnknownNameError
 from rnncore.interchange.portable import Portable
 from rnncore.network.engine import Engine, check_kernel_mode, make_engine
 from rnncore.network.network import Network
@@ -23,6 +25,14 @@ from rnncore.typing import Array, Device, Host, KernelMode
 __all__ = ["Parameterised", "with_network"]
 
 Self = TypeVar("Self", bound="Parameterised")
+
+# By a dtype, those whose numbers it holds exactly; from the narrowest.
+EXACT_IN = {
+    "float16": {"float16"},
+    "bfloat16": {"bfloat16"},
+    "float32": {"float16", "bfloat16", "float32"},
+    "float64": set(FLOATS),
+}
 
 # Held while a model's network is exchanged for one with other parameters. One for all models, as it is held for microseconds,
 # and a lock in a model could not be pickled.
@@ -133,13 +143,20 @@ class Parameterised:
     def load_state_dict(self, state_dict: Mapping[str, Array]) -> None:
         """Copy all parameters from a mapping with torch's names, such as ``torch.nn.RNN.state_dict()``.
 
-        The arrays may be of any registered backend; they must have the model's dtype. The model gets new arrays: those
-        that stand for ones with ``requires_grad`` have it too, but an optimiser of PyTorch's must be made after this.
+        The arrays may be of any registered backend, and of any dtype that the model's holds exactly: float32 goes into
+        float64, and not back. Where every name begins with the same path, as in "rnn.weight_ih_l0", it is taken off. The
+        model gets new arrays: those that stand for ones with ``requires_grad`` have it too, but an optimiser of PyTorch's must
+        be made after this.
 
         Raises
         ------
         StateDictError
             Listing every missing, unexpected, mis-shaped and mis-typed name at once. The model is then unchanged.
+
+        Warns
+        -----
+        UserWarning
+            Of the path that is taken off.
         """
         host = self._host_state(state_dict)
         engine = self._network.engine
@@ -172,7 +189,7 @@ class Parameterised:
         if device is None and target.name == self.backend:
             device = self.device
         where = find_device(device, backend=target)
-        kind = find_dtype(network.engine.dtype_name if dtype is None else dtype, xp=target.namespace(), device=where)
+        kind = _find_dtype(network.engine.dtype_name if dtype is None else dtype, target, where)
         engine = make_engine(target, device=where, dtype=kind, kernel=self.kernel)
         params = {n: engine.give(x) for n, x in self._host_params().items()}
         return with_network(self, Network(network.spec, params, engine, network.check_finite))
@@ -200,7 +217,7 @@ class Parameterised:
                 f".save() where it can, and load them with rnncore.load(path, backend=...). {error}"
             ) from error
         device = find_device(state["device"], backend=backend)
-        dtype = find_dtype(state["dtype"], xp=backend.namespace(), device=device)
+        dtype = _find_dtype(state["dtype"], backend, device)
         engine = make_engine(backend, device=device, dtype=dtype, kernel=state["kernel"])
         self._bind(state["spec"], state["params"], engine, state["check_finite"])
         vars(self).update(state.get("attributes", {}))  # version 0.1 kept none
@@ -233,7 +250,7 @@ class Parameterised:
         mode = check_kernel_mode(kernel)
         chosen = resolve_backend(cls._default_backend if backend is None else backend)
         where = find_device(device, backend=chosen)
-        kind = find_dtype(dtype, xp=chosen.namespace(), device=where)
+        kind = _find_dtype(dtype, chosen, where)
         return make_engine(chosen, device=where, dtype=kind, kernel=mode)
 
     @property
@@ -251,9 +268,13 @@ class Parameterised:
     def _host_state(self, state_dict: Any) -> dict[str, np.ndarray[Any, Any]]:
         check_mapping("state_dict", state_dict)
         shapes, dtype = self.spec.parameter_shapes(), self._network.engine.dtype_name
+        path, whole = _common_path(state_dict, shapes)
+        if path and whole:
+            state_dict = {name.removeprefix(path): value for name, value in state_dict.items()}
         faults = [f"missing {name}, expected shape {shape}" for name, shape in shapes.items() if name not in state_dict]
         faults += [f"unexpected {name!r}" for name in state_dict if name not in shapes]
         host: dict[str, np.ndarray[Any, Any]] = {}
+        rounded = set()
         for name, shape in shapes.items():
             if name not in state_dict:
                 continue
@@ -263,15 +284,58 @@ class Parameterised:
                 faults.append(f"{name}: expected an array of a registered backend, got {describe(value)}")
             elif tuple(value.shape) != shape:
                 faults.append(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
-            elif dtype_name(value.dtype) != dtype:
-                got = dtype_name(value.dtype)
-                hint = f"; move the model first: rnn = rnn.to(dtype={got!r})" if got in FLOATS else ""
-                faults.append(f"{name}: expected dtype {dtype}, got {got}{hint}")
+            elif (kind := dtype_name(value.dtype)) not in FLOATS:
+                faults.append(f"{name}: expected dtype {dtype}, got {kind}")
+            elif kind not in EXACT_IN[dtype]:
+                rounded.add(kind)
             else:
                 host[name] = get_backend(owner).to_numpy(value)
+        if rounded:
+            wide = next(name for name, held in EXACT_IN.items() if rounded <= held)
+            faults.append(
+                f"expected dtype {dtype}, the model's, got {', '.join(sorted(rounded))}, which it would round; move the model "
+                f"first: rnn = rnn.to(dtype={wide!r})"
+            )
+        if path and not whole:
+            chosen = f"{{k.removeprefix({path!r}): v for k, v in state_dict.items() if k.startswith({path!r})}}"
+            faults.append(f"those under {path!r} may be meant: {chosen}")
         if faults:
             raise StateDictError("state_dict does not fit the network: " + "; ".join(faults))
+        if path:
+            warnings.warn(f"state_dict: {path!r} is taken off the front of each name", UserWarning, stacklevel=3)
         return host
+
+
+def _common_path(state_dict: Mapping[Any, Any], shapes: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return the path before the network's names, such as "rnn.", or "", and whether every name begins with it.
+
+    Only where it is clear: one path, under which each parameter is, and none of them is there without it.
+    """
+    names = [name for name in state_dict if isinstance(name, str)]
+    if any(name in shapes for name in names):
+        return "", False
+    first = next(iter(shapes))
+    paths = [name.removesuffix(first) for name in names if name.endswith(f".{first}")]
+    paths = [path for path in paths if all(path + name in state_dict for name in shapes)]
+    if len(paths) != 1:
+        return "", False
+    return paths[0], len(names) == len(state_dict) and all(name.startswith(paths[0]) for name in names)
+
+
+def _find_dtype(dtype: Any, backend: Backend, device: Device) -> Any:
+    """Return the backend's dtype of that name; an error says what may be done where the device has it not."""
+    try:
+        return find_dtype(dtype, xp=backend.namespace(), device=device)
+    except DTypeError as error:
+        name = dtype_name(dtype)
+        have = floating_dtypes(xp=backend.namespace(), device=device)
+        if name not in FLOATS or "float32" not in have:
+            raise
+        ways = ["say dtype='float32'" + ("" if name in EXACT_IN["float32"] else ", which rounds the numbers")]
+        advise = ability(backend, "dtype_advice")
+        if advise is not None and (other := advise(name)):
+            ways.append(other)
+        raise DTypeError(f"{error}; {', or '.join(ways)}") from error
 
 
 def with_network(model: Self, network: Network) -> Self:

@@ -179,7 +179,7 @@ class RNNCell(Parameterised):
         """Like :meth:`RNN.load_state_dict`; also takes ``torch.nn.RNNCell``'s names, without ``_l0``."""
         if isinstance(state_dict, Mapping):
             kinds = {"weight_ih", "weight_hh", "bias_ih", "bias_hh"}
-            state_dict = {f"{k}_l0" if k in kinds else k: v for k, v in state_dict.items()}
+            state_dict = {f"{k}_l0" if str(k).rpartition(".")[2] in kinds else k: v for k, v in state_dict.items()}
         super().load_state_dict(state_dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 
 import rnncore
 from rnncore.diagnostics import gradcheck
-from rnncore.errors import BackendUnavailableError, StateDictError
+from rnncore.errors import BackendUnavailableError, DTypeError, StateDictError
 from tests.tools.models import backends, give, host
 
 
@@ -109,6 +109,73 @@ def test_loading_keeps_what_requires_grad():
     rnn.params["weight_hh_l0"].requires_grad_()
     rnn.load_state_dict(rnn.state_dict())
     assert rnn.params["weight_hh_l0"].requires_grad and not rnn.params["weight_ih_l0"].requires_grad
+
+
+EXACT = {("float16", "float32"), ("bfloat16", "float32"), *((n, "float64") for n in ("float16", "bfloat16", "float32"))}
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+@pytest.mark.parametrize("into", DTYPES)
+@pytest.mark.parametrize("given", DTYPES)
+def test_another_dtype_is_loaded_where_that_is_exact_and_named_once_where_it_is_not(given, into):
+    peer = torch.nn.RNN(3, 4, 2, dtype=getattr(torch, given))
+    rnn = rnncore.RNN(3, 4, 2, backend="torch", dtype=into, rng=0)
+    before = rnn.state_dict()
+    if given == into or (given, into) in EXACT:
+        rnn.load_state_dict(peer.state_dict())
+        for n, p in rnn.params.items():
+            assert str(p.dtype) == f"torch.{into}" and torch.equal(p.double(), peer.state_dict()[n].double())
+        return
+    with pytest.raises(StateDictError) as caught:
+        rnn.load_state_dict(peer.state_dict())
+    assert f"expected dtype {into}, the model's, got {given}, which it would round" in str(caught.value)
+    assert str(caught.value).count("rnn = rnn.to(dtype=") == 1
+    assert all(torch.equal(p, before[n]) for n, p in rnn.params.items())
+
+
+def test_dtypes_that_are_rounded_are_named_together_with_one_that_holds_them_all():
+    rnn = rnncore.RNN(3, 4, backend="torch", dtype="float16")
+    state = {n: p.to(torch.bfloat16 if "bias" in n else torch.float32) for n, p in rnn.state_dict().items()}
+    with pytest.raises(StateDictError, match=r"got bfloat16, float32, which.*rnn.to\(dtype='float32'\)$"):
+        rnn.load_state_dict(state)
+
+
+@pytest.mark.parametrize("path", ["rnn.", "module.encoder.", "_orig_mod."])
+def test_a_path_before_every_name_is_taken_off_and_named(path):
+    peer = torch.nn.RNN(3, 4, 2, bidirectional=True)
+    rnn = rnncore.RNN(3, 4, 2, bidirectional=True, backend="torch")
+    with pytest.warns(UserWarning, match=f"state_dict: '{path}' is taken off"):
+        rnn.load_state_dict({path + n: p for n, p in peer.state_dict().items()})
+    assert all(torch.equal(p, peer.state_dict()[n]) for n, p in rnn.params.items())
+    one = torch.nn.RNNCell(3, 4)
+    cell = rnncore.RNNCell(3, 4, backend="torch")
+    with pytest.warns(UserWarning, match=f"state_dict: '{path}' is taken off"):
+        cell.load_state_dict({path + n: p for n, p in one.state_dict().items()})
+    assert torch.equal(cell.params["weight_hh_l0"], one.weight_hh)
+
+
+def test_no_path_is_taken_off_where_names_are_left():
+    rnn = rnncore.RNN(3, 4, backend="torch")
+    state = torch.nn.RNN(3, 4).state_dict()
+    under = {f"rnn.{n}": p for n, p in state.items()}
+    with pytest.raises(
+        StateDictError, match=r"missing weight_ih_l0.*unexpected 'head'.*those under 'rnn\.' may be meant"
+    ):
+        rnn.load_state_dict({**under, "head": torch.ones(1)})
+    for bad in (
+        {**under, **{f"b.{n}": p for n, p in state.items()}},  # two networks
+        {**under, "weight_ih_l0": state["weight_ih_l0"]},  # one name without it
+        {**under, 3: torch.ones(1)},
+        {n: p for n, p in under.items() if "bias" not in n},
+    ):
+        with pytest.raises(StateDictError, match="missing"):
+            rnn.load_state_dict(bad)
+
+
+@pytest.mark.parametrize("make", [lambda rnn: rnn.to("numpy"), lambda rnn: pickle.dumps(rnn.to("numpy"))])
+def test_a_dtype_that_the_device_lacks_says_which_it_has(make):
+    with pytest.raises(DTypeError, match=r"got 'bfloat16'; say dtype='float32'$"):
+        make(rnncore.RNN(3, 4, backend="torch", dtype="bfloat16"))
 
 
 @pytest.mark.parametrize(
