@@ -121,14 +121,14 @@ ADVICE = {
     ),
     "bare parameters in npz": (
         "path = folder / 'w.npz'\nnp.savez(path, **rnncore.RNN(3, 3, backend='numpy').state_dict())\nrnncore.load(path)",
-        r"make the network first, (rnn = rnncore\.RNN)\(\.\.\.\), and load them with (.*)$",
-        "{code[0]}(3, 3, backend='numpy')\nimport numpy\n{code[1]}",
+        r"(rnncore\.load\(path, nonlinearity=)\.\.\.(, batch_first=)\.\.\.\)$",
+        "{code[0]}'tanh'{code[1]}False)",
     ),
     "bare parameters in safetensors": (
         "import safetensors.numpy\npath = folder / 'w.safetensors'\n"
         "safetensors.numpy.save_file(rnncore.RNN(3, 3, backend='numpy').state_dict(), path)\nrnncore.load(path)",
-        r"make the network first, (rnn = rnncore\.RNN)\(\.\.\.\), and load them with (.*)$",
-        "{code[0]}(3, 3, backend='numpy')\n{code[1]}",
+        r"(rnncore\.load\(path, nonlinearity=)\.\.\.(, batch_first=)\.\.\.\)$",
+        "{code[0]}'tanh'{code[1]}False)",
     ),
     "a module that holds an RNN": (
         "from collections import OrderedDict\n"

@@ -9,13 +9,13 @@ import rnncore
 from rnncore.arguments import brief, closest, describe, flag, one_of, shown
 from rnncore.backend.arrays import find_device, find_dtype
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, InterchangeError, UnknownNameError
+from rnncore.interchange.torch_files import misfits
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["find_module", "from_module", "to_module"]
 
-NONLINEARITIES = ("tanh", "relu")
 WEIGHT = re.compile(r"(weight|bias)_[ih]h(_l\d+(_reverse)?)?")
 
 
@@ -144,14 +144,9 @@ def to_module(
 
     kind = {"torch": torch.nn.RNN, "rnncore": nn.RNN}[one_of("module", module, ("torch", "rnncore"))]
     flag("requires_grad", requires_grad)
-    spec, f = rnn.spec, rnn.spec.nonlinearity
-    faults = [] if spec.uniform else [f"hidden_size={list(spec.hidden_sizes)}: it has one width for all layers"]
-    if f.is_custom or f.name not in NONLINEARITIES:
-        faults.append(f"nonlinearity={f.name!r}: it has {' and '.join(NONLINEARITIES)}")
-    if f.clip is not None:
-        faults.append(f"clip={f.clip!r}: it has no limit of the pre-activation")
-    if faults:
-        raise InterchangeError(f"torch.nn.RNN has no place for {'; '.join(faults)}")
+    spec = rnn.spec
+    if faults := misfits(spec):
+        raise InterchangeError(f"torch.nn.RNN has no place for {faults}")
     portable = rnn.portable()
     if device is None and rnn.backend == rnncore_torch.name:
         device = rnn.device
@@ -162,7 +157,7 @@ def to_module(
         spec.input_size,
         spec.hidden_sizes[0],
         spec.num_layers,
-        f.name,
+        spec.nonlinearity.name,
         spec.bias,
         spec.batch_first,
         0.0,

@@ -7,19 +7,23 @@ the file system. To add a format, write a module with ``encode`` and ``decode`` 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from rnncore.arguments import brief
 from rnncore.errors import ArgumentValueError, FileFormatError
 from rnncore.io import atomic, header, npz, safetensors
+from rnncore.io.entries import Entries
+from rnncore.io.header import BareArraysError
 from rnncore.io.paths import as_path, shown
 from rnncore.typing import Host
 
-__all__ = ["Stored", "read", "write"]
+__all__ = ["SUFFIXES", "Stored", "open_arrays", "read", "write"]
 
 _FORMATS = {".safetensors": safetensors, ".npz": npz}
+SUFFIXES = tuple(_FORMATS)
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,52 @@ def read(path: str | os.PathLike[str]) -> Stored:
     try:
         with atomic.open_regular(source) as file:
             description, params = _FORMATS[_suffix(source)].decode(file)
+    except BareArraysError as error:
+        raise BareArraysError(shown(source)) from error
     except FileFormatError as error:
         raise FileFormatError(f"{shown(source)}: {error}") from error
     return Stored(description.config, params, description.dtype)
+
+
+@contextmanager
+def open_arrays(path: str | os.PathLike[str]) -> Iterator[Entries]:
+    """Open a file of bare arrays, for which :func:`read` raises BareArraysError, as a context manager.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Ending in ``.safetensors`` or ``.npz``.
+
+    Yields
+    ------
+    Entries
+        A mapping of names to NumPy arrays, each read when it is looked up, in the body.
+
+    Raises
+    ------
+    FileAccessError
+    FileFormatError
+        If the file is damaged, or an array is looked up that has no floating dtype.
+    ArgumentTypeError, ArgumentValueError
+        If `path` is not a path, or has another suffix.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from rnncore import io
+    >>> path = os.path.join(tempfile.mkdtemp(), "arrays.npz")
+    >>> np.savez(path, a=np.ones(3), b=np.zeros((2, 2)))
+    >>> with io.open_arrays(path) as arrays:
+    ...     list(arrays), arrays["b"].shape
+    (['a', 'b'], (2, 2))
+    """
+    source = _checked(path)
+    try:
+        with atomic.open_regular(source) as file, _FORMATS[_suffix(source)].arrays(file) as found:
+            yield found
+    except FileFormatError as error:
+        raise FileFormatError(f"{shown(source)}: {error}") from error
 
 
 def _checked(path: Any) -> str:

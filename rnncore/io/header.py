@@ -39,6 +39,16 @@ MAX_TEXT_BYTES = 2**17
 HOST_DTYPES = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "bfloat16": "<f4"}
 
 
+class BareArraysError(FileFormatError):
+    """A file that has arrays and no description of a network; :func:`rnncore.io.open_arrays` reads them."""
+
+    def __init__(self, path: str = "") -> None:
+        super().__init__(
+            f"{path}{': ' if path else ''}it has no rnncore description of the network, only arrays; say what they leave "
+            "open, with rnncore.load(path, nonlinearity=..., batch_first=...)"
+        )
+
+
 @dataclass(frozen=True)
 class Description:
     """A checked description: ``shapes`` has every parameter's name, in torch's order."""
@@ -146,14 +156,6 @@ def storable(description: Description, params: Any) -> dict[str, Host]:
     if faults:
         raise ArgumentValueError(f"params: they do not fit config and dtype: {brief('; '.join(faults))}")
     return {name: np.ascontiguousarray(params[name], description.host_dtype) for name in description.shapes}
-
-
-def bare(load: str) -> FileFormatError:
-    """Return the error for a file of bare parameters; `load` is the expression that reads them."""
-    return FileFormatError(
-        "it has no rnncore description of the network, only arrays; if they are the state_dict of an RNN, make the "
-        f"network first, rnn = rnncore.RNN(...), and load them with rnn.load_state_dict({load})"
-    )
 
 
 def parse_json(text: bytes, what: str) -> Any:

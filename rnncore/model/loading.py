@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from rnncore import interchange, io
+from rnncore.arguments import shown as shown_value
 from rnncore.backend.contract import Backend
-from rnncore.errors import ArgumentValueError, FileFormatError, RnncoreError, StateDictError
+from rnncore.errors import ArgumentValueError, FileFormatError, InterchangeError, RnncoreError, StateDictError
+from rnncore.interchange.arrays import read_arrays
 from rnncore.interchange.portable import Asked, Portable
 from rnncore.io import atomic
+from rnncore.io.header import BareArraysError
 from rnncore.io.paths import as_path, shown
 from rnncore.model.exchange import model_of
 from rnncore.model.rnn import RNN
+from rnncore.model.saving import check_suffix
 from rnncore.spec import RNNSpec
 from rnncore.typing import KernelMode
 
-__all__ = ["load"]
+__all__ = ["load", "read"]
 
 
 def load(
@@ -36,9 +40,10 @@ def load(
     Parameters
     ----------
     path : str or Path
-        ``.safetensors`` or ``.npz`` as :meth:`RNN.save` writes them, or a format in :data:`rnncore.interchange.FORMATS`.
+        ``.safetensors`` or ``.npz``, as :meth:`RNN.save` writes them or with arrays alone, as PyTorch, MLX and others do; or a
+        format in :data:`rnncore.interchange.FORMATS`, such as PyTorch's ``.pt``.
     name : str, optional
-        The network to read, of another library's file that holds several.
+        The network to read, of another library's file that holds several: the path before its arrays' names.
     nonlinearity : optional
         The user's own function, if the model was made with one: a file does not hold code. Of another library's file that does
         not say it, any nonlinearity; there is no default.
@@ -71,37 +76,46 @@ def load(
     >>> rnncore.load(path)
     RNN(5, 6, backend='numpy', device='cpu', dtype='float64')
     """
-    form = interchange.format_of(as_path(path))
-    if form is not None:
-        found = _foreign(form, path, Asked(name, nonlinearity, batch_first))
-    else:
-        for argument, value in (("name", name), ("batch_first", batch_first)):
-            if value is not None:
-                raise ArgumentValueError(
-                    f"{argument}: expected None, as a file of rnncore's own says all, got {value!r}"
-                )
-        found = _own(path, nonlinearity)
+    found = read(path, Asked(name, nonlinearity, batch_first))
     try:
         return model_of(found, backend=backend, device=device, dtype=dtype, kernel=kernel, check_finite=check_finite)
     except StateDictError as error:
         raise FileFormatError(f"{shown(path)}: {error}") from error
 
 
-def _own(path: str | Path, nonlinearity: Any) -> Portable:
-    stored = io.read(path)
+def read(path: str | Path, asked: Asked) -> Portable:
+    """Read a network from a file, without a backend. Arguments and errors are those of :func:`load`."""
+    form = interchange.format_of(as_path(path))
     try:
-        spec = RNNSpec.from_config(stored.config, nonlinearity=nonlinearity)
+        if form is None:
+            check_suffix(path)
+            return _own(path, asked)
+        with atomic.open_regular(path) as file:
+            found: Portable = form.decode(file, asked)
+    except (FileFormatError, InterchangeError) as error:
+        text, begin = str(error), f"{shown(path)}: "
+        raise type(error)(text if text.startswith(begin) else begin + text) from error
+    return found
+
+
+def _own(path: str | Path, asked: Asked) -> Portable:
+    """Read a file of one of rnncore's own formats: with its description, or, where the caller says the rest, without."""
+    try:
+        stored = io.read(path)
+    except BareArraysError:
+        if asked.nonlinearity is None and asked.batch_first is None:
+            raise
+        with io.open_arrays(path) as arrays:
+            return read_arrays(arrays, asked, source="a file of arrays", bfloat16=arrays.bfloat16)
+    for argument, value in (("name", asked.name), ("batch_first", asked.batch_first)):
+        if value is not None:
+            raise ArgumentValueError(
+                f"{argument}: expected None, as a file of rnncore's own says all, got {shown_value(value)}"
+            )
+    try:
+        spec = RNNSpec.from_config(stored.config, nonlinearity=asked.nonlinearity)
     except RnncoreError as error:
-        if (nonlinearity is None) == (stored.config.get("custom_nonlinearity") is True):
+        if (asked.nonlinearity is None) == (stored.config.get("custom_nonlinearity") is True):
             raise  # the argument is wrong, not the file
         raise FileFormatError(f"{shown(path)}: its description of the network is not valid: {error}") from error
     return Portable(spec, stored.params, stored.dtype)
-
-
-def _foreign(form: Any, path: str | Path, asked: Asked) -> Portable:
-    try:
-        with atomic.open_regular(path) as file:
-            found: Portable = form.decode(file, asked)
-    except FileFormatError as error:
-        raise FileFormatError(f"{shown(path)}: {error}") from error
-    return found

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rnncore import interchange, io
-from rnncore.arguments import options_of
+from rnncore.arguments import brief, options_of
+from rnncore.errors import ArgumentValueError
 from rnncore.interchange.portable import Portable
 from rnncore.io import atomic
 from rnncore.io.paths import as_path
 
-__all__ = ["save"]
+__all__ = ["check_suffix", "save"]
 
 
 def save(network: Portable, path: str | Path, options: Mapping[str, Any]) -> None:
@@ -33,6 +35,7 @@ def save(network: Portable, path: str | Path, options: Mapping[str, Any]) -> Non
     InterchangeError
         If the format cannot express the network.
     """
+    check_suffix(path)
     form = interchange.format_of(as_path(path))
     if form is None:
         options_of("save", options, ())
@@ -40,3 +43,18 @@ def save(network: Portable, path: str | Path, options: Mapping[str, Any]) -> Non
     else:
         options_of("save", options, form.OPTIONS)
         atomic.replace(path, lambda file: form.encode(file, network, **options))
+
+
+def check_suffix(path: str | Path) -> None:
+    """Require the end of a file's name to be that of a format.
+
+    Raises
+    ------
+    ArgumentTypeError, ArgumentValueError
+    """
+    text = as_path(path)
+    known = (*io.SUFFIXES, *interchange.FORMATS)
+    if os.path.splitext(text)[1] not in io.SUFFIXES and interchange.format_of(text) is None:
+        raise ArgumentValueError(
+            f"path: expected a file name that ends in one of {', '.join(known)}, got {brief(repr(text))}"
+        )

@@ -91,7 +91,7 @@ def test_no_random_numbers_are_drawn_and_the_weights_are_copies():
         ({"clip": 3.0}, "clip=3.0"),
         ({"nonlinearity": "softsign"}, "nonlinearity='softsign'"),
         ({"nonlinearity": (lambda z: z, lambda z: z * 0 + 1)}, "nonlinearity="),
-        ({"hidden_size": [6, 4], "clip": 1.0}, "hidden_size=.*; clip="),
+        ({"hidden_size": [6, 4], "clip": 1.0}, "hidden_size=.*, clip="),
     ],
 )
 @modules
