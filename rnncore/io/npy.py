@@ -23,11 +23,11 @@ START_BYTES = 10  # magic string, version and length of the header
 MAX_HEADER_BYTES = 1024  # the header of a matrix has 118
 PIECE_BYTES = 2**20  # read at once: an entry of a zip is copied once more
 
-# What numpy.lib.format writes for plain numbers, and nothing else: NumPy's own reader parses any text as Python, which warns,
-# recurses and fails in many ways.
+# What numpy.lib.format writes for plain numbers, or MLX, with other spaces and commas, and nothing else: NumPy's own reader
+# parses any text as Python, which warns, recurses and fails in many ways.
 HEADER = re.compile(
     rb"\{'descr': '([<>|][biufcO][0-9]*)', 'fortran_order': (True|False), "
-    rb"'shape': \(((?:0|[1-9][0-9]*),|(?:0|[1-9][0-9]*)(?:, (?:0|[1-9][0-9]*))+)?\), \} *\n"
+    rb"'shape': \(((?:0|[1-9][0-9]*),|(?:0|[1-9][0-9]*)(?:, (?:0|[1-9][0-9]*))+|(?:(?:0|[1-9][0-9]*), )+)?\)(?:, )?\} *\n"
 )
 
 
@@ -58,6 +58,22 @@ def read_header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     ------
     FileFormatError
     """
+    shape, dtype, fortran = read_order(file, name)
+    if fortran:
+        raise FileFormatError(
+            f"{name}: expected numbers in C order, got Fortran order; save them with "
+            "numpy.save(path, numpy.ascontiguousarray(x))"
+        )
+    return shape, dtype
+
+
+def read_order(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Read the claimed shape and dtype of an ``.npy``, and whether its order is Fortran's, which is one for vectors.
+
+    Raises
+    ------
+    FileFormatError
+    """
     start = file.read(START_BYTES)
     length = int.from_bytes(start[-2:], "little")
     if start[:-2] != np.lib.format.magic(1, 0) or length > MAX_HEADER_BYTES:
@@ -76,12 +92,7 @@ def read_header(file: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     shape, fortran = tuple(int(n) for n in re.findall(rb"[0-9]+", axes)), order == b"True"
     if dtype.hasobject:
         raise FileFormatError(f"{name}: expected plain numbers, got Python objects")
-    if fortran:
-        raise FileFormatError(
-            f"{name}: expected numbers in C order, got Fortran order; save them with "
-            "numpy.save(path, numpy.ascontiguousarray(x))"
-        )
-    return shape, dtype
+    return shape, dtype, fortran and len(shape) > 1
 
 
 def read_body(file: BinaryIO | Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], held: int) -> Host:

@@ -119,7 +119,9 @@ def _table(file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, str], i
     table = parse_json(file.read(length), "its header")
     if not isinstance(table, dict):
         raise FileFormatError("its header is not a JSON object")
-    metadata = table.pop("__metadata__", {})
+    metadata = table.pop("__metadata__", None)
+    if metadata is None:  # MLX writes a null where it has none
+        metadata = {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise FileFormatError("__metadata__: expected a JSON object of strings")
     return table, metadata, size - _LENGTH.size - length

@@ -103,7 +103,7 @@ def _own(path: str | Path, asked: Asked) -> Portable:
     try:
         stored = io.read(path)
     except BareArraysError:
-        if asked.nonlinearity is None and asked.batch_first is None:
+        if asked.nonlinearity is None or asked.batch_first is None:
             raise
         with io.open_arrays(path) as arrays:
             return read_arrays(arrays, asked, source="a file of arrays", bfloat16=arrays.bfloat16)

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import warnings
 import zipfile
 
 import numpy as np
@@ -300,10 +301,12 @@ def test_damaged_files_are_refused(path):
             for place in rng.integers(begin, begin + 700, size=rng.integers(1, 4)):
                 data[place] = rng.integers(256)
         path.write_bytes(data)
-        try:
-            rnncore.load(path, **SAID)
-        except RnncoreError:
-            refused += 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a changed name is left out
+            try:
+                rnncore.load(path, **SAID)
+            except RnncoreError:
+                refused += 1
     assert refused > 100  # all that are cut, at least
 
 
