@@ -20,7 +20,7 @@ ROOMS = {
     "diagnostics": "numerics results lane recording foreign units jacobians gradient faults verdict findings figures "
     "report run monitor",
     "testing": "tools check checks report session worker lines run conformance",
-    "commands": "terminal backends conform diagnose demo cli",
+    "commands": "terminal backends conform diagnose convert demo cli",
 }
 # The only room above the public names: it uses the library as anyone does.
 USERS = "commands"

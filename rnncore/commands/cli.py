@@ -68,6 +68,7 @@ def _app() -> typer.Typer:
     from rnncore import __version__
     from rnncore.commands.backends import backends
     from rnncore.commands.conform import conform
+    from rnncore.commands.convert import convert
     from rnncore.commands.demo.command import demo
     from rnncore.commands.diagnose import diagnose
 
@@ -89,6 +90,6 @@ def _app() -> typer.Typer:
         pass
 
     app.callback()(show_version)
-    for command in (backends, demo, conform, diagnose):
+    for command in (backends, demo, conform, diagnose, convert):
         app.command()(command)
     return app

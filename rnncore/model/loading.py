@@ -107,15 +107,16 @@ def _own(path: str | Path, asked: Asked) -> Portable:
             raise
         with io.open_arrays(path) as arrays:
             return read_arrays(arrays, asked, source="a file of arrays", bfloat16=arrays.bfloat16)
-    for argument, value in (("name", asked.name), ("batch_first", asked.batch_first)):
-        if value is not None:
-            raise ArgumentValueError(
-                f"{argument}: expected None, as a file of rnncore's own says all, got {shown_value(value)}"
-            )
+    if asked.name is not None:
+        raise ArgumentValueError(f"name: expected None, as {shown(path)} is one network, got {shown_value(asked.name)}")
+    custom = stored.config.get("custom_nonlinearity") is True
     try:
-        spec = RNNSpec.from_config(stored.config, nonlinearity=asked.nonlinearity)
+        spec = RNNSpec.from_config(stored.config, nonlinearity=asked.nonlinearity if custom else None)
     except RnncoreError as error:
-        if (asked.nonlinearity is None) == (stored.config.get("custom_nonlinearity") is True):
+        if custom:
             raise  # the argument is wrong, not the file
         raise FileFormatError(f"{shown(path)}: its description of the network is not valid: {error}") from error
+    if not custom:
+        asked.settle("nonlinearity", spec.nonlinearity)
+    asked.settle("batch_first", spec.batch_first)
     return Portable(spec, stored.params, stored.dtype)

@@ -45,7 +45,7 @@ def save(network: Portable, path: str | Path, options: Mapping[str, Any]) -> Non
         atomic.replace(path, lambda file: form.encode(file, network, **options))
 
 
-def check_suffix(path: str | Path) -> None:
+def check_suffix(path: str | Path, argument: str = "path") -> None:
     """Require the end of a file's name to be that of a format.
 
     Raises
@@ -56,5 +56,5 @@ def check_suffix(path: str | Path) -> None:
     known = (*io.SUFFIXES, *interchange.FORMATS)
     if os.path.splitext(text)[1] not in io.SUFFIXES and interchange.format_of(text) is None:
         raise ArgumentValueError(
-            f"path: expected a file name that ends in one of {', '.join(known)}, got {brief(repr(text))}"
+            f"{argument}: expected a file name that ends in one of {', '.join(known)}, got {brief(repr(text))}"
         )
