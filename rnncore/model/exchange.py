@@ -88,7 +88,7 @@ def from_module(
     find = ability(get_backend(plugin), "find_module")
     if find is not None:
         module, left_out = find(module, name)
-        _warn_of(left_out)
+        _warn_of(left_out, 3)
     elif name is not None:
         raise ArgumentTypeError(
             f"name: expected None, as backend {plugin!r} converts a module itself, got {shown(name)}"
@@ -156,7 +156,7 @@ def model_of(
     check_finite: bool = False,
 ) -> RNN:
     """Make a model of what was read, and warn of what was left out."""
-    _warn_of(network.left_out)
+    _warn_of(network.left_out, 4)
     return RNN.from_spec(
         network.spec,
         network.params,
@@ -199,9 +199,9 @@ def _converted(plugin: str, module: Any) -> RNN:
     return found
 
 
-def _warn_of(left_out: Sequence[str]) -> None:
+def _warn_of(left_out: Sequence[str], stacklevel: int) -> None:
     if left_out:
-        warnings.warn(f"left out: {'; '.join(left_out)}", UserWarning, stacklevel=4)
+        warnings.warn(f"left out: {'; '.join(left_out)}", UserWarning, stacklevel=stacklevel)
 
 
 def _first_parameter(module: Any) -> Any:

@@ -18,7 +18,6 @@ def test_what_a_module_says_may_be_said_again():
     [
         ({"nonlinearity": "tanh"}, "nonlinearity: expected .*relu.* as the source says, got .*tanh"),
         ({"batch_first": False}, "batch_first: expected True, as the source says, got False"),
-        ({"name": "encoder"}, "name: expected None, as torch.* is one network, got 'encoder'"),
     ],
     ids=str,
 )
