@@ -307,32 +307,9 @@ class RNN(Parameterised):
         return calls.trace(self._network, x, h0, lengths, training, rng)
 
     def save(self, path: str | Path, **options: Any) -> None:
-        """Write the network to a file, atomically: on any failure, an existing file is unchanged.
+        """Write the network to a file, in the format that the end of its name says; :func:`rnncore.load` reads it.
 
-        Parameters
-        ----------
-        path : str or Path
-            The end of the name says the format. ``.safetensors`` and ``.npz`` hold the weights and the description of the
-            network, for :func:`rnncore.load` on any backend. ``.pt`` holds a state dict that ``torch.nn.RNN`` loads. Others
-            are in :data:`rnncore.interchange.FORMATS`.
-        **options
-            Of the format, which its module documents. The three above have none.
-
-        Raises
-        ------
-        ArgumentTypeError, ArgumentValueError, FileAccessError
-        InterchangeError
-            If the format cannot express the network.
-        BackendUnavailableError
-            If the format's library is missing.
-
-        Examples
-        --------
-        >>> import os, tempfile, torch, rnncore
-        >>> path = os.path.join(tempfile.mkdtemp(), "rnn.pt")
-        >>> rnncore.RNN(5, 6, dtype="float32").save(path)
-        >>> torch.nn.RNN(5, 6).load_state_dict(torch.load(path))
-        <All keys matched successfully>
+        See :func:`rnncore.model.saving.save` for the formats, their options and the errors.
         """
         save(self.portable(), path, options)
 

@@ -24,16 +24,27 @@ def save(network: Portable, path: str | Path, options: Mapping[str, Any]) -> Non
     ----------
     network : Portable
     path : str or Path
-        ``.safetensors`` and ``.npz`` hold weights and description; see :func:`rnncore.io.write`. The other formats are those
-        of :data:`rnncore.interchange.FORMATS`.
+        The end of the name says the format. ``.safetensors`` and ``.npz`` hold the weights and the description of the network,
+        for any backend; see :func:`rnncore.io.write`. ``.pt`` and ``.pth`` hold a state dict that ``torch.nn.RNN`` loads. The
+        others are those of :data:`rnncore.interchange.FORMATS`.
     options : mapping
-        Of the format, which its module documents; ``.safetensors`` and ``.npz`` have none.
+        Of the format, which its module documents. The four above have none.
 
     Raises
     ------
     ArgumentTypeError, ArgumentValueError, FileAccessError
     InterchangeError
         If the format cannot express the network.
+    BackendUnavailableError
+        If the format's library is missing.
+
+    Examples
+    --------
+    >>> import os, tempfile, torch, rnncore
+    >>> path = os.path.join(tempfile.mkdtemp(), "rnn.pt")
+    >>> rnncore.RNN(5, 6, dtype="float32").save(path)
+    >>> torch.nn.RNN(5, 6).load_state_dict(torch.load(path))
+    <All keys matched successfully>
     """
     check_suffix(path)
     form = interchange.format_of(as_path(path))
