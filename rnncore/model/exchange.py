@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rnncore import interchange
-from rnncore.arguments import closest, describe, shown
+from rnncore.arguments import closest, describe, options_of, shown
 from rnncore.backend.abilities import ability
 from rnncore.backend.contract import Backend
 from rnncore.backend.registry import backends, get_backend, owner_name
@@ -125,16 +126,24 @@ def to_module(rnn: RNN, framework: str, **options: Any) -> Any:
 
     Raises
     ------
-    UnknownNameError
+    ArgumentTypeError, UnknownNameError
     InterchangeError
         If the library's module cannot express the network. The message names what it cannot.
+
+    Examples
+    --------
+    >>> import rnncore
+    >>> rnncore.to_module(rnncore.RNN(3, 4, bidirectional=True), "torch")
+    RNN(3, 4, bidirectional=True)
     """
     if not isinstance(rnn, RNN):
         raise ArgumentTypeError(f"rnn: expected an rnncore.RNN, got {describe(rnn)}")
     if not isinstance(framework, str):
         raise ArgumentTypeError(f"framework: expected a name, got {shown(framework)}")
     if framework in interchange.FRAMEWORKS:
-        return interchange.framework(framework).make(rnn.portable(), **options)
+        make = interchange.framework(framework).make
+        _check_options(make, options)
+        return make(rnn.portable(), **options)
     registered = [b.name for b in backends()]
     convert = ability(get_backend(framework), "to_module") if framework in registered else None
     if convert is None:
@@ -143,6 +152,7 @@ def to_module(rnn: RNN, framework: str, **options: Any) -> Any:
             f"framework: expected {', '.join(interchange.FRAMEWORKS)}, or a backend that makes modules, "
             f"got {framework!r}{closest(framework, known)}"
         )
+    _check_options(convert, options)
     return convert(rnn, **options)
 
 
@@ -197,6 +207,13 @@ def _converted(plugin: str, module: Any) -> RNN:
             f"module: expected backend {plugin!r} to make an rnncore.RNN of it, got {describe(found)} from its from_module"
         )
     return found
+
+
+def _check_options(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Refuse options that a maker of modules has not by name."""
+    parameters = inspect.signature(make).parameters.values()
+    if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+        options_of("to_module", options, [p.name for p in parameters if p.kind is p.KEYWORD_ONLY])
 
 
 def _warn_of(left_out: Sequence[str], stacklevel: int) -> None:
