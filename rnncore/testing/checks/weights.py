@@ -9,7 +9,10 @@ import tempfile
 import numpy as np
 
 from rnncore import optim
+from rnncore.arguments import describe
+from rnncore.backend.abilities import ability
 from rnncore.model.loading import load
+from rnncore.model.rnn import RNN
 from rnncore.testing.check import check
 from rnncore.testing.tools.case import STEPS, Case
 from rnncore.testing.tools.subject import Subject
@@ -122,3 +125,23 @@ def digits_travel(s: Subject) -> None:
         s.compare(f"to('numpy') {name}", elsewhere.params[name], want)
         s.compare(f"to() {name}", here.params[name], want)
         s.compare(f"file {name}", loaded.params[name], want)
+
+
+@check(
+    "RC-IO-004",
+    "a network goes to a module of the library and back with every weight bit for bit",
+    needs=("modules",),
+    tolerance="exact",
+)
+def modules_travel(s: Subject) -> None:
+    case = Case.make(s)
+    # Libraries with one bias have the sum of both, which is exact if one of them is zero.
+    full = {k: np.asarray(s.rng.standard_normal(v.shape), dtype=s.dtype_name) for k, v in case.params.items()}
+    full |= {k: np.zeros_like(v) for k, v in full.items() if k.startswith("bias_hh")}
+    module = ability(s.backend, "to_module")(s.rnn(case.spec, full))
+    back = ability(s.backend, "from_module")(module)
+    s.expect(isinstance(back, RNN), f"from_module: expected an rnncore.RNN, got {describe(back)}")
+    s.expect(back.dtype == s.dtype, f"dtype: expected {s.dtype_name}, got {back.dtype}")
+    s.expect(back.spec.nonlinearity == case.spec.nonlinearity, f"nonlinearity: got {back.spec.nonlinearity.name}")
+    for name, value in full.items():
+        s.compare(name, back.params[name], value.astype("f8"))

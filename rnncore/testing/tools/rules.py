@@ -47,6 +47,7 @@ CAPABILITIES: Mapping[str, str] = {
     "read_only": "the backend makes no read-only views (read_only)",
     "grad": "the backend declares no reverse mode of its library (grad)",
     "jit": "the backend declares no compiler of its library (jit)",
+    "modules": "the backend does not convert modules of its library both ways (from_module and to_module)",
     "two_devices": "the backend has one device",
     "addressable": "the library does not expose addresses of arrays, and to_numpy copies: shared memory cannot be detected",
     "watchable": "the methods of the array class cannot be replaced to watch them; its arrays are on the host",

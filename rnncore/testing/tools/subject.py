@@ -190,6 +190,8 @@ def capabilities(backend: Backend, device: Device, *, registered: bool) -> froze
         found.add("lacks_a_dtype")
     abilities = abilities_of(backend)
     found |= {name for name in ("read_only", "grad", "jit", "writable") if getattr(abilities, name)}
+    if abilities.from_module is not None and abilities.to_module is not None:
+        found.add("modules")
     if backend.scans() is None:
         found.add("no_scans")
     else:

@@ -6,7 +6,9 @@ import array_api_compat.numpy as xp
 import numpy as np
 from rnncore_numpy._scans import NumpyScans
 
+from rnncore.functional import spec_of
 from rnncore.model.base import Parameterised
+from rnncore.model.rnn import RNN
 from wrong_backends.planting import Plant, _times, core, linear, members, namespace, nonlinear, steps_of
 
 
@@ -89,6 +91,13 @@ NUMBERS = {
     "models are saved and moved in float32": (
         core(Parameterised, "_host_params", lambda right, self: {k: single(v) for k, v in right(self).items()}),
         {"RC-IO-003": r"float64: to\('numpy'\) weight_ih_l0\[.*eps"},
+    ),
+    "modules hold float32": (
+        members(
+            to_module=lambda rnn: {k: single(v) for k, v in rnn.params.items()},
+            from_module=lambda module: RNN.from_spec(spec_of(module), module, dtype=module["weight_hh_l0"].dtype.name),
+        ),
+        {"RC-IO-004": r"float64: weight_ih_l0\[.*eps"},
     ),
     "the sign of a zero is lost": (
         members(asarray=lambda x, /, *, dtype, device: np.where(x == 0, 0, x).astype(dtype)),
