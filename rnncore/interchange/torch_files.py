@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -47,7 +47,7 @@ def decode(file: BinaryIO, asked: Asked) -> Portable:
         The caller adds the path.
     InterchangeError, ArgumentValueError, UnknownNameError, BackendUnavailableError
     """
-    _check_zip(file)
+    sizes = _sizes(file)
     torch = needed("torch", "torch", WHAT)
     file.seek(0)
     try:
@@ -60,7 +60,9 @@ def decode(file: BinaryIO, asked: Asked) -> Portable:
     halves, others = set(), []
     for name, leaf in _leaves(found):
         if isinstance(leaf, torch.Tensor):
-            readers[name] = partial(_numbers, name, leaf)
+            if name in readers:
+                raise FileFormatError(f"{name}: expected one array of this name, got two")
+            readers[name] = partial(_numbers, name, leaf, sizes)
             if leaf.dtype == torch.bfloat16:
                 halves.add(name)
         else:
@@ -92,7 +94,7 @@ def encode(file: BinaryIO, network: Portable) -> None:
         raise InterchangeError(f"torch.nn.RNN has no place for {faults}")
     torch = needed("torch", "torch", WHAT)
     kind = getattr(torch, network.dtype)
-    torch.save({name: torch.tensor(a, dtype=kind) for name, a in network.params.items()}, file)
+    torch.save({name: torch.tensor(a, dtype=kind, device="cpu") for name, a in network.params.items()}, file)
 
 
 def misfits(spec: RNNSpec) -> str:
@@ -106,8 +108,8 @@ def misfits(spec: RNNSpec) -> str:
     return ", ".join(faults)
 
 
-def _check_zip(file: BinaryIO) -> None:
-    """Require a zip of entries that are not compressed, so that it cannot hold more than its size, and no program."""
+def _sizes(file: BinaryIO) -> set[int]:
+    """Return the sizes of the entries of a zip, which are not compressed, so that it cannot hold more than its size."""
     size = os.fstat(file.fileno()).st_size
     start = file.read(4)
     if start != b"PK\x03\x04":
@@ -127,6 +129,7 @@ def _check_zip(file: BinaryIO) -> None:
         raise FileFormatError("it is compressed, which torch.save does not do")
     if sum(entry.file_size for entry in entries) > size:
         raise FileFormatError("it claims more than it holds: its entries overlap")
+    return {entry.file_size for entry in entries}
 
 
 def _reason(error: Exception) -> str:
@@ -161,14 +164,15 @@ def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
             left.append((f"{path}.{place}" if path else place, value, depth + 1))
 
 
-def _numbers(name: str, tensor: Any) -> Host:
-    """The numbers of a tensor, which its file holds."""
+def _numbers(name: str, tensor: Any, sizes: Container[int]) -> Host:
+    """The numbers of a tensor, which one of the file's entries holds."""
     kind = str(tensor.dtype).removeprefix("torch.")
     if tensor.device.type != "cpu" or str(tensor.layout) != "torch.strided" or tensor.is_nested or kind not in FLOATS:
         raise FileFormatError(
             f"{name}: expected a dense tensor of floating numbers, got {kind}, {tensor.layout}, on {tensor.device.type}"
         )
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+    held = tensor.untyped_storage().nbytes()  # as claimed, which PyTorch's older releases do not compare with the file
+    if held not in sizes or tensor.numel() * tensor.element_size() > held:
         raise FileFormatError(f"{name}: expected as many numbers as the file holds, got shape {tuple(tensor.shape)}")
     plain = tensor.detach().resolve_conj().resolve_neg()
     host: Host = (plain.float() if kind == "bfloat16" else plain).contiguous().numpy()

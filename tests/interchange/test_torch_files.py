@@ -19,6 +19,7 @@ from rnncore.errors import (
     RnncoreError,
     UnknownNameError,
 )
+from rnncore.interchange import torch_files
 from tests.interchange.networks import network, reference
 from tests.tools.rounding import agree
 
@@ -171,6 +172,12 @@ REFUSED = {
         FileFormatError,
         "as many numbers as the file holds",
     ),
+    "two of one name": (
+        {"a": rnn_of().state_dict(), "a.weight_hh_l0": torch.eye(5)},
+        None,
+        FileFormatError,
+        "a.weight_hh_l0: expected one array of this name",
+    ),
     "on no device": (
         rnn_of().state_dict() | {"bias_hh_l0": torch.ones(5, device="meta")},
         None,
@@ -267,6 +274,32 @@ def test_a_compressed_file_is_refused_before_it_is_read(path):
     path.write_bytes(packed.getvalue())
     with pytest.raises(FileFormatError, match="it is compressed"):
         rnncore.load(path, **SAID)
+
+
+def test_a_storage_that_claims_another_size_is_refused(path):
+    torch.save(rnn_of().state_dict(), path)
+    claimed = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(claimed, "w") as new:
+        for entry in old.infolist():
+            data = old.read(entry)
+            # The number of elements of the first storage, 15 = 0x0f, in the tuple that names it.
+            new.writestr(
+                entry.filename, data.replace(b"K\x0ft", b"K\xfft", 1) if entry.filename.endswith("data.pkl") else data
+            )
+    path.write_bytes(claimed.getvalue())
+    with pytest.raises(FileFormatError):
+        rnncore.load(path, **SAID)
+
+
+@pytest.mark.parametrize("size", [60, 61])
+def test_a_tensor_beside_the_entries_of_the_file_is_refused(size):
+    """As an older PyTorch gives it, which does not compare the sizes."""
+    tensor = torch.ones(5, 3)
+    if size == 60:
+        assert np.array_equal(torch_files._numbers("w", tensor, {size}), tensor.numpy())
+    else:
+        with pytest.raises(FileFormatError, match="as many numbers as the file holds"):
+            torch_files._numbers("w", tensor, {size})
 
 
 def test_containers_that_hold_themselves_end(path):
