@@ -19,7 +19,7 @@ from rnncore.interchange.arrays import read_arrays
 from rnncore.interchange.libraries import needed
 from rnncore.interchange.portable import Asked, Portable
 from rnncore.io.entries import Entries
-from rnncore.io.npz import directory_begin
+from rnncore.io.zips import directory_begin
 from rnncore.spec import RNNSpec
 from rnncore.typing import Host
 
@@ -117,7 +117,7 @@ def _sizes(file: BinaryIO) -> set[int]:
             "it is no file that torch.save has written since PyTorch 1.6; an older one is read by torch.load(path, "
             "weights_only=True), and saved again by torch.save"
         )
-    directory_begin(file, size, most=MOST_ENTRIES, most_bytes=MOST_DIRECTORY_BYTES)
+    directory_begin(file, "a file of torch.save", most=MOST_ENTRIES, most_bytes=MOST_DIRECTORY_BYTES)
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()

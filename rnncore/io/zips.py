@@ -48,7 +48,7 @@ def opened(file: BinaryIO, what: str) -> Iterator[tuple[zipfile.ZipFile, dict[st
         Also where the body finds it damaged. The caller adds the path.
     """
     try:
-        end = _directory_begin(file, os.fstat(file.fileno()).st_size, what)
+        end = directory_begin(file, what)
         with zipfile.ZipFile(file) as archive:
             yield archive, _entries(archive, end, what)
     except RnncoreError:
@@ -65,8 +65,20 @@ def create(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     return archive.open(info, "w", force_zip64=True)  # like numpy.savez: allows more than 4 GiB
 
 
-def _directory_begin(file: BinaryIO, size: int, what: str) -> int:
-    """Find where the central directory begins, and check its size, as zipfile reads any size."""
+def directory_begin(
+    file: BinaryIO,
+    what: str,
+    *,
+    most: int = header.MAX_PARAMETERS + 1,
+    most_bytes: int = header.MAX_DIRECTORY_BYTES,
+) -> int:
+    """Find where the central directory begins, and check its size, as zipfile reads any size.
+
+    Raises
+    ------
+    FileFormatError
+    """
+    size = os.fstat(file.fileno()).st_size
     end = size - _END.size
     if end < 0:
         raise FileFormatError(f"it is truncated: {size} bytes, and the end of {what} alone takes {_END.size}")
@@ -84,7 +96,7 @@ def _directory_begin(file: BinaryIO, size: int, what: str) -> int:
             count, length, begin = record[7:]
             if record[0] != b"PK\x06\x06" or locator[2] != end:
                 raise FileFormatError("it is damaged: the two records that end a large zip contradict each other")
-    if count > header.MAX_PARAMETERS + 1 or length > header.MAX_DIRECTORY_BYTES:
+    if count > most or length > most_bytes:
         raise FileFormatError(f"it has {count} entries with a directory of {length} bytes: too many for a network")
     if begin + length != end:
         raise FileFormatError(f"it is damaged: its directory of {length} bytes at {begin} does not end at {end}")
