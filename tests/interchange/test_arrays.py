@@ -244,7 +244,7 @@ def test_the_fields_of_a_module_are_a_mapping():
     h, x = jax.numpy.ones(5), jax.numpy.asarray(X[0, 0])
     agree(ours(x[None], h[None])[0][0], cell(x, h))
     with pytest.raises(
-        ArgumentTypeError, match=r"or a library's own recurrent module such as torch\.nn\.RNN, got .*Cell"
+        ArgumentTypeError, match=r"a library's own recurrent module, such as torch\.nn\.RNN, got .*Cell"
     ):
         rnncore.from_module(cell, **SAID)
     for kind, words in ((equinox.nn.GRUCell, "those of a GRU"), (equinox.nn.LSTMCell, "those of an LSTM")):

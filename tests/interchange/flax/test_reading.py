@@ -268,7 +268,7 @@ def test_what_no_network_has_is_refused_by_name(make, words):
         (lambda: nnx.Sequential(nnx.relu), "or a Sequential of them"),
         (lambda: (linen.Dense(3), {}), "or a Sequential of them, got .*Dense"),
         (linen_layer, r"expected \(module, params\), as .*SimpleCell does not hold its parameters"),
-        (list, "expected an rnncore.RNN, or a library's own"),
+        (list, "expected a library's own"),
     ],
 )
 def test_what_is_no_recurrent_module(make, words):
