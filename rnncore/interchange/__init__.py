@@ -23,7 +23,14 @@ __all__ = ["FORMATS", "FRAMEWORKS", "format_of", "framework", "owner"]
 # Module of this package by the name of the framework. The last one owns every mapping, of which some are another's.
 FRAMEWORKS: dict[str, str] = {"flax": "flax", "keras": "keras.module", "arrays": "arrays"}
 # Module of this package by the end of a file's name; the longest that fits counts.
-FORMATS: dict[str, str] = {".keras": "keras.archive", ".msgpack": "flax.files", ".onnx": "onnx", ".weights.h5": "keras.weights", ".pt": "torch_files", ".pth": "torch_files"}
+FORMATS: dict[str, str] = {
+    ".keras": "keras.archive",
+    ".msgpack": "flax.files",
+    ".onnx": "onnx",
+    ".weights.h5": "keras.weights",
+    ".pt": "torch_files",
+    ".pth": "torch_files",
+}
 
 
 def framework(name: str) -> Any:
