@@ -172,10 +172,26 @@ def elements(shape: Iterable[int]) -> int:
     return math.prod(shape)
 
 
+def are_known(*sizes: Any) -> bool:
+    """Whether sizes are numbers. In a function that is compiled for any size a library has symbols for them."""
+    return all(isinstance(n, (int, np.integer)) for n in sizes)
+
+
+def check_known(argument: str, what: str, *sizes: Any) -> None:
+    """Require sizes that are numbers, for `what`, which is laid out on the host."""
+    if not are_known(*sizes):
+        raise ArgumentValueError(
+            f"{argument}: expected known sizes, as {what} on the host, got {brief(', '.join(map(printed, sizes)))}"
+        )
+
+
 def check_bytes(what: str, count: int, item_bytes: int) -> None:
-    """Refuse an array larger than the memory that this process may use, before allocating anything."""
+    """Refuse an array larger than the memory that this process may use, before allocating anything.
+
+    A size that is not known yet is not checked.
+    """
     needed = count * item_bytes
-    if needed > MEMORY:
+    if are_known(needed) and needed > MEMORY:
         raise ArgumentValueError(
             f"{what}: {digits(count)} numbers need {digits(needed)} bytes, and this process has {MEMORY} at most"
         )

@@ -12,7 +12,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rnncore.arguments import Rng, as_generator, check_bytes, check_mapping, elements, flag, positive_int
+from rnncore.arguments import (
+    Rng,
+    as_generator,
+    check_bytes,
+    check_known,
+    check_mapping,
+    elements,
+    flag,
+    positive_int,
+)
 from rnncore.backend.arrays import check_finite, host_lengths, plain
 from rnncore.errors import ArgumentValueError, StateDictError
 from rnncore.network import layout, stack
@@ -208,6 +217,7 @@ def _prepared(
     masks = _dropout_masks(shape, rng) if training and spec.dropout > 0 else ()
     if truncate is not None:
         truncate = positive_int("truncate", truncate)
+        check_known("truncate", "steps are divided", shape.steps)
     return shape, xt, h0s, Plan(spec, engine, ragged, masks, truncate)
 
 
@@ -252,6 +262,7 @@ def complete(network: Network, tangents: Mapping[str, Array]) -> dict[str, Array
 def _dropout_masks(layout: Layout, rng: Rng) -> tuple[Array, ...]:
     """Draw one mask on the host for each gap between layers; kept values are scaled to preserve the mean."""
     spec, engine = layout.spec, layout.engine
+    check_known("training", "dropout masks are drawn", layout.steps, layout.batch)
     generator = as_generator(rng)
     keep = 1.0 - spec.dropout
     masks = []
@@ -265,6 +276,7 @@ def _dropout_masks(layout: Layout, rng: Rng) -> tuple[Array, ...]:
 def _checkpoint_steps(checkpoint: bool | int, layout: Layout) -> int | None:
     if checkpoint is False or checkpoint is None:
         return None
+    check_known("checkpoint", "steps are divided", layout.steps, layout.batch)
     if checkpoint is True:
         # Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"; a smaller window would not be worth its calls.
         root = math.isqrt(layout.steps - 1) + 1

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from rnncore import scan
+from rnncore.arguments import are_known
 from rnncore.network.engine import Engine
 from rnncore.network.joining import TimeJoin
 from rnncore.network.ragged import Ragged
@@ -158,11 +159,14 @@ def _windows(layer: Layer, h: Array) -> list[tuple[int, int]]:
 def _weight_cotangents(layer: Layer, delta: Array, first: Array, x: Array, h0: Array, h: Array) -> Weights:
     """delta^T x, delta^T h_{t-1} and the sum of delta: one product each.
 
-    h_{t-1} is never built: the share of h0, which belongs to `first`, is added to that of the other states.
+    Where the number of steps is known, h_{t-1} is never built: the share of h0, which belongs to `first`, is added to that of
+    the other states.
     """
     engine = layer.engine
     d_w_hh = engine.matmul(first.T, h0, whole=False)
-    if h.shape[0] > 1:
+    if not are_known(h.shape[0]):  # no compiler knows whether there are other states
+        d_w_hh = _outer(delta, _before(layer, h, h0), engine)
+    elif h.shape[0] > 1:
         rest, before = (delta[:-1, ...], h[1:, ...]) if layer.reverse else (delta[1:, ...], h[:-1, ...])
         d_w_hh = d_w_hh + _outer(rest, before, engine)
     bias = None if layer.weights.bias is None else sum_rows(delta, xp=engine.xp)

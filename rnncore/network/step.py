@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rnncore import scan
+from rnncore.arguments import are_known
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore.typing import Array, Namespace
 
@@ -135,6 +136,9 @@ def sum_rows(x: Array, /, *, xp: Namespace) -> Array:
         return rows[0, ...]
     if xp.finfo(dtype).bits < SINGLE_BITS:
         rows = xp.astype(rows, xp.float32)
+    if not are_known(rows.shape[0]):  # which cannot be divided into groups
+        total = xp.matmul(xp.ones_like(rows[:, :1]).T, rows)[0, :]
+        return xp.astype(total, dtype, copy=False)
     while rows.shape[0] > GROUP:
         groups = rows.shape[0] // GROUP
         # Row k, k + groups, ... are one group: then all groups are added in lines as long as they all are together.
