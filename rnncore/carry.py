@@ -207,11 +207,11 @@ def linear_carry_jvp(
     so, si, sa = (spread(k, x.shape, xp=xp) for k in factors)
     before = previous(x, x0, reverse=reverse, xp=xp)
     read = times(si, before, xp=xp)
-    through = xp.matmul(read, m_dot)
+    sent, through = xp.matmul(read, m), xp.matmul(read, m_dot)
     if i_dot is not None and si is not None:
         through = through + xp.matmul(i_dot * seen(before, si, xp=xp), m)
-    source = c_dot + times(so, through, xp=xp)
-    source = with_tangent(source, o_dot, so, xp.matmul(read, m), xp=xp)
+    source = c_dot + times(so, through, xp=xp, by=sent)
+    source = with_tangent(source, o_dot, so, sent, xp=xp)
     source = with_tangent(source, a_dot, sa, before, xp=xp)
     return scan(source, so, si, sa, x0_dot, m, reverse=reverse)
 
@@ -228,9 +228,9 @@ def spread(factor: Array | None, shape: Sequence[int], /, *, xp: Namespace) -> A
     return xp.broadcast_to(factor, tuple(shape))
 
 
-def times(factor: Array | None, x: Array, /, *, xp: Namespace) -> Array:
-    """``factor * x``, with 0 wherever the factor is exactly 0; x for a factor of None."""
-    return x if factor is None else factor * seen(x, factor, xp=xp)
+def times(factor: Array | None, x: Array, /, *, xp: Namespace, by: Array | None = None) -> Array:
+    """``factor * x``, with 0 wherever the factor is exactly 0; x for a factor of None. `by`: see :func:`seen`."""
+    return x if factor is None else factor * seen(x, factor, xp=xp, by=by)
 
 
 def mixed(a: Array | None, kept: Array, new: Array, /, *, xp: Namespace) -> Array:
@@ -238,9 +238,13 @@ def mixed(a: Array | None, kept: Array, new: Array, /, *, xp: Namespace) -> Arra
     return new if a is None else times(a, kept, xp=xp) + new
 
 
-def seen(x: Array, factor: Array, /, *, xp: Namespace) -> Array:
-    """x with 0 in place of NaN and infinity wherever the factor in front of it is exactly 0."""
-    return xp.where(xp.logical_or(factor != 0, xp.isfinite(x)), x, xp.zeros_like(x))
+def seen(x: Array, factor: Array, /, *, xp: Namespace, by: Array | None = None) -> Array:
+    """x with 0 in place of NaN and infinity wherever the factor in front of it is exactly 0.
+
+    `by` is the array in which they are looked for, x itself by default. For a tangent it is what the tangent belongs to, so
+    that the result is linear in the tangent, as a library that transposes derivatives requires.
+    """
+    return xp.where(xp.logical_or(factor != 0, xp.isfinite(x if by is None else by)), x, xp.zeros_like(x))
 
 
 def factor_cotangent(

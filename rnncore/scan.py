@@ -346,6 +346,7 @@ class _Lived(NamedTuple):
     factors: Carry  # in the shapes of `spread`
     before: Array  # h_{t-1}
     read: Array  # i * h_{t-1}
+    z: Array
     value: Array  # f(z)
     slope: Array  # f'(z)
     d: Array  # g * f'(z)
@@ -361,7 +362,7 @@ def _lived(
     read = times(factors.i, before, xp=xp)
     z = p + xp.matmul(read, xp.matrix_transpose(w_hh))
     slope_z = f.derivative(z, xp=xp)
-    return _Lived(factors, before, read, f(z, xp=xp), slope_z, times(factors.g, slope_z, xp=xp))
+    return _Lived(factors, before, read, z, f(z, xp=xp), slope_z, times(factors.g, slope_z, xp=xp))
 
 
 def _carry_vjp(
@@ -394,6 +395,6 @@ def _carry_jvp(
     u = u + xp.matmul(at.read, xp.matrix_transpose(w_dot))
     if i is not None and dots.i is not None:
         u = u + xp.matmul(dots.i * seen(at.before, i, xp=xp), w_t)
-    c = with_tangent(times(g, at.slope * u, xp=xp), dots.a, a, at.before, xp=xp)
+    c = with_tangent(times(g, at.slope * u, xp=xp, by=at.z), dots.a, a, at.before, xp=xp)
     c = with_tangent(c, dots.g, g, at.value, xp=xp)
     return scan(c, at.d, i, a, s0, w_t, reverse=reverse)

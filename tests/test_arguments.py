@@ -445,3 +445,26 @@ def test_validation_survives_optimised_python():
     )
     done = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.stdout.strip() == f"{len(CASES)} []", done.stdout + done.stderr
+
+
+class Symbol:
+    """A size of a function that is compiled for any size."""
+
+    def __mul__(self, other):
+        return self
+
+    __rmul__ = __mul__
+
+    def __str__(self):
+        return "T"
+
+
+def test_a_size_that_is_no_number_is_not_known_and_not_counted():
+    assert arguments.are_known(1, np.int64(2)) and arguments.are_known()
+    assert not arguments.are_known(1, Symbol())
+    arguments.check_bytes("x", Symbol() * 2**70, 8)
+    with pytest.raises(
+        ArgumentValueError, match="truncate: expected known sizes, as steps are divided on the host, got T, 2"
+    ):
+        arguments.check_known("truncate", "steps are divided", Symbol(), 2)
+    arguments.check_known("truncate", "steps are divided", 3, 2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 name = "jax"
 native_package = "jax"
 contract_version = 2
+scan_forms = frozenset({"carry"})
 
 RNN, RNNCell = rnncore.bound_to(name)
 
@@ -112,16 +113,30 @@ def to_numpy(x: jax.Array, /) -> np.ndarray[Any, Any]:
     """
     import jax
 
-    if isinstance(x, jax.core.Tracer):
-        x = jax.lax.stop_gradient(x)  # under jax.grad alone this gives the concrete array
+    x = _untraced(x)
     if isinstance(x, jax.core.Tracer):
         raise ArgumentTypeError(
             f"expected an array whose numbers are known, got {type(x).__name__} {x.dtype.name}{list(x.shape)}: inside "
-            "jax.jit and jax.vmap arrays have no numbers; there lengths and other host arguments must be plain numbers, "
-            "check_finite must be off, and set_params replaces load_state_dict"
+            "jax.jit and jax.vmap arrays have no numbers; there check_finite must be off, and set_params replaces "
+            "load_state_dict"
         )
-    host = np.asarray(x)
+    host = np.asarray(jax.device_get(x))
     return host.astype(np.float32) if host.dtype.name == "bfloat16" else host
+
+
+def readable(x: jax.Array, /) -> bool:
+    """Whether an array has numbers: not inside jit and vmap, unless it comes from outside."""
+    import jax
+
+    return not isinstance(_untraced(x), jax.core.Tracer)
+
+
+def scope(device: Any, /) -> AbstractContextManager[None]:
+    """Allow transfers of the core's own constants where the user's ``jax.transfer_guard`` refuses implicit ones."""
+    import jax
+
+    allowed: AbstractContextManager[None] = jax.transfer_guard_host_to_device("allow")
+    return allowed
 
 
 def synchronize(device: Any, /) -> None:
@@ -190,6 +205,13 @@ def register(kind: type[Any], /) -> type[Any]:
     from rnncore_jax._pytree import register as registered
 
     return registered(kind)
+
+
+def _untraced(x: jax.Array) -> jax.Array:
+    """x without its derivatives: under ``jax.grad`` alone the array itself."""
+    import jax
+
+    return jax.lax.stop_gradient(x) if isinstance(x, jax.core.Tracer) else x
 
 
 def _setting(name: str) -> Any:

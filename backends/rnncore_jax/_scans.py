@@ -18,12 +18,18 @@ from jax import lax
 
 from rnncore import scan
 from rnncore.backend.contract import ScanRequest
+from rnncore.carry import Carry
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
+from rnncore_jax import _carry
 from rnncore_jax import _namespace as xp
+from rnncore_jax._carry import first_state
 
 
 class JaxScans:
-    """See :class:`rnncore.backend.Scans`. `overwrite` has no effect, as JAX's arrays are immutable."""
+    """See :class:`rnncore.backend.contract.FormScans`, of which they have the form "carry".
+
+    `overwrite` has no effect, as JAX's arrays are immutable.
+    """
 
     def unsupported(self, request: ScanRequest, /) -> str | None:
         """Refuse unhashable and traced custom functions, which only plain operations handle correctly."""
@@ -52,9 +58,14 @@ class JaxScans:
         nonlinearity: Nonlinearity,
         reverse: bool,
         overwrite: bool = False,
+        carry: Carry | None = None,
     ) -> jax.Array:
-        """``h_t = f(p_t + h_{t-1} W_hh^T)``."""
-        h: jax.Array = _compiled_nonlinear(p, h0, w_hh, nonlinearity, reverse)
+        """``h_t = f(p_t + h_{t-1} W_hh^T)``, or with carry ``h_t = a_t * h_{t-1} + g_t * f(p_t + (i_t * h_{t-1}) W_hh^T)``."""
+        h: jax.Array
+        if carry is None:
+            h = _compiled_nonlinear(p, h0, w_hh, nonlinearity, reverse)
+        else:
+            h = _carry.nonlinear(p, h0, w_hh, carry, nonlinearity, reverse)
         return h
 
     def linear(
@@ -72,6 +83,23 @@ class JaxScans:
         s: jax.Array = _compiled_linear(u, d, s0, m, reverse)
         return s
 
+    def linear_carry(
+        self,
+        c: jax.Array,
+        o: jax.Array | None,
+        i: jax.Array | None,
+        a: jax.Array | None,
+        x0: jax.Array,
+        m: jax.Array,
+        /,
+        *,
+        reverse: bool,
+        overwrite: bool = False,
+    ) -> jax.Array:
+        """``x_t = c_t + a_t * x_{t-1} + o_t * ((i_t * x_{t-1}) M)``."""
+        x: jax.Array = _carry.linear(c, o, i, a, x0, m, reverse)
+        return x
+
 
 SCANS = JaxScans()
 
@@ -84,7 +112,7 @@ def _nonlinear(p: Any, h0: Any, w_hh: Any, nonlinearity: Nonlinearity, reverse: 
         h = nonlinearity(p_t + xp.matmul(h, w_t), xp=xp)
         return h, h
 
-    return lax.scan(step, _carry(h0, w_hh, p), p, reverse=reverse)[1]
+    return lax.scan(step, first_state(h0, w_hh, p), p, reverse=reverse)[1]
 
 
 @_nonlinear.defjvp
@@ -103,7 +131,7 @@ def _linear(u: Any, d: Any, s0: Any, m: Any, reverse: bool) -> Any:
         s = d_t * (u_t + xp.matmul(s, m))
         return s, s
 
-    return lax.scan(step, _carry(s0, m, u, d), (u, d), reverse=reverse)[1]
+    return lax.scan(step, first_state(s0, m, u, d), (u, d), reverse=reverse)[1]
 
 
 @_linear.defjvp
@@ -117,14 +145,6 @@ def _linear_jvp(reverse: bool, primals: Any, tangents: Any) -> tuple[Any, Any]:
 
 def _linear_scan(u: Any, d: Any, s0: Any, m: Any, *, reverse: bool) -> Any:
     return _linear(u, d, s0, m, reverse)
-
-
-def _carry(s0: Any, m: Any, *sequences: Any) -> Any:
-    """s0 with the type of the later states: on a mesh, these vary or are sharded along the axes of the other arrays.
-
-    Adding empty sums compiles to nothing and gives this type. JAX's own function for it has changed its name several times.
-    """
-    return s0 + sum(xp.sum(x[:0, ...], axis=0) for x in sequences) + xp.sum(m[:0, ...])
 
 
 # Nonlinearities compare by value, so that an eager call reuses the code compiled for an earlier one.

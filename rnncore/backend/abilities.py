@@ -88,6 +88,9 @@ class Abilities:
         ``threads()``: the number of threads that the user's settings allow.
     tracing : callable or None
         ``tracing()``: whether a compiler is recording the calls of this thread; then the core reads no remembered answers.
+    readable : callable or None
+        ``readable(x)``: whether the numbers of an array can be copied to the host now. A compiler that records calls, or a
+        transformation that maps them, passes arrays without numbers. None: always.
     unusable : callable or None
         ``unusable()``: the reason why the backend cannot run here, found without importing its library, or None.
     """
@@ -113,6 +116,7 @@ class Abilities:
     limit_threads: Callable[[int], AbstractContextManager[Any]] | None = None
     threads: Callable[[], int] | None = None
     tracing: Callable[[], bool] | None = None
+    readable: Callable[[Array], bool] | None = None
     unusable: Callable[[], str | None] | None = None
 
 

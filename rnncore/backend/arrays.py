@@ -262,6 +262,24 @@ def host_lengths(lengths: Any, *, batch: int, steps: int) -> tuple[int, ...] | N
     return tuple(integer(f"lengths[{k}]", n, expected, lambda n: 0 <= n <= steps) for k, n in enumerate(values))
 
 
+def traced_lengths(lengths: Array, *, batch: int, steps: int, xp: Namespace, device: Device) -> Array:
+    """Return lengths whose numbers are not known yet as an array (B,) of indices, each clamped to [0, steps].
+
+    Raises
+    ------
+    ArgumentTypeError, ShapeError
+    """
+    if not xp.isdtype(lengths.dtype, "integral"):
+        raise ArgumentTypeError(f"lengths: expected integers, got dtype {dtype_name(lengths.dtype)}")
+    if lengths.ndim == 0:
+        lengths = lengths[None]
+    check_shape("lengths", lengths, (batch,))
+    unsigned = xp.isdtype(lengths.dtype, "unsigned integer")
+    n = xp.astype(lengths, index_dtype(xp=xp, device=device), copy=False)
+    # The largest numbers of an unsigned dtype are negative in a signed one of its width.
+    return xp.clip(xp.where(n < 0, steps, n) if unsigned else n, 0, steps)
+
+
 def _host_list(lengths: Any, batch: int) -> list[Any]:
     """The entries, of which there must be `batch`: counted first, as there may be more than memory has place for."""
 

@@ -300,6 +300,10 @@ def run(
     call = rnn.network
     with call.engine.scope():
         layout, xt, h0s, plan = calls.prepare(call, x, h0, lengths, training, rng)
+        if not (plan.ragged is None or isinstance(plan.ragged, Ragged)):
+            raise ArgumentTypeError(
+                f"lengths: expected numbers, which a record reads, got a traced {describe(lengths)}"
+            )
         copy = call.engine.copy
         if own:
             xt, call = copy(xt), call.with_params({name: copy(p) for name, p in call.params.items()})

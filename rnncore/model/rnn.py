@@ -172,6 +172,7 @@ class RNN(Parameterised):
         lengths : sequence of int, optional
             The valid steps of each sequence, in [0, T]. The rest is padding: never read, 0 in the output. h_n is then
             the last valid state, h0 where the length is 0; the reverse direction starts at each sequence's own end.
+            An array that a compiler traces, where the backend supports it, cannot be checked: it is clamped to [0, T].
         training : bool
             Whether dropout is applied.
         rng : numpy.random.Generator or int, optional

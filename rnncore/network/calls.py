@@ -22,13 +22,13 @@ from rnncore.arguments import (
     flag,
     positive_int,
 )
-from rnncore.backend.arrays import check_finite, host_lengths, plain
+from rnncore.backend.arrays import check_finite, host_lengths, plain, traced_lengths
 from rnncore.errors import ArgumentValueError, StateDictError
 from rnncore.network import layout, stack
 from rnncore.network.engine import Engine
 from rnncore.network.layout import Layout
 from rnncore.network.network import Network
-from rnncore.network.ragged import Ragged
+from rnncore.network.ragged import Lengths, Ragged, TracedLengths
 from rnncore.network.results import Gradients, Pullback, State, Tangents, Trace
 from rnncore.network.stack import PerDirection, Plan
 from rnncore.spec import RNNSpec
@@ -198,7 +198,7 @@ def _prepared(
 ) -> Prepared:
     spec, engine = network.spec, network.engine
     shape, x = layout.layout_of(spec, engine, x), plain(x, engine.backend)
-    counts = host_lengths(lengths, batch=shape.batch, steps=shape.steps)
+    ragged = _lengths_of(shape, lengths)
     if rng is not None:
         rng = as_generator(rng)
     flag("training", training)
@@ -206,9 +206,6 @@ def _prepared(
     item = FLOAT64_BYTES if engine.dtype_name == "float64" else 4
     check_bytes(f"output of {shape.steps} steps", elements((shape.steps, shape.batch, widest)), item)
     h0s = layout.zero_state(shape) if h0 is None else layout.state_in(shape, "h0", h0)
-    ragged = None
-    if counts is not None and any(n != shape.steps for n in counts):
-        ragged = Ragged(counts, shape.steps, engine.backend, engine.device, engine.xp)
     xt = shape.inward(x)
     if ragged is not None:
         xt = ragged.masked(xt)
@@ -257,6 +254,22 @@ def complete(network: Network, tangents: Mapping[str, Array]) -> dict[str, Array
 
 
 # --- options ----------------------------------------------------------------------------------------------------------
+
+
+def _lengths_of(layout: Layout, lengths: Any) -> Lengths | None:
+    """Check lengths; None if every row has all steps."""
+    steps, engine = layout.steps, layout.engine
+    readable, xp = engine.abilities.readable, engine.xp
+    if lengths is None:
+        return None
+    if readable is not None and engine.backend.is_native(lengths) and not readable(lengths):
+        counts = traced_lengths(lengths, batch=layout.batch, steps=steps, xp=xp, device=engine.device)
+        return TracedLengths(counts, steps, xp)
+    check_known("lengths", "plain numbers are checked", steps, layout.batch)
+    numbers = host_lengths(lengths, batch=layout.batch, steps=steps)
+    if numbers is None or all(n == steps for n in numbers):
+        return None
+    return Ragged(numbers, steps, engine.backend, engine.device, xp)
 
 
 def _dropout_masks(layout: Layout, rng: Rng) -> tuple[Array, ...]:

@@ -12,7 +12,7 @@ from rnncore import scan
 from rnncore.arguments import are_known
 from rnncore.network.engine import Engine
 from rnncore.network.joining import TimeJoin
-from rnncore.network.ragged import Ragged
+from rnncore.network.ragged import Lengths, Ragged, TracedLengths
 from rnncore.network.step import Weights, sum_rows
 from rnncore.nonlinearity.nonlinearity import Nonlinearity
 from rnncore.typing import Array
@@ -28,7 +28,7 @@ class Layer(NamedTuple):
 
     weights: Weights
     reverse: bool
-    ragged: Ragged | None
+    ragged: Lengths | None
     nonlinearity: Nonlinearity
     engine: Engine
     boundaries: tuple[int, ...] = ()
@@ -45,7 +45,9 @@ class LayerCotangents(NamedTuple):
 def forward(layer: Layer, x: Array, h0: Array) -> Array:
     """The states (T, B, H) of x (T, B, I) from h0 (B, H)."""
     p = _project(layer.weights, x, layer.engine)
-    if layer.ragged is not None:
+    if isinstance(layer.ragged, TracedLengths):
+        return _forward_traced(layer, p, h0, layer.ragged)
+    if isinstance(layer.ragged, Ragged):
         return _forward_ragged(layer, p, h0, layer.ragged)
     return layer.engine.nonlinear(
         p, h0, layer.weights.weight_hh, nonlinearity=layer.nonlinearity, reverse=layer.reverse, overwrite=True
@@ -128,7 +130,7 @@ def jvp(
 
 
 def _vjp_ragged(
-    layer: Layer, ragged: Ragged, d_h: Array | None, d_last: Array | None, x: Array, h0: Array, h: Array
+    layer: Layer, ragged: Lengths, d_h: Array | None, d_last: Array | None, x: Array, h0: Array, h: Array
 ) -> LayerCotangents:
     """Like :func:`vjp` for sequences of several lengths, in one window."""
     engine, w, xp = layer.engine, layer.weights, layer.engine.xp
@@ -187,7 +189,7 @@ def _project(w: Weights, x: Array, engine: Engine) -> Array:
     if engine.writable and x.shape[0] > 1:  # in place, to save a second array of this size
         p += w.bias
         return p
-    return p + w.bias
+    return p + w.bias[None, None, :]  # a library may be set to refuse other ranks
 
 
 def _forward_ragged(layer: Layer, p: Array, h0: Array, ragged: Ragged) -> Array:
@@ -222,6 +224,20 @@ def _forward_ragged(layer: Layer, p: Array, h0: Array, ragged: Ragged) -> Array:
         pieces.append(engine.zeros((steps - longest, batch, width)))
     joined = pieces[0] if len(pieces) == 1 else xp.concat(pieces, axis=0)
     return xp.take(joined, ragged.original_order, axis=1)
+
+
+def _forward_traced(layer: Layer, p: Array, h0: Array, lengths: TracedLengths) -> Array:
+    """Like :func:`_forward_ragged`, over all steps: in the padding a row keeps its state."""
+    h = layer.engine.nonlinear(
+        p,
+        h0,
+        layer.weights.weight_hh,
+        nonlinearity=layer.nonlinearity,
+        reverse=layer.reverse,
+        overwrite=True,
+        carry=lengths.carry(p),
+    )
+    return lengths.masked(h)
 
 
 def _before(layer: Layer, h: Array, h0: Array) -> Array:

@@ -14,7 +14,7 @@ from rnncore.network import layer
 from rnncore.network.engine import Engine
 from rnncore.network.joining import TimeJoin
 from rnncore.network.layer import Layer
-from rnncore.network.ragged import Ragged
+from rnncore.network.ragged import Lengths
 from rnncore.network.step import Weights
 from rnncore.spec import RNNSpec
 from rnncore.typing import Array
@@ -49,7 +49,7 @@ class Plan:
     Attributes
     ----------
     spec, engine
-    ragged : Ragged or None
+    ragged : Lengths or None
         Lengths, where the sequences have several.
     masks : tuple of array
         For each layer but the last the dropout mask (T, B, D*H), already divided by what is kept; empty for none.
@@ -61,7 +61,7 @@ class Plan:
 
     spec: RNNSpec
     engine: Engine
-    ragged: Ragged | None = None
+    ragged: Lengths | None = None
     masks: tuple[Array, ...] = ()
     truncate: int | None = None
     start: int = 0

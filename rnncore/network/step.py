@@ -51,7 +51,7 @@ class StepTangents(NamedTuple):
 def step(w: Weights, x: Array, h: Array, /, *, nonlinearity: Nonlinearity, xp: Namespace) -> Array:
     """The next state (B, H) from x (B, I) and h (B, H)."""
     z = xp.matmul(x, w.weight_ih.T) + xp.matmul(h, w.weight_hh.T)
-    return nonlinearity(z if w.bias is None else z + w.bias, xp=xp)
+    return nonlinearity(z if w.bias is None else z + w.bias[None, :], xp=xp)
 
 
 def step_vjp(
@@ -121,7 +121,7 @@ def step_jvp(
 def project(w: Weights, x: Array, /, *, xp: Namespace) -> Array:
     """x W_ih^T + b as a sequence of one step, (1, B, H)."""
     p = xp.matmul(x, w.weight_ih.T)
-    return (p if w.bias is None else p + w.bias)[None, ...]
+    return (p if w.bias is None else p + w.bias[None, :])[None, ...]
 
 
 def sum_rows(x: Array, /, *, xp: Namespace) -> Array:

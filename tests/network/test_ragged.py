@@ -1,11 +1,13 @@
 """Sequences of several lengths."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from array_api_compat import numpy as xp
 
 import rnncore
-from rnncore.network.ragged import Ragged
+from rnncore.network.ragged import Ragged, TracedLengths
 from tests.tools.problem import BATCH, LENGTHS, STEPS, Problem, assert_same, backends, stacks
 from tests.tools.rounding import agree
 
@@ -214,3 +216,51 @@ def test_indices_and_masks_are_made_in_their_dtype_on_the_device():
     x = np.ones((3, 3, 1))
     np.testing.assert_array_equal(ragged.masked(x)[:, :, 0].sum(axis=0), [3, 1, 0])
     assert asked == [(xp.int64, "cpu")] * 2 + [(xp.bool, "cpu")]
+
+
+# --- lengths without numbers ------------------------------------------------------------------------------------------
+
+
+def traced(lengths=(2, 0, 4, 1, 2), steps=5):
+    """The same masks from an array, whose numbers nothing here reads."""
+    return TracedLengths(np.asarray(lengths), steps, xp)
+
+
+def test_an_array_of_lengths_masks_and_finds_the_ends_like_numbers():
+    for call in (
+        lambda r: r.masked(TABLE),
+        lambda r: r.at_ends(TABLE),
+        lambda r: r.last_or(TABLE, OTHER),
+        lambda r: r.nonempty_or(TABLE[0], OTHER),
+        lambda r: r.add_at_ends(TABLE, OTHER),
+        lambda r: r.put_at_ends(TABLE, OTHER),
+        lambda r: r.piece(1, 3).masked(TABLE[1:3]),
+        lambda r: r.piece(1, 3).at_ends(TABLE[1:3]),
+    ):
+        np.testing.assert_array_equal(call(traced()), call(ragged()))
+    assert traced()._flat_ends.tolist() == ragged()._flat_ends.tolist()
+
+
+def test_the_factors_keep_the_state_in_the_padding_and_read_nothing_there():
+    a, g, i = traced((1, 0), 2).carry(np.ones((2, 2, 3), "f4"))
+    np.testing.assert_array_equal(a[..., 0], [[0, 1], [1, 1]])
+    np.testing.assert_array_equal(g[..., 0], [[1, 0], [0, 0]])
+    assert i is g and a.dtype == g.dtype == np.float32
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch", "strict"])
+@stacks
+def test_a_backend_that_cannot_read_lengths_runs_over_all_steps(layers, bidirectional, backend, monkeypatch):
+    """With the same results, where padding is NaN and the state of a row without steps too."""
+    p = Problem(backend, layers, bidirectional)
+    want = p.run(lengths=LENGTHS)
+    padding = np.arange(STEPS)[:, None] >= np.asarray(LENGTHS)
+    for name in ("x", "d_output"):
+        dirty = p.host(getattr(p, name))
+        dirty[padding] = np.nan
+        setattr(p, name, p.give(dirty))
+    engine = p.rnn.network.engine
+    unread = replace(engine, abilities=replace(engine.abilities, readable=lambda x: False))
+    p.rnn = type(p.rnn).from_network(replace(p.rnn.network, engine=unread))
+    lengths = p.plugin.asarray(np.asarray(LENGTHS), dtype=engine.xp.int32, device=p.rnn.device)
+    assert_same(p.run(lengths=lengths), want)
