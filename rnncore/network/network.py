@@ -6,9 +6,8 @@ parameters throughout.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any
 
 from rnncore.network.engine import Engine
@@ -17,10 +16,40 @@ from rnncore.network.step import Weights
 from rnncore.spec import RNNSpec
 from rnncore.typing import Array
 
-__all__ = ["Network"]
+__all__ = ["Network", "Params"]
 
 # Calls that a network remembers before it clears them.
 REMEMBERED = 64
+
+
+class Params(Mapping[str, Array]):
+    """A read-only mapping from names to arrays, which holds the arrays themselves.
+
+    It is a class of its own so that a library that maps functions over containers of arrays can be told of it.
+
+    Examples
+    --------
+    >>> import rnncore
+    >>> rnncore.RNN(5, 6).params["weight_hh_l0"].shape
+    (6, 6)
+    """
+
+    __slots__ = ("_arrays",)
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self._arrays = dict(arrays)
+
+    def __getitem__(self, name: str) -> Array:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __repr__(self) -> str:
+        return f"Params({self._arrays!r})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +59,7 @@ class Network:
     Attributes
     ----------
     spec : RNNSpec
-    params : mapping of str to array
+    params : Params
         By torch's names.
     engine : Engine
     check_finite : bool
@@ -41,11 +70,14 @@ class Network:
     params: Mapping[str, Array]
     engine: Engine
     check_finite: bool = False
+    # The same arrays, in a dict that costs less to read.
+    _given: dict[str, Array] = field(init=False, repr=False)
     # Layouts and plans by the shapes of a call; see rnncore.network.calls.prepare.
     plans: dict[Hashable, Any] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
+        object.__setattr__(self, "_given", dict(self.params))
+        object.__setattr__(self, "params", Params(self._given))
 
     def remember(self, key: Hashable, value: Any) -> None:
         """Keep what the checks of a call found, by what they depend on. None is not kept."""
@@ -56,7 +88,7 @@ class Network:
 
     def with_params(self, params: Mapping[str, Array]) -> Network:
         """Return the network with some or all parameters replaced."""
-        other = replace(self, params={**self.params, **params})
+        other = replace(self, params={**self._given, **params})
         object.__setattr__(other, "plans", self.plans)  # which depend on shapes alone
         return other
 
@@ -65,7 +97,7 @@ class Network:
 
         `params` replaces the network's own parameters, for example by their tangents.
         """
-        given = self.params if params is None else params
+        given = self._given if params is None else params
         nested = []
         for row in self.spec.names:
             weights = []
