@@ -148,14 +148,15 @@ def torch_scans(nonlinear=None, linear=None) -> Plant:
     """PyTorch's scans with function(right, ...) in the place of one."""
 
     def plant():
-        from rnncore_torch._scans import TorchScans
+        from rnncore_torch._scans import SCANS, TorchScans
 
         class Scans(TorchScans):
-            pass
+            def __init__(self, backend):
+                super().__init__(SCANS.plain)
 
         for name, function in (("nonlinear", nonlinear), ("linear", linear)):
             if function is not None:
-                right = getattr(TorchScans(), name)
+                right = getattr(SCANS, name)
                 setattr(Scans, name, lambda self, *a, right=right, function=function, **o: function(right, *a, **o))
         return scans(Scans, "torch")()
 
