@@ -20,7 +20,8 @@ WEIGHT = re.compile(r"(weight|bias)_[ih]h(_l\d+(_reverse)?)?")
 
 
 def from_module(module: Any, /) -> rnncore.RNN:
-    """Convert a ``torch.nn.RNN``, or a ``torch.nn.RNNCell`` as a network of one layer; :mod:`rnncore_torch.nn`'s too.
+    """Convert a ``torch.nn.RNN``, or a ``torch.nn.RNNCell`` as a network of one layer; :mod:`rnncore_torch.nn`'s too,
+    ElmanRNN among them.
 
     The weights are copied, with the values that they have now.
 
@@ -45,21 +46,14 @@ def from_module(module: Any, /) -> rnncore.RNN:
     own: tuple[Any, ...] = (torch.nn.RNN.forward, nn.RNN.forward)
     if is_cell:
         own = (torch.nn.RNNCell.forward, nn.RNNCell.forward)
+    elif isinstance(module, nn.ElmanRNN):
+        own = (nn.ElmanRNN.forward,)
     if getattr(forward, "__func__", None) not in own:
         raise ArgumentTypeError(
             f"module: expected a torch.nn.{'RNNCell' if is_cell else 'RNN'} with its own forward, "
             f"got {describe(module)} with another"
         )
-    spec = rnncore.RNNSpec.make(
-        of["input_size"],
-        of["hidden_size"],
-        1 if is_cell else of["num_layers"],
-        of["nonlinearity"],
-        bool(of["bias"]),
-        not is_cell and bool(of["batch_first"]),
-        0.0 if is_cell else float(of["dropout"]),
-        not is_cell and bool(of["bidirectional"]),
-    )
+    spec = module.network.spec if isinstance(module, nn.ElmanRNN) else _spec(of, is_cell)
     # By getattr, as a parametrised weight is no entry of state_dict.
     weights = {n: getattr(module, n.removesuffix("_l0") if is_cell else n) for n in spec.parameter_shapes()}
     first = next(iter(weights.values()))
@@ -173,12 +167,25 @@ def to_module(
     return made
 
 
+def _spec(of: dict[str, Any], is_cell: bool) -> rnncore.RNNSpec:
+    return rnncore.RNNSpec.make(
+        of["input_size"],
+        of["hidden_size"],
+        1 if is_cell else of["num_layers"],
+        of["nonlinearity"],
+        bool(of["bias"]),
+        not is_cell and bool(of["batch_first"]),
+        0.0 if is_cell else float(of["dropout"]),
+        not is_cell and bool(of["bidirectional"]),
+    )
+
+
 def _kinds() -> tuple[type, ...]:
     import torch
 
     from rnncore_torch import nn
 
-    return torch.nn.RNN, nn.RNN, torch.nn.RNNCell
+    return torch.nn.RNN, nn.RNN, torch.nn.RNNCell, nn.ElmanRNN
 
 
 def _held(module: torch.nn.Module) -> dict[str, Any]:

@@ -125,6 +125,15 @@ def test_the_only_rnn_in_a_model_is_taken_and_the_rest_is_named():
     assert rnncore.from_module(Model(cell=torch.nn.RNNCell(3, 5))).spec.num_layers == 1
 
 
+def test_rnncores_own_module_keeps_what_torchs_has_not():
+    own = rnncore_torch.nn.ElmanRNN(3, [5, 4], nonlinearity="softplus", clip=2.0, bidirectional=True)
+    x = x_of({})
+    for found in (rnncore.from_module(own), rnncore.from_module(Model(rnn=own))):
+        assert found.spec == own.network.spec and found.spec.hidden_sizes == (5, 4)
+        agree(found(x)[0], own(x)[0].detach())
+        assert not any(p.requires_grad for p in found.params.values())
+
+
 @pytest.mark.parametrize(
     ("module", "name", "error", "words"),
     [
