@@ -24,7 +24,7 @@ SHOWN_ENTRIES = 3
 
 
 def diagnose(
-    weights: str = typer.Argument(help="A file that RNN.save wrote: .safetensors or .npz."),
+    weights: str = typer.Argument(help="A file that RNN.save wrote, or another that says all."),
     x: str = typer.Option(..., "--input", metavar="FILE.npy", help="The input, in the network's own layout."),
     backend: str = typer.Option(None, help="The backend to run on; by default the selected one."),
     device: str = typer.Option(None, help="The device; by default the backend's default one."),

@@ -6,6 +6,7 @@ file may be untrusted, so each value is checked before it is used; what nothing 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -159,8 +160,12 @@ def _search(
 
 
 def _join(entries: list[Any], layers: list[Layer], links: dict[int, int], found: Found) -> None:
-    """Make chains of the vanilla layers that follow each other, at most one dropout between them."""
+    """Make chains of the vanilla layers that follow each other with one activation, at most one dropout between them."""
     vanilla = [_is_vanilla(entry) for entry in entries]
+
+    def joins(k: int, after: int) -> bool:
+        return vanilla[after] and _activations(entries[k]) == _activations(entries[after])
+
     follow: dict[int, tuple[int, float]] = {}
     between = set()
     for k, is_vanilla in enumerate(vanilla):
@@ -170,9 +175,9 @@ def _join(entries: list[Any], layers: list[Layer], links: dict[int, int], found:
         if after is not None and _is_dropout(entries[after]):
             over, rate = after, float(layers[after].config["rate"])
             after = links.get(after)
-            if after is not None and vanilla[after]:
+            if after is not None and joins(k, after):
                 between.add(over)
-        if after is not None and vanilla[after]:
+        if after is not None and joins(k, after):
             follow[k] = after, rate
     inner = {after for after, _ in follow.values()}
     for k in (k for k, is_vanilla in enumerate(vanilla) if is_vanilla and k not in inner):
@@ -263,6 +268,16 @@ def _cells_are_vanilla(described: Any) -> bool:
     config = described.get("config")
     cells = config.get("cells") if isinstance(config, dict) else None
     return isinstance(cells, list) and bool(cells) and all(kind_of(cell) == "SimpleRNNCell" for cell in cells)
+
+
+def _activations(described: Any) -> set[str]:
+    """The activations of all cells in an entry, each as text."""
+    if isinstance(described, list):
+        return set().union(*map(_activations, described))
+    if not isinstance(described, dict):
+        return set()
+    own = {json.dumps(described["activation"], sort_keys=True, default=repr)} if "activation" in described else set()
+    return own.union(*(_activations(value) for name, value in described.items() if name != "activation"))
 
 
 def _returns_sequences(layer: Layer) -> bool:

@@ -36,7 +36,7 @@ KNOWN = [
 ]
 
 
-@pytest.mark.parametrize(("name", "function"), KNOWN, ids=str)
+@pytest.mark.parametrize(("name", "function"), KNOWN, ids=[f"{name}-{k}" for k, (name, _) in enumerate(KNOWN)])
 def test_known_functions_are_what_they_are_taken_for(name, function):
     found = nonlinearity_of(function, "cell", Asked())
     assert found.name == name

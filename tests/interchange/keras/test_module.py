@@ -254,6 +254,17 @@ def test_what_rnncore_has_not_is_refused_by_name(layer, words):
         read(made)
 
 
+def test_layers_with_other_activations_are_networks_of_their_own():
+    both = L.Bidirectional(L.SimpleRNN(5, return_sequences=True), name="low")
+    model = built(both, L.SimpleRNN(4, activation="relu", return_sequences=True, name="high"))
+    with pytest.raises(ArgumentValueError, match="'high', 'low'"):
+        read(model)
+    low, high = read(model, name="low"), read(model, name="high")
+    assert [n.spec.nonlinearity.name for n in (low, high)] == ["tanh", "relu"]
+    assert low.spec.bidirectional and high.spec.input_size == 10
+    assert low.left_out == ("SimpleRNN 'high'",)
+
+
 def test_a_function_of_the_callers_own_stands_in_for_one_that_rnncore_has_not():
     model = built(L.SimpleRNN(4, activation="exponential", return_sequences=True))
     assert_computes(model, read(model, nonlinearity=(np.exp, np.exp)), X / 4)
