@@ -262,7 +262,7 @@ def test_layers_with_other_activations_are_networks_of_their_own():
     low, high = read(model, name="low"), read(model, name="high")
     assert [n.spec.nonlinearity.name for n in (low, high)] == ["tanh", "relu"]
     assert low.spec.bidirectional and high.spec.input_size == 10
-    assert low.left_out == ("SimpleRNN 'high'",)
+    assert low.left_out == ("layers SimpleRNN 'high'",)
 
 
 def test_a_function_of_the_callers_own_stands_in_for_one_that_rnncore_has_not():
