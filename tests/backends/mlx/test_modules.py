@@ -179,7 +179,7 @@ def test_the_weights_alone_of_a_module_with_another_function():
         nn.ELU(2.0),
         nn.elu,
     ],
-    ids=str,
+    ids=range(10),
 )
 def test_a_function_of_mlx_is_known_in_each_spelling(function):
     module = nn.RNN(3, 5)
