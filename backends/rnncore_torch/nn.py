@@ -25,9 +25,9 @@ from rnncore import get_nonlinearity
 from rnncore.backend.contract import ScanRequest
 from rnncore.network.engine import Choice, Explanation
 from rnncore_torch import _cuda, _cudnn, _private, _steps
+from rnncore_torch._elman import ElmanRNN
 from rnncore_torch._export import layer_operator
 from rnncore_torch._layer import layer
-from rnncore_torch._elman import ElmanRNN
 from rnncore_torch._packed import packed_layer
 from rnncore_torch._tools import with_types
 
