@@ -43,6 +43,8 @@ def from_module(module: Any, /) -> rnncore.RNN:
     functions = dict.fromkeys(_nonlinearity(layer.nonlinearity) for layer in layers)
     if len(functions) != 1:
         raise InterchangeError(f"expected one nonlinearity, got {', '.join(f.name for f in functions)}")
+    if absent := [name for layer in layers for name in ("Wxh", "Whh") if getattr(layer, name, None) is None]:
+        raise InterchangeError(f"expected an mlx.nn.RNN with its weights, got none for {', '.join(absent)}")
     arrays = [[layer.Wxh, layer.Whh, *([] if _bias(layer) is None else [_bias(layer)])] for layer in layers]
     kinds = {dtype_name(a.dtype) for row in arrays for a in row}
     if len(kinds) != 1:
@@ -89,6 +91,14 @@ def find_module(module: Any, name: str | None, /) -> tuple[Any, tuple[str, ...]]
     ((place, found),) = held.items()
     inside = set(map(id, found.modules()))
     others = [f"{type(m).__name__} {n!r}" for n, m in modules.items() if id(m) not in inside and not m.children()]
+    # A function in a Sequential is no module, and runs all the same.
+    others += [
+        f"{getattr(part, '__name__', type(part).__name__)} {f'{n}.layers.{k}'.removeprefix('.')!r}"
+        for n, m in modules.items()
+        if isinstance(m, nn.Sequential)
+        for k, part in enumerate(m.layers)
+        if not isinstance(part, nn.Module)
+    ]
     return found, (f"{brief(', '.join(others))} beside the RNN {place!r}",) if others else ()
 
 

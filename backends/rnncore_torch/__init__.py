@@ -18,6 +18,7 @@ import numpy as np
 
 import rnncore
 from rnncore.backend.arrays import from_user
+from rnncore.errors import DeviceError
 from rnncore_torch._modules import find_module as find_module
 from rnncore_torch._modules import from_module as from_module
 from rnncore_torch._modules import to_module as to_module
@@ -81,7 +82,9 @@ def to_numpy(x: torch.Tensor, /) -> np.ndarray[Any, Any]:
     """The numbers on the host, outside autograd; bfloat16, which NumPy lacks, as float32."""
     import torch
 
-    host = x.detach().cpu()
+    if x.is_meta:
+        raise DeviceError("expected a tensor with numbers, got one on device 'meta', which has only a shape")
+    host = x.detach().resolve_neg().cpu()
     if host.dtype == torch.bfloat16:
         host = host.float()
     result: np.ndarray[Any, Any] = host.numpy()

@@ -55,8 +55,17 @@ def from_module(module: Any, /) -> rnncore.RNN:
         )
     spec = module.network.spec if isinstance(module, nn.ElmanRNN) else _spec(of, is_cell)
     # By getattr, as a parametrised weight is no entry of state_dict.
-    weights = {n: getattr(module, n.removesuffix("_l0") if is_cell else n) for n in spec.parameter_shapes()}
+    weights: dict[str, Any] = {
+        n: getattr(module, n.removesuffix("_l0") if is_cell else n, None) for n in spec.parameter_shapes()
+    }
+    if absent := [n for n, w in weights.items() if not isinstance(w, torch.Tensor)]:
+        raise InterchangeError(f"module: expected a tensor for each weight, got none for {brief(', '.join(absent))}")
     first = next(iter(weights.values()))
+    if any(w.dtype != first.dtype for w in weights.values()):
+        kinds = ", ".join(sorted({str(w.dtype) for w in weights.values()}))
+        raise InterchangeError(
+            f"module: expected weights of one dtype, got {kinds}; convert it first, as by module.float()"
+        )
     device = find_device(first.device, backend=rnncore_torch)
     host = {n: rnncore_torch.to_numpy(w) for n, w in weights.items()}
     return rnncore_torch.RNN.from_spec(spec, host, device=device, dtype=first.dtype)

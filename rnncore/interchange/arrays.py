@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rnncore.arguments import brief, describe
+from rnncore.arguments import brief, describe, flag
 from rnncore.backend.arrays import dtype_name
 from rnncore.backend.registry import get_backend, owner_name
 from rnncore.errors import ArgumentTypeError, ArgumentValueError, InterchangeError
@@ -141,6 +141,7 @@ def make(network: Portable, *, one_bias: bool = False) -> dict[str, Host]:
     one_bias : bool
         Whether each layer has the sum of its biases, under "bias_l0", in place of "bias_ih_l0" and "bias_hh_l0".
     """
+    flag("one_bias", one_bias)
     params = {name: a.copy() for name, a in network.params.items()}
     for name in [n for n in params if one_bias and n.startswith("bias_ih")]:
         params[name.replace("_ih", "", 1)] = params.pop(name) + params.pop(name.replace("_ih", "_hh", 1))

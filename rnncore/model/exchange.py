@@ -147,10 +147,10 @@ def to_module(rnn: RNN, framework: str, **options: Any) -> Any:
     registered = [b.name for b in backends()]
     convert = ability(get_backend(framework), "to_module") if framework in registered else None
     if convert is None:
-        known = [*interchange.FRAMEWORKS, *registered]
+        known = () if framework in registered else (*interchange.FRAMEWORKS, *registered)
         raise UnknownNameError(
-            f"framework: expected {', '.join(interchange.FRAMEWORKS)}, or a backend that makes modules, "
-            f"got {framework!r}{closest(framework, known)}"
+            f"framework: expected {', '.join(interchange.FRAMEWORKS)}, or a backend that makes modules, such as "
+            f"torch or mlx, got {framework!r}{closest(framework, known)}"
         )
     _check_options(convert, options)
     return convert(rnn, **options)

@@ -166,6 +166,7 @@ OUT = {
     "None for a framework": (lambda: rnncore.to_module(RNN, None), "framework: "),
     "an unknown option": (lambda: rnncore.to_module(RNN, "torch", requires=True), "'requires'"),
     "an unknown option of arrays": (lambda: rnncore.to_module(RNN, "arrays", bias=1), "'bias'"),
+    "one_bias": (lambda: rnncore.to_module(RNN, "arrays", one_bias=2), "one_bias: "),
     "module": (lambda: rnncore.to_module(RNN, "torch", module="jax"), "module: "),
     "module that is no name": (lambda: rnncore.to_module(RNN, "torch", module=3), "module: "),
     "requires_grad": (lambda: rnncore.to_module(RNN, "torch", requires_grad=1), "requires_grad: "),
@@ -180,6 +181,11 @@ OUT = {
 @pytest.mark.parametrize(("act", "words"), OUT.values(), ids=OUT)
 def test_modules_that_cannot_be_made(act, words):
     refuses(act, words)
+
+
+def test_no_other_backend_is_suggested_for_one_that_makes_no_modules():
+    with pytest.raises(RnncoreError, match=r"got 'numpy'$"):
+        rnncore.to_module(RNN, "numpy")
 
 
 PATHS = {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rnncore.arguments import flag, one_of
+from rnncore.arguments import flag, one_of, shown
 from rnncore.backend.registry import get_backend
+from rnncore.errors import ArgumentTypeError
 from rnncore.interchange.flax.activations import function_of
 from rnncore.interchange.flax.trees import KERNELS, tree
 from rnncore.interchange.libraries import needed
@@ -59,6 +60,8 @@ def make(network: Portable, *, api: str = "nnx", deterministic: bool = True, rng
     order = {"time_major": not network.spec.batch_first}
     if api == "nnx":
         rngs = lib.Rngs(0) if rngs is None else rngs
+        if not isinstance(rngs, lib.Rngs):
+            raise ArgumentTypeError(f"rngs: expected a flax.nnx.Rngs, got {shown(rngs)}")
 
         # Not drawn: that takes time, and JAX draws no orthogonal matrix in half precision.
         zeros = lib.initializers.zeros

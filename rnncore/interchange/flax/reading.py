@@ -42,6 +42,8 @@ class Item:
 
     def inner(self, name: str) -> Item:
         """Return the module of an attribute."""
+        if not hasattr(self.module, name):
+            raise InterchangeError(f"{self.named}: expected its {name}, which it has not")
         return Item(_joined(self.path, name), getattr(self.module, name), self.below(name))
 
     def below(self, name: str) -> Any:
@@ -179,8 +181,8 @@ class Reading:
             ):
                 if getattr(layer, option, usual) is not usual:
                     raise InterchangeError(f"{_joined(item.path, part)}: expected {option}={shown(usual)}, got another")
-            kernel, bias, dtype = layer.kernel[...], layer.bias, layer.dtype
-            bias = None if bias is None else bias[...]
+            kernel, bias, dtype = self.value(layer.kernel, item), layer.bias, layer.dtype
+            bias = None if bias is None else self.value(bias, item)
         else:
             found = Item(_joined(item.path, part), None, item.below(part))
             kernel, bias, dtype = found.below("kernel"), found.params.get("bias"), item.module.dtype
@@ -188,6 +190,12 @@ class Reading:
             if x is not None:
                 self.dtypes[_joined(item.path, f"{part}.{kind}")] = self.computed(x, dtype, item)
         return np.ascontiguousarray(self.host(kernel, item).T), None if bias is None else self.host(bias, item)
+
+    def value(self, variable: Any, item: Item) -> Any:
+        """Return the array of one of nnx's variables; those of `nnx.eval_shape` have none."""
+        if isinstance(variable.get_value(), sys.modules["jax"].ShapeDtypeStruct):
+            raise InterchangeError(f"{item.named}: expected parameters with numbers, got a shape and a dtype alone")
+        return variable[...]
 
     def computed(self, kernel: Any, dtype: Any, item: Item) -> str:
         """Return the dtype of an array, in which the cell has to compute."""

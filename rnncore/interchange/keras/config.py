@@ -155,16 +155,21 @@ def _search(
         name = prefix + _name(inner, own)
         layers.append(Layer(name, own, inner, (*where, step), tuple(fed.get(index, ()))))
         if _is_model(entry, own):
+            calls = entry.get("inbound_nodes")
+            if isinstance(calls, list) and len(calls) > 1:
+                found.others.append(f"{own} {name!r} ({_calls(calls)})")
             _search(own, inner, (*where, step), f"{name}/", found, depth - 1)
     _join(entries, layers, links, found)
 
 
 def _join(entries: list[Any], layers: list[Layer], links: dict[int, int], found: Found) -> None:
-    """Make chains of the vanilla layers that follow each other with one activation, at most one dropout between them."""
+    """Make chains of the vanilla layers that follow each other with one activation, in as many directions, at most one dropout
+    between them."""
     vanilla = [_is_vanilla(entry) for entry in entries]
 
     def joins(k: int, after: int) -> bool:
-        return vanilla[after] and _activations(entries[k]) == _activations(entries[after])
+        both = {kind_of(entries[place]) == "Bidirectional" for place in (k, after)}
+        return vanilla[after] and len(both) == 1 and _activations(entries[k]) == _activations(entries[after])
 
     follow: dict[int, tuple[int, float]] = {}
     between = set()
@@ -205,6 +210,8 @@ def _links(entries: list[Any]) -> tuple[dict[int, int], dict[int, list[str]]]:
         nodes = entry.get("inbound_nodes")
         if not isinstance(nodes, list):
             raise FileFormatError(f"inbound_nodes of {label(entry)}: expected a list, got {shown(nodes)}")
+        if len(nodes) > 1:
+            fed[k] = [_calls(nodes)]
         for node in nodes:
             args = node.get("args") if isinstance(node, dict) else None
             if not isinstance(args, list):
@@ -223,6 +230,11 @@ def _links(entries: list[Any]) -> tuple[dict[int, int], dict[int, list[str]]]:
         if tensor == 0 and source in places and readers[source, 0] == [k]
     }
     return links, fed
+
+
+def _calls(nodes: list[Any]) -> str:
+    """What is lost of a layer that a graph calls several times, as a network of its own runs once."""
+    return f"all but one of the {len(nodes)} calls"
 
 
 def _tensors(value: Any) -> Iterator[tuple[str, int]]:
@@ -276,8 +288,16 @@ def _activations(described: Any) -> set[str]:
         return set().union(*map(_activations, described))
     if not isinstance(described, dict):
         return set()
-    own = {json.dumps(described["activation"], sort_keys=True, default=repr)} if "activation" in described else set()
+    own = {_as_text(described["activation"])} if "activation" in described else set()
     return own.union(*(_activations(value) for name, value in described.items() if name != "activation"))
+
+
+def _as_text(activation: Any) -> str:
+    """An activation as text; without the name of a layer such as LeakyReLU, as each has another."""
+    config = activation.get("config") if isinstance(activation, dict) else None
+    if isinstance(config, dict):
+        activation = {**activation, "config": {key: value for key, value in config.items() if key != "name"}}
+    return json.dumps(activation, sort_keys=True, default=repr)
 
 
 def _returns_sequences(layer: Layer) -> bool:

@@ -82,6 +82,14 @@ def make(network: Portable, **options: Any) -> Any:
     keras = needed("keras", "keras", "a Keras model")
     sequences, state = (flag(name, options.get(name, name == OPTIONS[0])) for name in OPTIONS)
     described = describe(network, return_sequences=sequences, return_state=state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the dtype, which is refused here
+        held = dtype_name(keras.ops.zeros((), dtype=network.dtype).dtype)
+    if held != network.dtype:
+        raise InterchangeError(
+            f"dtype: Keras's backend {keras.backend.backend()} holds {network.dtype} as {held}; convert the network first, "
+            f"with rnn.to(dtype={held!r})"
+        )
     if state:
         model = _functional(keras, network, described["config"]["layers"])
         described = _described(keras, model)
@@ -92,11 +100,6 @@ def make(network: Portable, **options: Any) -> Any:
         own = _resolve(model, cell.where)
         for variable, array in zip((own.kernel, own.recurrent_kernel, own.bias), arrays, strict=False):
             variable.assign(array)
-            held = dtype_name(variable.value.dtype)
-            if held != network.dtype:
-                raise InterchangeError(
-                    f"dtype: Keras's backend {keras.backend.backend()} holds {network.dtype} as {held}"
-                )
     return model
 
 

@@ -179,9 +179,24 @@ def test_the_weights_alone_of_a_module_with_another_function():
         nn.ELU(2.0),
         nn.elu,
     ],
-    ids=range(10),
+    ids=lambda function: getattr(function, "__name__", type(function).__name__),
 )
 def test_a_function_of_mlx_is_known_in_each_spelling(function):
     module = nn.RNN(3, 5)
     module.nonlinearity = function  # not as an argument, where MLX takes a module for none
     agree(np.array(rnncore.from_module(module)(mx.array(X))[0]), np.array(module(mx.array(X))))
+
+
+def test_functions_in_a_sequential_are_named_too():
+    with pytest.warns(UserWarning, match=r"left out: tanh 'layers.1' beside the RNN 'layers.0'"):
+        rnncore.from_module(nn.Sequential(nn.RNN(3, 5), mx.tanh))
+    held = Model(body=nn.Sequential(mx.tanh, nn.RNN(3, 5)))
+    with pytest.warns(UserWarning, match=r"left out: tanh 'body.layers.0' beside the RNN 'body.layers.1'"):
+        rnncore.from_module(held)
+
+
+def test_a_module_without_one_of_its_weights_is_refused():
+    module = nn.RNN(3, 5)
+    del module["Whh"]
+    with pytest.raises(InterchangeError, match="got none for Whh"):
+        rnncore.from_module(module)

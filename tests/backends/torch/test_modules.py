@@ -6,7 +6,7 @@ import torch
 from torch.nn.utils import prune
 
 import rnncore
-from rnncore.errors import ArgumentTypeError, ArgumentValueError, InterchangeError, UnknownNameError
+from rnncore.errors import ArgumentTypeError, ArgumentValueError, DeviceError, InterchangeError, UnknownNameError
 from tests.interchange.networks import network, reference
 from tests.tools.rounding import EPS_OF, agree
 
@@ -188,3 +188,25 @@ def test_the_advice_on_parametrizations_is_right():
     w = rnncore.from_module(module).params["weight_hh_l0"]
     # A product of 5 x 5 matrices that PyTorch has made orthogonal by a factorisation: a few roundings of each entry.
     assert (w @ w.T - torch.eye(5)).abs().max() < 64 * EPS_OF["float32"]
+
+
+def test_weights_of_several_dtypes_are_not_rounded_to_one():
+    module = torch.nn.RNN(3, 4)
+    module.weight_hh_l0 = torch.nn.Parameter(module.weight_hh_l0.double())
+    with pytest.raises(InterchangeError, match=r"one dtype, got torch.float32, torch.float64; .*module.float\(\)"):
+        rnncore.from_module(module)
+
+
+def test_a_module_without_one_of_its_weights_is_refused():
+    module = torch.nn.RNN(3, 4)
+    del module.weight_hh_l0
+    with pytest.raises(InterchangeError, match="got none for weight_hh_l0"):
+        rnncore.from_module(module)
+
+
+def test_tensors_in_a_mapping_may_be_negative_views_and_not_meta():
+    cell = {"weight_ih": torch.ones(4, 3), "weight_hh": torch._neg_view(torch.ones(4, 4))}
+    found = rnncore.from_module(cell, nonlinearity="tanh", batch_first=True)
+    assert torch.equal(found.params["weight_hh_l0"], -torch.ones(4, 4))
+    with pytest.raises(DeviceError, match="one on device 'meta'"):
+        rnncore.from_module(torch.nn.RNN(3, 4, device="meta").state_dict(), nonlinearity="tanh", batch_first=True)

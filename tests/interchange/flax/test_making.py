@@ -188,3 +188,8 @@ except rnncore.errors.BackendUnavailableError as error:
 """
     line = python(code).strip()
     assert line.startswith("A module of Flax's needs flax") and line.endswith('pip install "rnncore[flax]"')
+
+
+def test_random_numbers_are_those_of_nnx():
+    with pytest.raises(ArgumentTypeError, match=r"rngs: expected a flax\.nnx\.Rngs, got 3"):
+        rnncore.to_module(rnncore.RNN(3, 4, dtype="float32"), "flax", rngs=3)

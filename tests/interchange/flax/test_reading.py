@@ -289,3 +289,12 @@ def test_what_a_module_says_is_not_said_otherwise():
 def test_no_numbers_under_jit():
     with pytest.raises(RnncoreError, match="whose numbers are known"):
         jax.jit(lambda v: rnncore.from_module((linen_layer(), v))(X)[0])(drawn(linen_layer())[1])
+
+
+def test_a_module_without_numbers_or_without_a_part_is_refused():
+    with pytest.raises(InterchangeError, match="cell: expected parameters with numbers"):
+        rnncore.from_module(nnx.eval_shape(layer))
+    part = cell()
+    del part.dense_h
+    with pytest.raises(InterchangeError, match="SimpleCell: expected its dense_h"):
+        rnncore.from_module(part)

@@ -1,6 +1,7 @@
 """Keras's layers and models in, and networks as Keras's models out: the same numbers on Keras's own code."""
 
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -91,14 +92,16 @@ def test_half_precision_keeps_its_bits(dtype):
     assert all(np.array_equal(found.params[n], a) for n, a in given.params.items())
 
 
-@pytest.mark.filterwarnings("ignore:Explicitly requested dtype float64:UserWarning")  # JAX's own, before it rounds
 def test_a_dtype_that_keras_backend_does_not_hold_is_refused_and_never_rounded():
     portable = network_of(dtype="float64")
     if keras.backend.backend() == "torch":
         assert read(module.make(portable)).dtype == "float64"
         return
-    with pytest.raises(InterchangeError, match="Keras's backend jax holds float64 as float32"):
-        module.make(portable)
+    words = r"Keras's backend jax holds float64 as float32; .* rnn.to\(dtype='float32'\)"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as JAX's own
+        with pytest.raises(InterchangeError, match=words):
+            module.make(portable)
 
 
 def test_dropout_between_the_layers_goes_out_and_in():
@@ -374,3 +377,31 @@ def test_three_steps_of_training_are_the_same():
     found = read(model).params
     for name, want in params.items():
         agree(found[name], want, what=name)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own, of NumPy 2
+def test_a_layer_that_a_model_calls_twice_is_one_call_and_says_so(tmp_path):
+    inputs = keras.Input((None, 3))
+    twice = L.SimpleRNN(3, return_sequences=True, name="twice")
+    model = keras.Model(inputs, twice(twice(inputs)))
+    found = read(model)
+    assert found.spec.num_layers == 1
+    assert found.left_out == ("all but one of the 2 calls, of twice",)
+    model.save(tmp_path / "twice.keras")
+    with pytest.warns(UserWarning, match="left out: all but one of the 2 calls, of twice"):
+        rnncore.load(tmp_path / "twice.keras")
+    inner = keras.Sequential([keras.Input((None, 3)), L.SimpleRNN(3, return_sequences=True)], name="inner")
+    held = read(keras.Model(inputs, inner(inner(inputs))))
+    assert held.left_out == ("layers Sequential 'inner' (all but one of the 2 calls)",)
+
+
+def test_layers_of_one_and_of_two_directions_are_networks_of_their_own():
+    both = L.Bidirectional(L.SimpleRNN(5, return_sequences=True), name="both")
+    model = built(both, L.SimpleRNN(4, return_sequences=True, name="one"))
+    with pytest.raises(ArgumentValueError, match="'both', 'one', got None"):
+        read(model)
+    below = np.asarray(numbers(both(X)), "f4")
+    found = [read(model, name="both"), read(model, name="one")]
+    assert [(f.spec.input_size, f.spec.bidirectional) for f in found] == [(3, True), (10, False)]
+    agree(below, reference(found[0], X)[0])
+    agree(numbers(model(X)), reference(found[1], below)[0])
