@@ -293,10 +293,11 @@ def _activations(described: Any) -> set[str]:
 
 
 def _as_text(activation: Any) -> str:
-    """An activation as text; without the name of a layer such as LeakyReLU, as each has another."""
+    """An activation as text; of a layer such as LeakyReLU without what each has of its own: name, shape and identity."""
     config = activation.get("config") if isinstance(activation, dict) else None
     if isinstance(config, dict):
-        activation = {**activation, "config": {key: value for key, value in config.items() if key != "name"}}
+        kept = {key: value for key, value in config.items() if key != "name"}
+        activation = [activation.get("module"), activation.get("class_name"), activation.get("registered_name"), kept]
     return json.dumps(activation, sort_keys=True, default=repr)
 
 
