@@ -203,7 +203,7 @@ BAD_CALLS = {
     "truncated": ((*GIVEN, "truncated.npy"), ["--input", "2880", "2872"]),
     "longer": ((*GIVEN, "longer.npy"), ["--input", "2880", "2881"]),
     "claims too much": ((*GIVEN, "claims much.npy"), ["--input"]),
-    "claims with another header": ((*GIVEN, "claims.npy"), ["--input", "header"]),
+    "claims with another header": ((*GIVEN, "claims.npy"), ["--input", "truncated"]),
     "bool": ((*GIVEN, "bool.npy"), ["--input", "real numbers", "bool"]),
     "complex": ((*GIVEN, "complex.npy"), ["--input", "complex.npy"]),
     "object": ((*GIVEN, "object.npy"), ["--input", "Python objects"]),

@@ -19,8 +19,8 @@ from rnncore.testing.tools.subject import Subject, precision_of
 ALL = FLOATS
 # Functions that the core, the optimisers and the nonlinearities call; a test compares this list with the source.
 _USED = (
-    "abs all asarray astype broadcast_to clip concat empty exp expand_dims expm1 finfo full_like isfinite log "
-    "log1p logical_not logical_or matmul matrix_transpose max moveaxis ones_like permute_dims reshape sqrt "
+    "abs all arange asarray astype broadcast_to clip concat empty exp expand_dims expm1 finfo full_like isdtype "
+    "isfinite log log1p logical_not logical_or matmul matrix_transpose max moveaxis ones_like permute_dims reshape sqrt "
     "stack sum take tanh where zeros zeros_like"
 )
 FUNCTIONS_USED = tuple(_USED.split())
