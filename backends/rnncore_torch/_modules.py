@@ -100,15 +100,17 @@ def find_module(module: Any, name: str | None, /) -> tuple[Any, tuple[str, ...]]
     place = next(iter(held)) if name is None else name
     found = held[place]
     _check_plain(found, place)
+    # A hook may change what the module gives; a choice of the module by name does not choose its hooks.
+    hooks = (f"forward hooks of the RNN {place!r}",) if found._forward_hooks or found._forward_pre_hooks else ()
     if name is not None:
-        return found, ()
+        return found, hooks
     inside = set(map(id, found.modules()))
     others = [
         f"{type(m).__name__} {n!r}"
         for n, m in module.named_modules()
         if id(m) not in inside and (n or list(m.parameters(recurse=False))) and not list(m.children())
     ]
-    return found, (f"{brief(', '.join(others))} beside the RNN {place!r}",) if others else ()
+    return found, (*hooks, *([f"{brief(', '.join(others))} beside the RNN {place!r}"] if others else []))
 
 
 def to_module(

@@ -210,3 +210,11 @@ def test_tensors_in_a_mapping_may_be_negative_views_and_not_meta():
     assert torch.equal(found.params["weight_hh_l0"], -torch.ones(4, 4))
     with pytest.raises(DeviceError, match="one on device 'meta'"):
         rnncore.from_module(torch.nn.RNN(3, 4, device="meta").state_dict(), nonlinearity="tanh", batch_first=True)
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_hooks_are_left_out_with_a_warning(name):
+    module = torch.nn.RNN(3, 5)
+    module.register_forward_hook(lambda module, given, found: None)
+    with pytest.warns(UserWarning, match="left out: forward hooks of the RNN ''"):
+        rnncore.from_module(module, name=name)
