@@ -42,7 +42,7 @@ def decode(file: BinaryIO, asked: Asked) -> Portable:
     """Read a network.
 
     ``asked.name`` is the name of a layer, or the names of several in the order in which they are called, with commas between
-    them. It may be left out where the file holds only one such layer, or a stack of one class and nothing else.
+    them. It may be left out where the file holds only one such layer.
 
     Raises
     ------
@@ -128,14 +128,11 @@ def _chosen(candidates: Sequence[Candidate], others: Sequence[str], asked: Asked
         return [names[Asked(name.strip()).choose(names, names, "the file")] for name in str(asked.name).split(",")]
     if len(candidates) == 1:
         return list(candidates)
-    places = [_place(candidate.path) for candidate in candidates]
-    if others or len({stem for stem, _ in places}) != 1 or sorted(k for _, k in places) != [*range(len(places))]:
-        known = brief(", ".join(repr(candidate.name) for candidate in candidates))
-        raise ArgumentValueError(
-            f"name: expected those of {known} that follow each other, with commas between them, as the file does not say it; "
-            "got None"
-        )
-    return [candidate for _, candidate in sorted(zip(places, candidates, strict=True), key=lambda pair: pair[0][1])]
+    known = brief(", ".join(repr(c.name) for c in sorted(candidates, key=lambda c: _place(c.path))))
+    raise ArgumentValueError(
+        f"name: expected those of {known} that are called one after the other, with commas between them, as the file does not "
+        "say it; got None"
+    )
 
 
 def _search(tree: Tree, path: str, candidates: list[Candidate], others: list[str], depth: int) -> None:
