@@ -21,7 +21,7 @@ from rnncore_torch._layer import layer
 __all__ = ["layer_operator"]
 
 # Kept as long as the process: the operator ends with it.
-_library: Any = torch.library.Library("rnncore", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library: Any = torch.library.Library("rnncore", "FRAGMENT")  # type: ignore[no-untyped-call]  # PyTorch gives it no types
 _library.define("layer(Tensor x, Tensor h0, Tensor[] weights, str nonlinearity) -> (Tensor, Tensor)")
 
 

@@ -72,7 +72,7 @@ class TorchScans:
         if _private.needs_plain_operations(p, h0, w_hh):
             h = scan.nonlinear(p, h0, w_hh, nonlinearity=nonlinearity, reverse=reverse, xp=xp)
         else:
-            h = NonlinearScan.apply(p, h0, w_hh, nonlinearity, reverse, self)  # type: ignore[no-untyped-call]
+            h = NonlinearScan.apply(p, h0, w_hh, nonlinearity, reverse, self)  # type: ignore[no-untyped-call]  # PyTorch gives it no types
         return h
 
     def linear(
@@ -97,7 +97,7 @@ class TorchScans:
         if _private.needs_plain_operations(u, d, s0, m):
             s = scan.linear(u, d, s0, m, reverse=reverse, xp=xp)
         else:
-            s = LinearScan.apply(u, d, s0, m, reverse, self)  # type: ignore[no-untyped-call]
+            s = LinearScan.apply(u, d, s0, m, reverse, self)  # type: ignore[no-untyped-call]  # PyTorch gives it no types
         return s
 
 

@@ -125,7 +125,7 @@ class RNN(torch.nn.RNNBase):
     def _forward(self, input: Tensor | PackedSequence, hx: Tensor | None) -> tuple[Any, Tensor]:
         # TorchScript's tracer would record the steps of its example.
         if not torch.compiler.is_compiling() and _is_traced():
-            # Of its `self` it needs no more than an RNNBase.
+            # Of its `self` it needs no more than an RNNBase, which the types do not say.
             found: tuple[Any, Tensor] = torch.nn.RNN.forward(self, input, hx)  # type: ignore[call-overload]
             return found
         weights = self.all_weights

@@ -10,6 +10,7 @@ with carry, which keeps the state in the padding as it is.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -25,7 +26,7 @@ from rnncore.typing import Array, Device, Namespace
 __all__ = ["Lengths", "Ragged", "TracedLengths"]
 
 
-class Lengths:
+class Lengths(ABC):
     """What every kind of lengths has: masks of steps and rows, and the operations that are made of them."""
 
     xp: Namespace
@@ -35,9 +36,9 @@ class Lengths:
     _nonempty: Array  # (B, 1): whether the row has any
     _flat_ends: Array  # (B,): where the row's last step, or else its first, is in an array of T*B rows
 
+    @abstractmethod
     def piece(self, start: int, stop: int) -> Lengths:
         """Restrict to the time window [start, stop)."""
-        raise NotImplementedError
 
     def masked(self, x: Array) -> Array:
         """x (T, B, ...) with the padding replaced by 0, whatever it holds."""
